@@ -1,0 +1,68 @@
+"""Find data theft over an alternative protocol (MITRE ATT&CK T1048.001).
+
+Names are imported when they are first used: ``import exfilml`` alone loads no
+pandas, scikit-learn, numba or nfstream.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from exfilml.detector import Detector as Detector
+    from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.persistence import load_model as load_model
+    from exfilml.persistence import save_model as save_model
+    from exfilml.ranking import rank_cases as rank_cases
+    from exfilml.ranking import rank_flows as rank_flows
+    from exfilml.ranking import score_flows as score_flows
+    from exfilml.schema import apply_labels as apply_labels
+    from exfilml.schema import validate_flows as validate_flows
+    from exfilml.sources import read_flows as read_flows
+    from exfilml.sources import read_labels as read_labels
+    from exfilml.sources import write_flows as write_flows
+
+_HOME = {
+    "BaselineForest": "forest",
+    "Detector": "detector",
+    "apply_labels": "schema",
+    "load_model": "persistence",
+    "rank_cases": "ranking",
+    "rank_flows": "ranking",
+    "read_flows": "sources",
+    "read_labels": "sources",
+    "save_model": "persistence",
+    "score_flows": "ranking",
+    "validate_flows": "schema",
+    "write_flows": "sources",
+}
+
+__all__ = [
+    "BaselineForest",
+    "Detector",
+    "apply_labels",
+    "load_model",
+    "rank_cases",
+    "rank_flows",
+    "read_flows",
+    "read_labels",
+    "save_model",
+    "score_flows",
+    "validate_flows",
+    "write_flows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"exfilml.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'exfilml' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,211 @@
+"""What is normal here: mergeable, bounded counts, learned in one pass.
+
+A `Baseline` is a set of `Tally` tables. Each maps a key (a host, a service, a pair
+of them …) to counts, sums and peaks, so that two baselines merge by adding and a
+day can be added to a month.
+
+Nothing here decides what is suspicious; `exfilml.features` asks questions of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.tally import Tally, combine, hash_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Below this many payload bytes a verdict says nothing, and neither may its absence.
+MIN_JUDGED_BYTES: Final = 32
+
+VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
+PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How one table is keyed and what it counts."""
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+TABLES: Final[dict[str, Spec]] = {
+    "site": Spec((), VOLUME + PAYLOAD),
+    "host": Spec(("local_ip",), VOLUME + PAYLOAD),
+    "service": Spec(("service",), VOLUME + PAYLOAD),
+    "host_service": Spec(("local_ip", "service"), VOLUME),
+    "service_place": Spec(("service", "place"), VOLUME),
+    "service_address": Spec(("service", "remote_ip"), ("n",)),
+    "service_network": Spec(("service", "network"), ("n",)),
+    "wrapper": Spec(("wrapper",), PAYLOAD),
+    "service_wrapper": Spec(("service", "wrapper"), PAYLOAD),
+    "token": Spec(("token",), ("judged",)),
+    "service_token": Spec(("service", "token"), ("judged",)),
+    "host_place": Spec(("local_ip", "place"), ("n",)),
+    "site_day": Spec((), VOLUME),
+    "service_day": Spec(("service",), VOLUME),
+    "host_service_day": Spec(("local_ip", "service"), VOLUME),
+}
+# Counted per case and day instead of per flow.
+DAY_TABLES: Final = ("site_day", "service_day", "host_service_day")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was seen in normal operation: one `Tally` for each of `TABLES`."""
+
+    tables: Mapping[str, Tally] = field(default_factory=dict)
+
+    @classmethod
+    def learn(cls, observed: Observed) -> Baseline:
+        """Count the flows of `observed`."""
+        days = observed.case_days()
+        tables = {}
+        for name, spec in TABLES.items():
+            rows = days if name in DAY_TABLES else observed
+            tables[name] = Tally.group(
+                tuple(rows.hashes[k] for k in spec.keys),
+                {v: rows.values[v] for v in spec.values},
+                rows.n_rows,
+            )
+        return cls(tables)
+
+    def merge(self, other: Baseline) -> Baseline:
+        """Return the baseline of both row sets together."""
+        return Baseline(
+            {
+                name: tally.merge(other.tables[name])
+                for name, tally in self.tables.items()
+            }
+        )
+
+    @property
+    def n_hosts(self) -> int:
+        """Number of local hosts seen."""
+        return len(self.tables["host"].keys)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Oriented flows in the form that tables count: hashed names and value columns."""
+
+    hashes: Mapping[str, NDArray[np.uint64]]
+    values: Mapping[str, NDArray[np.float64]]
+    day: NDArray[np.int64]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of flows."""
+        return len(self.day)
+
+    @classmethod
+    def of(cls, oriented: pd.DataFrame) -> Observed:
+        """Prepare what `exfilml.places.orient` gave."""
+        names = {
+            name: oriented[name]
+            for name in ("local_ip", "remote_ip", "network", "place", "service")
+        }
+        names["wrapper"] = wrapper(oriented)
+        names["token"] = token(oriented)
+        up = oriented["up_volume"].to_numpy(dtype="float64")
+        bits = np.log2(1.0 + up)
+        judged = is_judged(oriented)
+        bare = is_bare(oriented)
+        unverified = judged & (names["token"] == UNVERIFIED).to_numpy(dtype=bool)
+        values = {
+            **_volume_values(up, oriented["down_volume"].to_numpy(dtype="float64")),
+            "judged": judged.astype("float64"),
+            "concealed": is_concealed(oriented).astype("float64"),
+            "bare": bare.astype("float64"),
+            "unverified": unverified.astype("float64"),
+            "bare_bits": np.where(bare, bits, 0.0),
+        }
+        day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
+        hashes = {name: hash_names(series) for name, series in names.items()}
+        return cls(hashes, values, day)
+
+    def rows(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> Observed:
+        """Return some of the rows."""
+        return Observed(
+            {name: column[at] for name, column in self.hashes.items()},
+            {name: column[at] for name, column in self.values.items()},
+            self.day[at],
+        )
+
+    def case_days(self) -> Observed:
+        """Return one row for each local host, place, service and UTC day."""
+        keys = case_key(self.hashes)
+        daily = combine(keys, self.day.astype(np.uint64))
+        _, first, group = np.unique(daily, return_index=True, return_inverse=True)
+        up, down = (
+            np.bincount(group, self.values[v], minlength=len(first)).astype(np.float64)
+            for v in ("up", "down")
+        )
+        return Observed(
+            {k: self.hashes[k][first] for k in ("local_ip", "place", "service")},
+            _volume_values(up, down),
+            self.day[first],
+        )
+
+
+def case_key(hashes: Mapping[str, NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Return the key of each flow's case: local host, place and service."""
+    return combine(hashes["local_ip"], hashes["place"], hashes["service"])
+
+
+def _volume_values(
+    up: NDArray[np.float64], down: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    bits = np.log2(1.0 + up)
+    return {
+        "n": np.ones(len(up)),
+        "bits": bits,
+        "bits_squared": bits * bits,
+        "peak_bits": bits,
+        "up": up,
+        "down": down,
+    }
+
+
+UNVERIFIED: Final = "?"
+
+
+def wrapper(oriented: pd.DataFrame) -> pd.Series:
+    """Name the handshake that either side showed, ``none`` where there is none."""
+    return oriented["up_handshake"].fillna(oriented["down_handshake"]).fillna("none")
+
+
+def token(oriented: pd.DataFrame) -> pd.Series:
+    """Name the application if it was verified, else `UNVERIFIED`.
+
+    nDPI writes ``TLS.Google`` for TLS to an address of Google: the part before the
+    dot is the protocol, the rest a fact about the place.
+    """
+    verified = oriented["app_verified"].fillna(value=False).astype(bool)
+    return (
+        oriented["app"].str.replace(r"\..*", "", regex=True).where(verified, UNVERIFIED)
+    )
+
+
+def is_judged(oriented: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say whether enough upload payload was seen to judge it."""
+    seen = oriented["up_sampled_bytes"].to_numpy(dtype="float64", na_value=0.0)
+    judged: NDArray[np.bool_] = seen >= MIN_JUDGED_BYTES
+    return judged
+
+
+def is_concealed(oriented: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say whether the upload is opaque, or opaque once decoded."""
+    return oriented["up_concealed"].to_numpy(dtype=bool, na_value=False)
+
+
+def is_bare(oriented: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say whether the upload is concealed and neither side showed a handshake."""
+    return is_concealed(oriented) & (wrapper(oriented) == "none").to_numpy(dtype=bool)

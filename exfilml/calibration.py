@@ -1,0 +1,199 @@
+"""Scores to p-values, suspicion in bits, and thresholds for an alert budget.
+
+The calibration block is normal operation that nothing else has seen. A new score's
+conformal p-value is the share of block scores at least as high, the new one counted
+(V. Vovk et al., "Algorithmic Learning in a Random World", 2005):
+``p = (1 + #{block ≥ score}) / (n + 1)``. It holds if new normal flows are
+exchangeable with the block's, and it can never be smaller than 1 / (n + 1).
+
+*Suspicion* orders what p-values tie. Inside the block it is −log2 p, interpolated
+between block scores; beyond, an exponential tail fitted to the block's highest
+tenth continues it (the mean excess over a high threshold; J. Pickands, Annals of
+Statistics 3, 1975, with shape 0). Beyond the block it is an extrapolation, and no
+p-value.
+
+Here, and only here, the sign flips: block scores and suspicion are *higher = worse*.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exfilml.exceptions import CalibrationWarning, ModelFileError, OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+TAIL_SHARE: Final = 0.1
+# However large the budget: one normal score in twenty is no alert (4.3 bits).
+MOST_ALERTED: Final = 0.05
+# A tail fitted to fewer scores would be one accident.
+TAIL_LEAST: Final = 10
+# Scores that differ by less than this differ by rounding.
+LEAST_EXCESS: Final = 1e-6
+# Far beyond any sum of bits; above, differences of scores could overflow.
+MOST_SCORE: Final = 1e30
+LN2: Final = math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """The calibration block's scores, sorted, and the time it covers.
+
+    Attributes
+    ----------
+    block
+        float64, shape (n,), increasing; higher = worse.
+    days
+        Length of the block in days, without days that saw no flow.
+    """
+
+    block: NDArray[np.float64]
+    days: float
+
+    @classmethod
+    def fit(cls, scores: ArrayLike, days: float) -> Calibrator:
+        """Keep the scores of the calibration block."""
+        return cls(np.sort(np.asarray(scores, dtype=np.float64)), float(days))
+
+    def check(self) -> None:
+        """Refuse a block that was tampered with.
+
+        Raises
+        ------
+        ModelFileError
+            If scores are missing, not finite or not in order, or days not positive.
+        """
+        ordered = len(self.block) > 0 and bool((np.diff(self.block) >= 0).all())
+        if not ordered or not (np.abs(self.block) <= MOST_SCORE).all():
+            raise ModelFileError("calibration: scores are not in order, or not finite")
+        if not (math.isfinite(self.days) and self.days > 0):
+            raise ModelFileError("calibration: the block covers no time")
+
+    def p_values(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return conformal p-values, shape (n_scores,)."""
+        s = np.asarray(scores, dtype=np.float64)
+        n = len(self.block)
+        lower = np.searchsorted(self.block, s, side="left").astype(np.float64)
+        return (1.0 + (n - lower)) / (n + 1.0)
+
+    @property
+    def tail(self) -> tuple[float, float]:
+        """Where the tail begins, and its mean excess (both in score units)."""
+        n = len(self.block)
+        k = min(max(TAIL_LEAST, math.ceil(TAIL_SHARE * n)), n)
+        begin = float(self.block[-k])
+        excess = float((self.block[-k:] - begin).mean())
+        # Scores are sums of bits: where the block never varies, a bit is a bit.
+        return begin, excess if excess > LEAST_EXCESS else 1.0 / LN2
+
+    def suspicion(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return suspicion in bits, shape (n_scores,); rises with every score.
+
+        Equal to −log2 of the p-value at the block's own scores.
+        """
+        s = np.asarray(scores, dtype=np.float64)
+        distinct = np.unique(self.block)
+        bits = -np.log2(self.p_values(distinct))
+        inside = np.interp(s, distinct, bits)
+        _, mean_excess = self.tail
+        beyond = np.maximum(s - distinct[-1], 0.0) / (mean_excess * LN2)
+        # Below the lowest score p is 1; a slight slope keeps the order.
+        below = np.maximum(distinct[0] - s, 0.0)
+        suspicion: NDArray[np.float64] = inside + beyond - 1e-6 * below
+        return suspicion
+
+    @property
+    def per_day(self) -> float:
+        """Normal scores a day in the block."""
+        return len(self.block) / self.days
+
+    def threshold(self, alerts_per_day: float) -> float:
+        """Return the suspicion from which on normal operation alerts so often.
+
+        ``log2(scores a day / alerts a day)``: at suspicion b a share 2^−b of normal
+        scores lies above. Never below log2(20): where the budget is larger than one
+        normal score in twenty, the surprise is too small to alert on.
+
+        Warns
+        -----
+        CalibrationWarning
+            If the block is too short to support the budget, with how long it would
+            have to be.
+
+        Raises
+        ------
+        OptionError
+            If the budget is not a positive number.
+        """
+        check_budget(alerts_per_day)
+        if alerts_per_day * self.days < 1.0:
+            warnings.warn(
+                f"The calibration block covers {_short(self.days)} days: too short "
+                f"to support {alerts_per_day:g} alerts a day. It would have to cover "
+                f"{_short(1.0 / alerts_per_day)} days; until then the threshold is "
+                "an extrapolation.",
+                CalibrationWarning,
+                stacklevel=2,
+            )
+        share = min(alerts_per_day / self.per_day, MOST_ALERTED)
+        return -math.log2(share)
+
+
+def check_budget(alerts_per_day: float) -> None:
+    """Refuse an alert budget that is no positive number.
+
+    Raises
+    ------
+    OptionError
+        With what was given.
+    """
+    number = isinstance(alerts_per_day, numbers.Real)
+    if not (number and math.isfinite(alerts_per_day) and alerts_per_day > 0):
+        raise OptionError(
+            f"alerts per day: got {alerts_per_day!r}, expected a number above 0."
+        )
+
+
+def check_rate(rate: float) -> None:
+    """Refuse a false discovery rate that is none.
+
+    Raises
+    ------
+    OptionError
+        With what was given.
+    """
+    if not (isinstance(rate, numbers.Real) and 0.0 < rate < 1.0):
+        raise OptionError(
+            f"false discovery rate: got {rate!r}, expected a number between 0 and 1."
+        )
+
+
+def _short(number: float) -> str:
+    """Write a number for a sentence: 0.0012, 3.5, 1,234."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def false_discovery_threshold(p_values: NDArray[np.float64], rate: float) -> float:
+    """Return the largest p-value rejected at a false discovery rate, else −1.
+
+    Benjamini and Hochberg's step-up procedure (J. R. Stat. Soc. B 57, 1995).
+
+    Raises
+    ------
+    OptionError
+        If the rate is not between 0 and 1.
+    """
+    check_rate(rate)
+    if len(p_values) == 0:
+        return -1.0
+    from scipy.stats import false_discovery_control
+
+    rejected = false_discovery_control(p_values, method="bh") <= rate
+    return float(p_values[rejected].max()) if rejected.any() else -1.0

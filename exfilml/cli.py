@@ -1,0 +1,331 @@
+"""The command line: arguments in, one call, result out.
+
+Tables go to standard output, everything else to standard error. Exit status 0 means
+done, 2 that the user can mend it, with one line that says how, and 130 Ctrl-C.
+
+One file because a command is its options and one call.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from exfilml import __version__
+from exfilml.exceptions import ExfilmlError, ExfilmlWarning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from exfilml.detector import Detector
+
+EXIT_USER: Final = 2
+EXIT_INTERRUPTED: Final = 130
+TABLE_ROWS: Final = 20
+
+_SOURCES = click.argument("source", nargs=-1, required=True, metavar="SOURCE...")
+_HOME = click.option(
+    "--home",
+    multiple=True,
+    metavar="CIDR",
+    help="Home network; repeat for several.  [default: private networks]",
+)
+_QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="exfilml")
+def app() -> None:
+    """Find data theft over an alternative protocol (MITRE ATT&CK T1048.001)."""
+
+
+@app.command()
+@_SOURCES
+@click.option(
+    "--out", type=_FILE, required=True, help="File to write: .parquet or .csv."
+)
+@_QUIET
+def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
+    """Extract flows with payload evidence from captures.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
+    """
+    from exfilml.exceptions import OutputError
+    from exfilml.sources import write_flows
+
+    if out.suffix.lower() not in {".parquet", ".csv"}:
+        raise OutputError(f"{out}: the suffix must be .parquet or .csv.")
+    _writable(out)
+    table = _read(source, quiet=quiet)
+    write_flows(table, out)
+    _say(f"{len(table):,} flows written to {out}")
+
+
+@app.command()
+@_SOURCES
+@click.option("--model", type=_FILE, required=True, help="Model file to write.")
+@_HOME
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the forest.",
+)
+@click.option(
+    "--alerts-per-day",
+    type=float,
+    metavar="N",
+    help="Alert budget to store, in cases a day.  [default: 5]",
+)
+@_QUIET
+def train(
+    source: tuple[str, ...],
+    model: Path,
+    home: tuple[str, ...],
+    seed: int,
+    alerts_per_day: float | None,
+    *,
+    quiet: bool,
+) -> None:
+    """Train a model on traffic of normal operation.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
+    """
+    _writable(model)
+    from exfilml.calibration import check_budget
+    from exfilml.detector import DEFAULT_ALERTS_PER_DAY, Detector
+    from exfilml.persistence import save_model
+    from exfilml.places import parse_networks
+
+    budget = DEFAULT_ALERTS_PER_DAY if alerts_per_day is None else alerts_per_day
+    check_budget(budget)
+    parse_networks(home or None)
+    detector = Detector(home=home or None, alerts_per_day=budget, random_state=seed)
+    detector.fit(_read(source, quiet=quiet))
+    save_model(detector, model)
+    first, last = detector.window_
+    _say(
+        f"{model}: trained on {detector.n_flows_:,} flows of "
+        f"{detector.baseline_.n_hosts:,} local hosts, {first:%Y-%m-%d %H:%M} to "
+        f"{last:%Y-%m-%d %H:%M} UTC, seeing {' and '.join(sorted(detector.learned_))}"
+    )
+
+
+@app.command()
+@_SOURCES
+@click.option("--model", type=_FILE, help="Model file.  [default: the shipped model]")
+@click.option(
+    "--by",
+    type=click.Choice(["case", "flow"]),
+    default="case",
+    show_default=True,
+    help="What a row of the ranking is.",
+)
+@click.option(
+    "--top",
+    type=int,
+    metavar="N",
+    help=f"Rows to show.  [default: {TABLE_ROWS} in a table, else all]",
+)
+@click.option(
+    "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
+)
+@click.option(
+    "--fdr", type=float, metavar="Q", help="False discovery rate, instead of a budget."
+)
+@_HOME
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="How to print the ranking.",
+)
+@click.option("--out", type=_FILE, help="Write to .csv, .json, .jsonl or .parquet.")
+@_QUIET
+def rank(
+    source: tuple[str, ...],
+    model: Path | None,
+    by: str,
+    top: int | None,
+    alerts_per_day: float | None,
+    fdr: float | None,
+    home: tuple[str, ...],
+    form: str,
+    out: Path | None,
+    *,
+    quiet: bool,
+) -> None:
+    """Rank flows or cases by suspicion, with reasons.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
+    """
+    from exfilml.export import output_format, to_text, write_table
+    from exfilml.terminal import ranking_text
+
+    if out is not None:
+        output_format(out)
+        _writable(out)
+    from exfilml.ranking import check_options, rank_cases, rank_flows
+
+    check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    detector = _load(model, home)
+    table = _read(source, quiet=quiet)
+    if top is None and form == "table" and out is None:
+        top = TABLE_ROWS
+    ranker = rank_flows if by == "flow" else rank_cases
+    ranking = ranker(detector, table, top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    if out is not None:
+        write_table(ranking, out)
+        _say(f"{len(ranking):,} rows written to {out}")
+    elif form == "table":
+        click.echo(ranking_text(ranking), nl=False)
+    else:
+        click.echo(to_text(ranking, form), nl=False)
+    total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
+    counted = f"{len(table):,} flows read" + (f", {total:,} cases" * (by == "case"))
+    _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
+
+
+@app.command()
+@click.argument("model", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(model: Path, *, as_json: bool) -> None:
+    """Show what a model was trained on and what it can judge."""
+    import json
+
+    from exfilml.persistence import load_model, model_card
+    from exfilml.terminal import card_text
+
+    card = model_card(load_model(model))
+    if as_json:
+        click.echo(json.dumps(card, indent=2))
+    else:
+        click.echo(card_text(card), nl=False)
+
+
+def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
+    from exfilml.sources import read_flows
+
+    return read_flows(
+        source[0] if len(source) == 1 else list(source),
+        progress=False if quiet else None,
+    )
+
+
+def _load(model: Path | None, home: tuple[str, ...]) -> Detector:
+    from exfilml.persistence import default_model, load_model
+
+    if model is None:
+        model = default_model()
+        _say(
+            "no --model given: using the shipped model, which knows its own sample "
+            "site only; train one on your own traffic"
+        )
+    detector = load_model(model)
+    if home:
+        from exfilml.places import parse_networks
+
+        detector.home_ = parse_networks(home)
+    return detector
+
+
+def _writable(path: Path) -> None:
+    """Refuse an output place before the work, not after it."""
+    from exfilml.exceptions import OutputError
+
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give a file name.")
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: the folder {folder} may not be written to.")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    # Warnings of libraries are for developers; ours say what the user lost.
+    if issubclass(category, ExfilmlWarning):
+        from exfilml.export import printable
+
+        _say(f"warning: {printable(str(message))}")
+
+
+_interrupts: list[int] = []
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one for each way to end
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments
+        What follows the program's name.
+    """
+    warnings.simplefilter("always", ExfilmlWarning)
+    warnings.showwarning = _show_warning
+    try:
+        status = app.main(arguments, prog_name="exfilml", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ExfilmlError as error:
+        _say_error(str(error))
+        return EXIT_USER
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted; nothing was written")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`, a closed pager) has seen enough.
+        _drop_stdout()
+        return 0
+    except OSError as error:
+        _drop_stdout()
+        _say_error(f"the output cannot be written: {error.strerror or error}.")
+        return EXIT_USER
+    except Exception:
+        # An import that Ctrl-C broke off may report that as an error of its own.
+        if _interrupts:
+            _say("interrupted; nothing was written")
+            return EXIT_INTERRUPTED
+        raise
+    return status if isinstance(status, int) else 0
+
+
+def _say_error(text: str) -> None:
+    from exfilml.export import printable
+
+    _say("error: " + "\n".join(printable(line) for line in text.splitlines()))
+
+
+def _drop_stdout() -> None:
+    """Leave nothing in the buffer that the interpreter would flush again on exit."""
+    sys.stdout = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115, PTH123

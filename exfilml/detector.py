@@ -1,0 +1,486 @@
+"""`Detector`: baseline, features, forest and calibration behind one estimator.
+
+**Fitting** cuts the baseline by time. The first part only fills the tables; the
+middle parts are described, each by the tables of all earlier ones, and train the
+forest, so that the forest sees how much novelty normal days have; the last part
+calibrates: it is described by the tables of what came before it, and no tree, quantile
+or edge ever sees it. Only when it has calibrated do the tables count it too, so that
+new flows, like those of every part, are described by all that came before them.
+
+**Scoring** a flow adds up bits: the forest's, and for each family of evidence how
+far its strongest column lies beyond what the forest was trained on, because a forest
+cannot tell 10 MB from 10 GB when both lie beyond its range::
+
+    raw = forest bits + Σ over families of max over columns of (x − edge)⁺
+
+Forest bits are linear in the forest's anomaly score: 0 at the median of its
+training rows, log2(100) at their 99th percentile. The edge of a column is that
+percentile of its values.
+
+**Cases** (one local host, place and service) score as their worst flow, plus how far
+their upload of a day lies beyond the usual day, where that says more than the worst
+flow's own volume. `exfilml.calibration` turns both into p-values and suspicion.
+
+What was learned is kept per capability: with payload, and from volumes alone. A
+model trained on captures therefore also scores netflow.
+
+One file because fitting and scoring must do the same things in the same order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from exfilml.baseline import Baseline, Observed
+from exfilml.calibration import Calibrator, check_budget
+from exfilml.exceptions import BaselineError, CapabilityWarning
+from exfilml.features import FAMILIES, Asked, FlowFeatures
+from exfilml.features.accumulation import Cases, largest_of_case
+from exfilml.forest import BaselineForest
+from exfilml.places import orient, parse_networks
+from exfilml.schema import capability, validate_flows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Fewer flows leave nothing to calibrate with.
+FEWEST_FLOWS: Final = 50
+TABLES_SHARE: Final = 0.4
+CALIBRATION_SHARE: Final = 0.3
+TRAINING_BLOCKS: Final = 3
+EDGE_QUANTILE: Final = 0.99
+LEAST_SPREAD: Final = 1e-6
+DEFAULT_ALERTS_PER_DAY: Final = 5.0
+DAY_S: Final = 86400.0
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one capability learned.
+
+    Attributes
+    ----------
+    forest
+        Fitted on evidence of the middle of the baseline.
+    centre, scale
+        Anomaly score at the median and bits per unit of it.
+    edges
+        float64, shape (n_features,): where the tail of each column begins.
+    day_edge
+        Where the tail of a case's daily upload begins, in bits above its mark.
+    flows, cases
+        Calibration of flows and of cases.
+    """
+
+    forest: BaselineForest
+    centre: float
+    scale: float
+    edges: NDArray[np.float64]
+    day_edge: float
+    flows: Calibrator
+    cases: Calibrator
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the raw score of each flow comes from, row by row.
+
+    Attributes
+    ----------
+    evidence
+        Shape (n_flows, n_features); NaN where it cannot be judged.
+    forest_bits
+        Shape (n_flows,).
+    tails
+        Shape (n_flows, n_features): bits beyond the edge, for the strongest column
+        of each family.
+    """
+
+    evidence: NDArray[np.float64]
+    forest_bits: NDArray[np.float64]
+    tails: NDArray[np.float64]
+
+    @property
+    def raw(self) -> NDArray[np.float64]:
+        """Raw score, higher = worse, shape (n_flows,)."""
+        total: NDArray[np.float64] = self.forest_bits + self.tails.sum(axis=1)
+        return total
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Flows and cases scored by a detector.
+
+    Attributes
+    ----------
+    asked
+        The flows.
+    with_payload
+        bool, shape (n_flows,): scored with payload evidence.
+    raw, suspicion, p_value
+        float64, shape (n_flows,).
+    case
+        int64, shape (n_flows,): which case each flow belongs to.
+    case_suspicion, case_p_value
+        float64, shape (n_cases,).
+    worst
+        int64, shape (n_cases,): the case's flow with the highest raw score.
+    case_with_payload
+        bool, shape (n_cases,).
+    day_flows, day_up, day_mark
+        Shape (n_cases,): flows and bytes of the UTC day with the largest upload, and
+        the usual high mark of a day for this host and service in bits.
+    """
+
+    asked: Asked
+    with_payload: NDArray[np.bool_]
+    raw: NDArray[np.float64]
+    suspicion: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+    case: NDArray[np.int64]
+    case_suspicion: NDArray[np.float64]
+    case_p_value: NDArray[np.float64]
+    worst: NDArray[np.int64]
+    case_with_payload: NDArray[np.bool_]
+    day_flows: NDArray[np.int64]
+    day_up: NDArray[np.float64]
+    day_mark: NDArray[np.float64]
+
+
+class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Finds uploads that do not belong, after learning what does.
+
+    Parameters
+    ----------
+    home
+        Home networks in CIDR notation; `None` for RFC 1918, unique local and
+        link-local addresses.
+    alerts_per_day
+        Alert budget: cases that normal operation may raise a day. Scoring functions
+        can override it.
+    n_estimators, max_samples, n_jobs, random_state
+        Of the isolation forest, as in scikit-learn.
+
+    Attributes
+    ----------
+    baseline_
+        `Baseline`: counts of normal operation.
+    learned_
+        `Learned` by capability, ``payload`` and ``volume``.
+    home_
+        Home networks.
+    window_
+        First and last start of the baseline's flows, UTC.
+    n_flows_
+        Number of flows in the baseline.
+
+    Examples
+    --------
+    >>> import exfilml
+    >>> flows = exfilml.read_flows("baseline.pcap")  # doctest: +SKIP
+    >>> detector = exfilml.Detector(random_state=0).fit(flows)  # doctest: +SKIP
+    """
+
+    baseline_: Baseline
+    learned_: Mapping[str, Learned]
+    home_: tuple[str, ...]
+    window_: tuple[pd.Timestamp, pd.Timestamp]
+    n_flows_: int
+
+    def __init__(
+        self,
+        *,
+        home: Iterable[str] | None = None,
+        alerts_per_day: float = DEFAULT_ALERTS_PER_DAY,
+        n_estimators: int = 200,
+        max_samples: float | str = "auto",
+        n_jobs: int | None = None,
+        random_state: int | None = None,
+    ) -> None:
+        self.home = home
+        self.alerts_per_day = alerts_per_day
+        self.n_estimators = n_estimators
+        self.max_samples = max_samples
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def fit(self, flows: pd.DataFrame, y: object = None) -> Self:
+        """Learn from flows of normal operation.
+
+        Parameters
+        ----------
+        flows
+            A flows table; its rows may be in any order.
+        y
+            Ignored; there for scikit-learn's conventions.
+
+        Raises
+        ------
+        FlowsError
+            If `flows` is no flows table.
+        BaselineError
+            If there are fewer than 50 flows.
+        OptionError
+            If home networks or alert budget are none.
+        """
+        check_budget(self.alerts_per_day)
+        flows = validate_flows(flows)
+        n = len(flows)
+        if n < FEWEST_FLOWS:
+            raise BaselineError(
+                f"The baseline has {n} flows; at least {FEWEST_FLOWS} are needed to "
+                "learn and to calibrate. Give a longer capture or more files."
+            )
+        home = parse_networks(self.home)
+        # Ties in time are broken by content, so that row order does not matter.
+        flows = flows.sort_values(
+            ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"],
+            ignore_index=True,
+        )
+        oriented = orient(flows, home)
+        observed = Observed.of(oriented)
+        cuts = np.r_[
+            0,
+            np.linspace(
+                TABLES_SHARE * n, (1.0 - CALIBRATION_SHARE) * n, TRAINING_BLOCKS + 1
+            ).round(),
+            n,
+        ].astype(int)
+        blocks = [np.arange(a, b) for a, b in pairwise(cuts)]
+        baseline = Baseline.learn(observed.rows(blocks[0]))
+        described = []
+        for block in blocks[1:-1]:
+            described.append(_ask(oriented, observed, block, baseline))
+            baseline = baseline.merge(Baseline.learn(observed.rows(block)))
+        calibration = _ask(oriented, observed, blocks[-1], baseline)
+        start = flows["start"]
+        days = _days(start.iloc[blocks[-1]])
+
+        learned = {
+            "volume": self._learn(described, calibration, days, payload=False),
+        }
+        seen = capability(flows) == "payload"
+        if seen[blocks[-1]].sum() >= 10 and sum(seen[b].sum() for b in blocks[1:-1]):
+            learned["payload"] = self._learn(
+                [_visible(a) for a in described],
+                _visible(calibration),
+                days,
+                payload=True,
+            )
+        self.learned_ = learned
+        self.baseline_ = baseline.merge(Baseline.learn(observed.rows(blocks[-1])))
+        self.home_ = home
+        self.window_ = (start.iloc[0], start.iloc[-1])
+        self.n_flows_ = n
+        return self
+
+    def _learn(
+        self, described: list[Asked], calibration: Asked, days: float, *, payload: bool
+    ) -> Learned:
+        features = FlowFeatures(payload=payload)
+        evidence = np.concatenate([features.matrix(a) for a in described])
+        most = self.max_samples
+        if isinstance(most, int) and most > len(evidence):
+            most = len(evidence)
+        forest = BaselineForest(
+            n_estimators=self.n_estimators,
+            max_samples=most,
+            n_jobs=self.n_jobs,
+            random_state=self.random_state,
+        ).fit(evidence)
+        anomaly = -forest.score_samples(evidence)
+        centre, high = np.quantile(anomaly, [0.5, EDGE_QUANTILE])
+        surprise_at_high = -np.log2(1.0 - EDGE_QUANTILE)
+        # A forest that finds all rows alike, but for rounding, has nothing to say.
+        spread = high - centre
+        scale = surprise_at_high / spread if spread > LEAST_SPREAD else 0.0
+        day_excess = np.concatenate([Cases.of(a).excess for a in described])
+        learned = Learned(
+            forest=forest,
+            centre=float(centre),
+            scale=float(scale),
+            edges=np.nanquantile(evidence, EDGE_QUANTILE, axis=0),
+            day_edge=float(np.quantile(day_excess, EDGE_QUANTILE)),
+            flows=Calibrator.fit([0.0], 1.0),
+            cases=Calibrator.fit([0.0], 1.0),
+        )
+        parts = _parts(learned, features, calibration)
+        cases = Cases.of(calibration)
+        raw_cases = _case_raw(learned, features, parts, cases)
+        return replace(
+            learned,
+            flows=Calibrator.fit(parts.raw, days),
+            cases=Calibrator.fit(raw_cases, days),
+        )
+
+    def score(self, flows: pd.DataFrame) -> Scored:
+        """Score flows and the cases they form; the other methods are views of this.
+
+        Warns
+        -----
+        CapabilityWarning
+            If the flows show payload and the model never saw any.
+        """
+        check_is_fitted(self, "learned_")
+        flows = validate_flows(flows)
+        oriented = orient(flows, self.home_)
+        asked = Asked(oriented, Observed.of(oriented), self.baseline_)
+        visible = capability(flows) == "payload"
+        if visible.any() and "payload" not in self.learned_:
+            warnings.warn(
+                "The model was trained on flows without payload; the payload of "
+                f"{int(visible.sum()):,} of {len(flows):,} flows is not judged. Train "
+                "on captures to use it.",
+                CapabilityWarning,
+                stacklevel=2,
+            )
+            visible[:] = False
+        return self._score(asked, visible)
+
+    def _score(self, asked: Asked, visible: NDArray[np.bool_]) -> Scored:
+        n = asked.n_flows
+        cases = Cases.of(asked)
+        raw, suspicion, p_value = np.zeros(n), np.zeros(n), np.ones(n)
+        case_suspicion = np.full(cases.n_cases, -np.inf)
+        case_p = np.ones(cases.n_cases)
+        case_visible = np.zeros(cases.n_cases, dtype=bool)
+        case_visible[cases.code[visible]] = True
+        for name, learned in self.learned_.items():
+            payload = name == "payload"
+            rows = visible if payload else ~visible
+            if not rows.any():
+                continue
+            features = FlowFeatures(payload=payload)
+            parts = _parts(learned, features, asked)
+            raw[rows] = parts.raw[rows]
+            suspicion[rows] = learned.flows.suspicion(parts.raw[rows])
+            p_value[rows] = learned.flows.p_values(parts.raw[rows])
+            mine = case_visible if payload else ~case_visible
+            whole = _case_raw(learned, features, parts, cases)
+            case_suspicion[mine] = learned.cases.suspicion(whole[mine])
+            case_p[mine] = learned.cases.p_values(whole[mine])
+        return Scored(
+            asked=asked,
+            with_payload=visible,
+            raw=raw,
+            suspicion=suspicion,
+            p_value=p_value,
+            case=cases.code,
+            case_suspicion=case_suspicion,
+            case_p_value=case_p,
+            worst=largest_of_case(raw, cases.code),
+            case_with_payload=case_visible,
+            day_flows=cases.day_flows,
+            day_up=cases.day_up,
+            day_mark=cases.day_mark,
+        )
+
+    def contributions(self, asked: Asked, *, payload: bool) -> NDArray[np.float64]:
+        """Split the raw score of flows over the features, in bits.
+
+        Tail bits go to their column; the forest's bits are shared in proportion to
+        the path credit of the columns that made the row easier to isolate.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_flows, n_features)
+        """
+        learned = self.learned_["payload" if payload else "volume"]
+        parts = _parts(learned, FlowFeatures(payload=payload), asked)
+        credit = np.maximum(learned.forest.path_credit(parts.evidence), 0.0)
+        total = credit.sum(axis=1, keepdims=True)
+        share = np.divide(credit, total, out=np.zeros_like(credit), where=total > 0)
+        bits: NDArray[np.float64] = parts.tails + share * parts.forest_bits[:, None]
+        return bits
+
+    def score_samples(self, flows: pd.DataFrame) -> NDArray[np.float64]:
+        """Return minus the suspicion of each flow: scikit-learn's "lower = worse"."""
+        return -self.score(flows).suspicion
+
+    def decision_function(self, flows: pd.DataFrame) -> NDArray[np.float64]:
+        """Return `score_samples` shifted so that negative means alerted.
+
+        The threshold lets `alerts_per_day` flows of normal operation pass it a day.
+        (Alerts of `exfilml.score_flows` count cases instead.)
+        """
+        scored = self.score(flows)
+        shifted = np.empty(len(scored.raw))
+        for name, learned in self.learned_.items():
+            rows = scored.with_payload == (name == "payload")
+            if rows.any():
+                limit = learned.flows.threshold(self.alerts_per_day)
+                shifted[rows] = limit - scored.suspicion[rows]
+        return shifted
+
+    def predict(self, flows: pd.DataFrame) -> NDArray[np.int64]:
+        """Return −1 for suspicious flows and 1 for the others."""
+        return np.where(self.decision_function(flows) < 0, -1, 1)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.no_validation = True
+        return tags
+
+
+def _days(start: pd.Series) -> float:
+    """Return how many days a block covers; days without any flow do not count."""
+    span = max((start.iloc[-1] - start.iloc[0]).total_seconds(), 1.0) / DAY_S
+    return float(min(span, start.dt.floor("D").nunique()))
+
+
+def _ask(
+    oriented: pd.DataFrame,
+    observed: Observed,
+    block: NDArray[np.int64],
+    baseline: Baseline,
+) -> Asked:
+    return Asked(oriented.iloc[block], observed.rows(block), baseline)
+
+
+def _visible(asked: Asked) -> Asked:
+    """Return the flows whose payload is visible."""
+    rows = np.flatnonzero(asked.oriented["up_sampled_bytes"].notna().to_numpy())
+    return _ask(asked.oriented, asked.observed, rows, asked.baseline)
+
+
+def _parts(learned: Learned, features: FlowFeatures, asked: Asked) -> Parts:
+    evidence = features.matrix(asked)
+    if asked.n_flows == 0:
+        return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
+    anomaly = -learned.forest.score_samples(evidence)
+    beyond = np.nan_to_num(np.maximum(evidence - learned.edges, 0.0))
+    tails = np.zeros_like(beyond)
+    rows = np.arange(asked.n_flows)
+    for family in range(len(FAMILIES)):
+        columns = np.flatnonzero(features.families == family)
+        if len(columns):
+            # Columns of a family see the same thing: only the strongest counts.
+            strongest = columns[np.argmax(beyond[:, columns], axis=1)]
+            tails[rows, strongest] = beyond[rows, strongest]
+    bits = (anomaly - learned.centre) * learned.scale
+    return Parts(evidence, bits, tails)
+
+
+def _case_raw(
+    learned: Learned, features: FlowFeatures, parts: Parts, cases: Cases
+) -> NDArray[np.float64]:
+    """Raw score of each case: its worst flow, or its worst day where that says more."""
+    if cases.n_cases == 0:
+        return np.zeros(0)
+    raw = parts.raw
+    worst = largest_of_case(raw, cases.code)
+    volume = features.families == FAMILIES.index("volume")
+    own = parts.tails[:, volume].sum(axis=1)[worst]
+    day = np.maximum(cases.excess - learned.day_edge, 0.0)
+    total: NDArray[np.float64] = raw[worst] + np.maximum(day - own, 0.0)
+    return total

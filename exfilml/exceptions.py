@@ -1,0 +1,52 @@
+"""Every error and warning of the library, one class per situation.
+
+Callers catch `ExfilmlError` for anything a user can mend: the message says what
+was given, what was expected and what to do. The command line turns it into one
+line and exit status 2.
+"""
+
+from __future__ import annotations
+
+
+class ExfilmlError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class SourceError(ExfilmlError):
+    """A capture, log or folder cannot be read at all."""
+
+
+class FlowsError(ExfilmlError, ValueError):
+    """A table is not a flows table: columns missing, of a wrong type or impossible."""
+
+
+class BaselineError(ExfilmlError, ValueError):
+    """A baseline cannot teach a detector: no rows, too few, or too short."""
+
+
+class OptionError(ExfilmlError, ValueError):
+    """An option has a value outside what it may take."""
+
+
+class ModelFileError(ExfilmlError):
+    """A model file is foreign, damaged, tampered with or from a newer version."""
+
+
+class OutputError(ExfilmlError):
+    """A result cannot be written."""
+
+
+class ExfilmlWarning(UserWarning):
+    """Base of all warnings: the result is usable, and the text says what is lost."""
+
+
+class SourceWarning(ExfilmlWarning):
+    """A part of the input could not be read; the text counts what was lost."""
+
+
+class CapabilityWarning(ExfilmlWarning):
+    """The model and the flows do not see the same things."""
+
+
+class CalibrationWarning(ExfilmlWarning):
+    """The baseline is too short for the alert budget that was asked for."""

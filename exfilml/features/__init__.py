@@ -1,0 +1,77 @@
+"""Evidence: what is unusual about a flow, in columns that all point the same way.
+
+Each family is a file of features; `FEATURES` orders them. Every feature is directed
+(larger is more suspicious, 0 is normal), vectorised, and a pure function of the
+flows and of what the baseline taught. `NaN` means "cannot be judged here", never
+"not suspicious".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.features import mismatch, novelty, payload, volume
+from exfilml.features._feature import WORTH_TELLING, Asked, Feature, human_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FAMILIES", "FEATURES", "Asked", "Feature", "FlowFeatures", "human_bytes"]
+
+FEATURES: Final[tuple[Feature, ...]] = (
+    *volume.FEATURES,
+    *payload.FEATURES,
+    *mismatch.FEATURES,
+    *novelty.FEATURES,
+)
+FAMILIES: Final = ("volume", "payload", "mismatch", "novelty")
+
+
+class FlowFeatures:
+    """The evidence columns that a capability allows, in their fixed order.
+
+    Parameters
+    ----------
+    payload
+        Whether payload is visible; without it only volume and novelty remain.
+    """
+
+    def __init__(self, *, payload: bool) -> None:
+        self.features = tuple(f for f in FEATURES if payload or not f.needs_payload)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names."""
+        return tuple(f.name for f in self.features)
+
+    @property
+    def families(self) -> NDArray[np.int64]:
+        """Index into `FAMILIES` of each column."""
+        return np.array([FAMILIES.index(f.family) for f in self.features])
+
+    @property
+    def worth_telling(self) -> NDArray[np.float64]:
+        """Evidence from which on each column is worth a reader's time."""
+        return np.array([WORTH_TELLING[f.unit] for f in self.features])
+
+    def matrix(self, asked: Asked) -> NDArray[np.float64]:
+        """Return the evidence, float64 of shape (n_flows, n_features).
+
+        What goes to a multicast group, a broadcast or a loopback address leaves no
+        site: it shows no evidence of exfiltration, however unusual it is.
+        """
+        columns = np.empty((asked.n_flows, len(self.features)))
+        for i, feature in enumerate(self.features):
+            columns[:, i] = feature.compute(asked)
+        stays = ~asked.oriented["leaves"].to_numpy(dtype=bool)
+        columns[stays] = np.where(np.isnan(columns[stays]), np.nan, 0.0)
+        return columns
+
+    def table(self, asked: Asked) -> pd.DataFrame:
+        """Return the evidence as a table with the index of the flows."""
+        return pd.DataFrame(
+            self.matrix(asked), index=asked.oriented.index, columns=list(self.names)
+        )

@@ -1,0 +1,131 @@
+"""What a feature is, and the arithmetic that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.baseline import TABLES, Baseline, Observed
+from exfilml.tally import Tally, combine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# How many observations a specific level needs before it counts as much as the
+# general one it falls back to.
+BLEND: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The flows that are asked about: as a table and as hashed keys, row by row."""
+
+    oriented: pd.DataFrame
+    observed: Observed
+    baseline: Baseline
+
+    def rows(self, tally: str) -> NDArray[np.int64]:
+        """Return the row of each flow in a table of the baseline, −1 if unseen."""
+        parts = [self.observed.hashes[k] for k in TABLES[tally].keys]
+        keys = combine(*parts) if parts else np.zeros(self.n_flows, dtype=np.uint64)
+        return self.tally(tally).find(keys)
+
+    def tally(self, name: str) -> Tally:
+        """Return a table of the baseline."""
+        return self.baseline.tables[name]
+
+    def take(self, tally: str, *names: str) -> list[NDArray[np.float64]]:
+        """Return values of a table for each flow, 0 where its key is unseen."""
+        rows = self.rows(tally)
+        return [self.tally(tally).take(name, rows) for name in names]
+
+    @property
+    def n_flows(self) -> int:
+        """Number of flows."""
+        return self.observed.n_rows
+
+    @property
+    def up(self) -> NDArray[np.float64]:
+        """Uploaded bytes, shape (n_flows,)."""
+        return self.observed.values["up"]
+
+    @property
+    def bits(self) -> NDArray[np.float64]:
+        """Uploaded bytes as log2(1 + bytes), shape (n_flows,)."""
+        return self.observed.values["bits"]
+
+
+# What is worth a reader's time, by unit.
+WORTH_TELLING: Final = {"bits": 2.0, "share": 0.25}
+
+Compute = Callable[[Asked], "NDArray[np.float64]"]
+Reason = Callable[[Asked], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of evidence: larger is more suspicious, 0 is normal.
+
+    Attributes
+    ----------
+    name, family
+        Column name and the family it belongs to.
+    unit
+        Unit of the values.
+    needs_payload
+        Whether it can only be computed where payload is visible.
+    compute
+        `Asked` to float64 of shape (n_flows,); NaN where it cannot be judged.
+    reason
+        `Asked` to one sentence part for each flow, with the numbers behind it.
+    """
+
+    name: str
+    family: str
+    unit: str
+    needs_payload: bool
+    compute: Compute
+    reason: Reason
+
+    @property
+    def definition(self) -> str:
+        """First paragraph of what `compute` says it computes."""
+        return (self.compute.__doc__ or "").strip().split("\n\n")[0]
+
+
+def blend(
+    count: NDArray[np.float64],
+    own: NDArray[np.float64],
+    general: NDArray[np.float64] | float,
+) -> NDArray[np.float64]:
+    """Mix a specific estimate with a general one by how often the specific was seen.
+
+    ``(n · own + 5 · general) / (n + 5)``: a level with five observations counts half.
+    """
+    return (count * own + BLEND * general) / (count + BLEND)
+
+
+def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return −log2 of probabilities: bits of surprise (Shannon 1948)."""
+    return -np.log2(np.clip(probability, 1e-12, 1.0))
+
+
+def human_bytes(count: float) -> str:
+    """Write a byte count as an analyst reads it: ``48 MB``, decimal units."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            digits = 0 if unit == "B" or size >= 10 else 1
+            return f"{size:.{digits}f} {unit}"
+        size /= 1000.0
+    raise AssertionError
+
+
+def column(asked: Asked, name: str) -> list[Any]:
+    """Return a column of the oriented table as Python values."""
+    values: list[Any] = asked.oriented[name].tolist()
+    return values

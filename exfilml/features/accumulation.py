@@ -1,0 +1,88 @@
+"""Accumulation: what many flows of one case add up to.
+
+A case is one local host, one place and one service. A drip of small uploads, or one
+upload split over many connections, shows only in the sum: the largest upload of a
+UTC day, against the usual high mark of such a day for this host and service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exfilml.baseline import case_key
+from exfilml.features._feature import Asked
+from exfilml.features.volume import mark
+from exfilml.tally import combine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Flows grouped into cases, and the largest day of each case.
+
+    Attributes
+    ----------
+    code
+        Case of each flow, int64 of shape (n_flows,).
+    n_cases
+        Number of cases.
+    day_flows
+        Flows of the day with the largest upload, int64 of shape (n_cases,).
+    day_up
+        Largest upload of a UTC day in bytes, float64 of shape (n_cases,).
+    day_mark
+        Usual high mark of such a day as log2 bytes, float64 of shape (n_cases,).
+    """
+
+    code: NDArray[np.int64]
+    n_cases: int
+    day_flows: NDArray[np.int64]
+    day_up: NDArray[np.float64]
+    day_mark: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, asked: Asked) -> Cases:
+        """Group flows into cases."""
+        keys = case_key(asked.observed.hashes)
+        _, first, code = np.unique(keys, return_index=True, return_inverse=True)
+        days = asked.observed.day.astype(np.uint64)
+        _, day_first, day_code = np.unique(
+            combine(keys, days), return_index=True, return_inverse=True
+        )
+        up = np.bincount(day_code, asked.up, minlength=len(day_first)).astype(
+            np.float64
+        )
+        size = np.bincount(day_code, minlength=len(day_first))
+        most = largest_of_case(up, code[day_first])
+        usual = Asked(
+            asked.oriented.iloc[first], asked.observed.rows(first), asked.baseline
+        )
+        marks = mark(usual, "host_service_day", "service_day")
+        return cls(code, len(first), size[most], up[most], marks)
+
+    @property
+    def excess(self) -> NDArray[np.float64]:
+        """log2 upload of the largest day above its mark, shape (n_cases,)."""
+        return np.maximum(np.log2(1.0 + self.day_up) - self.day_mark, 0.0)
+
+
+def largest_of_case(
+    values: NDArray[np.float64], code: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the row of the largest value of each case, the earliest among equals.
+
+    Parameters
+    ----------
+    values
+        Shape (n_flows,).
+    code
+        Case of each flow, 0 … n_cases − 1, shape (n_flows,).
+    """
+    order = np.lexsort((-values, code))
+    rows: NDArray[np.int64] = order[np.unique(code[order], return_index=True)[1]]
+    return rows

@@ -1,0 +1,135 @@
+"""Novelty: a place, address, network or service not seen before, and how rare that is.
+
+How surprising something new is depends on how often something new turns up: a
+laptop visits new web sites every hour, a camera never does, and new destinations
+for SSH are rarer than for HTTPS. Good and Turing's estimate says it from the
+baseline alone: the chance that the next observation is unseen is the share of
+observations that were seen exactly once (I. J. Good, Biometrika 40, 1953). One is
+added to that count and two to the observations, so that n observations never claim
+more than log2(n + 2) bits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exfilml.features._feature import Asked, Feature, blend, column, surprise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
+    """Bits of surprise where the flow's key of `table` was never seen, else 0.
+
+    The chance of something unseen is estimated at `level` (the first part of the
+    table's key), blended with that of the whole site.
+    """
+    tally = asked.tally(table)
+    count = tally.values["n"]
+    site = (float((count == 1).sum()) + 1.0) / (float(count.sum()) + 2.0)
+    chance = np.full(asked.n_flows, site)
+    if level is not None:
+        who = asked.observed.hashes[level]
+        once = _lookup(*tally.singletons, who)
+        (total,) = asked.take(_LEVEL_TABLE[level], "n")
+        chance = blend(total, (once + 1.0) / (total + 2.0), site)
+    return np.where(asked.rows(table) < 0, surprise(chance), 0.0)
+
+
+_LEVEL_TABLE: Final = {"local_ip": "host", "service": "service"}
+
+
+def _lookup(
+    keys: NDArray[np.uint64], values: NDArray[np.int64], wanted: NDArray[np.uint64]
+) -> NDArray[np.float64]:
+    if len(keys) == 0:
+        return np.zeros(len(wanted))
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0).astype("float64")
+
+
+def place_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen place | host) where this host never used the place, in bits."""
+    return _unseen(asked, "host_place", "local_ip")
+
+
+def place_for_service(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen place | service) where no host used it so, in bits."""
+    return _unseen(asked, "service_place", "service")
+
+
+def address_for_service(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen address | service) where no host used it so, in bits."""
+    return _unseen(asked, "service_address", "service")
+
+
+def network_for_service(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen /24 or /48 | service) where no host used it so, in bits."""
+    return _unseen(asked, "service_network", "service")
+
+
+def service_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen service | host) where this host never used it, in bits."""
+    return _unseen(asked, "host_service", "local_ip")
+
+
+def service_for_site(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen service) where no host of the site used it, in bits."""
+    return _unseen(asked, "service", None)
+
+
+def _say_new(asked: Asked, table: str, name: str, word: str) -> list[str]:
+    hosts = _lookup(*asked.tally(table).by_second, asked.observed.hashes[name])
+    total = asked.baseline.n_hosts
+    return [
+        f"{word} {value} never seen from {host} ({k:.0f} of {total} hosts)"
+        for value, host, k in zip(
+            column(asked, name), column(asked, "local_ip"), hosts, strict=True
+        )
+    ]
+
+
+def _say_new_for_service(asked: Asked, name: str, word: str) -> list[str]:
+    return [
+        f"{word} {value} never seen for {service} from any host"
+        for value, service in zip(
+            column(asked, name), column(asked, "service"), strict=True
+        )
+    ]
+
+
+_say_service = partial(_say_new, table="host_service", name="service", word="service")
+
+FEATURES: Final = tuple(
+    Feature(
+        name, "novelty", "bits", needs_payload=False, compute=compute, reason=reason
+    )
+    for name, compute, reason in (
+        (
+            "new_place_host",
+            place_for_host,
+            partial(_say_new, table="host_place", name="place", word="destination"),
+        ),
+        (
+            "new_place_service",
+            place_for_service,
+            partial(_say_new_for_service, name="place", word="destination"),
+        ),
+        (
+            "new_address",
+            address_for_service,
+            partial(_say_new_for_service, name="remote_ip", word="address"),
+        ),
+        (
+            "new_network",
+            network_for_service,
+            partial(_say_new_for_service, name="network", word="network"),
+        ),
+        ("new_service_host", service_for_host, _say_service),
+        ("new_service_site", service_for_site, _say_service),
+    )
+)

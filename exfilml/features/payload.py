@@ -1,0 +1,171 @@
+"""Payload: whether the upload is concealed, and how surprising that is here.
+
+Concealed means opaque for its length, or opaque once decoded, as
+`exfilml.payload` judges it. Encryption as such is normal; encryption without the
+handshake of any protocol that encrypts, on a service that does not do so in the
+baseline, is what T1048.001 describes. An upload is *bare* when it is concealed and
+neither side showed a handshake.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exfilml.baseline import is_bare, is_concealed, is_judged
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    blend,
+    column,
+    human_bytes,
+    surprise,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Pseudo-counts of the Beta prior that each level inherits from the one above.
+PRIOR_COUNT: Final = 2.0
+
+# Before any bare upload was seen, one of 64 bytes is the least worth a doubling:
+# keep-alives and nonces of ordinary protocols stay below.
+FIRST_BARE_BITS: Final = 6.0
+
+# Allowed above the mean of earlier bare uploads before more of it is evidence.
+BARE_SLACK_BITS: Final = 2.0
+
+
+def _visible(asked: Asked) -> NDArray[np.bool_]:
+    return asked.oriented["up_sampled_bytes"].notna().to_numpy()
+
+
+def _usual_share(asked: Asked) -> NDArray[np.float64]:
+    """P(concealed | service, handshake), falling back to the handshake alone."""
+    judged, concealed = asked.take("wrapper", "judged", "concealed")
+    general = (concealed + PRIOR_COUNT * 0.5) / (judged + PRIOR_COUNT)
+    judged, concealed = asked.take("service_wrapper", "judged", "concealed")
+    return (concealed + PRIOR_COUNT * general) / (judged + PRIOR_COUNT)
+
+
+def concealed(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(concealed | service, handshake) where the upload is concealed, else 0.
+
+    The probability is the smoothed share in the baseline: Beta prior with 2
+    pseudo-counts from the same handshake on all services, itself from one half.
+    """
+    counts = is_judged(asked.oriented) & is_concealed(asked.oriented)
+    bits = np.where(counts, surprise(_usual_share(asked)), 0.0)
+    return np.where(_visible(asked), bits, np.nan)
+
+
+def bare_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(bare | host) where the upload is bare, else 0.
+
+    The smoothed share of the host's judged uploads: Beta prior with 2 pseudo-counts
+    from the whole site. It speaks where the service is new and its own share knows
+    nothing.
+    """
+    judged, bare = asked.take("site", "judged", "bare")
+    general = (bare + PRIOR_COUNT * 0.5) / (judged + PRIOR_COUNT)
+    judged, bare = asked.take("host", "judged", "bare")
+    share = (bare + PRIOR_COUNT * general) / (judged + PRIOR_COUNT)
+    counts = is_judged(asked.oriented) & is_bare(asked.oriented)
+    return np.where(_visible(asked), np.where(counts, surprise(share), 0.0), np.nan)
+
+
+def bare_volume(asked: Asked) -> NDArray[np.float64]:
+    """log2 bytes of a bare upload above the usual bare upload of the service.
+
+    Usual is the mean of log2 bytes over bare uploads of this service plus 2
+    doublings, blended with the site's; 6 bits before any was seen. 0 where the
+    upload is not bare.
+    """
+    usual: NDArray[np.float64] | float = FIRST_BARE_BITS
+    for table in ("site", "service"):
+        count, bits = asked.take(table, "bare", "bare_bits")
+        own = bits / np.maximum(count, 1.0) + BARE_SLACK_BITS
+        usual = blend(count, own, usual)
+    excess = np.maximum(asked.bits - usual, 0.0)
+    bare = is_judged(asked.oriented) & is_bare(asked.oriented)
+    return np.where(_visible(asked), np.where(bare, excess, 0.0), np.nan)
+
+
+def _appearance(asked: Asked) -> list[str]:
+    """Say what each upload looks like, and whether a handshake explains it."""
+    table = asked.oriented
+    # Behind a plain-text header the body is what was judged.
+    entropy = table["up_body_entropy"].fillna(table["up_entropy"])
+    p_random = table["up_body_p_random"].fillna(table["up_p_random"])
+    parts = []
+    for verdict, encoding, bits, p, hand in zip(
+        column(asked, "up_verdict"),
+        column(asked, "up_encoding"),
+        entropy,
+        p_random,
+        table["up_handshake"].fillna(table["down_handshake"]),
+        strict=True,
+    ):
+        if isinstance(hand, str):
+            parts.append(f"payload {verdict} after a handshake ({hand})")
+        elif isinstance(encoding, str):
+            parts.append(
+                f"payload is {encoding} around bytes that look encrypted, and no TLS, "
+                "SSH or other handshake"
+            )
+        else:
+            parts.append(
+                f"payload {verdict} ({bits:.2f} bits/byte, randomness p={p:.2g}) and "
+                "no TLS, SSH or other handshake"
+            )
+    return parts
+
+
+def _say_concealed(asked: Asked) -> list[str]:
+    judged, seen = asked.take("service_wrapper", "judged", "concealed")
+    parts = []
+    for what, service, n, k in zip(
+        _appearance(asked), column(asked, "service"), judged, seen, strict=True
+    ):
+        here = (
+            f"{k:.0f} of {n:.0f} such flows to {service} in the baseline"
+            if n
+            else f"never seen on {service} in the baseline"
+        )
+        parts.append(f"{what} ({here})")
+    return parts
+
+
+def _say_bare_host(asked: Asked) -> list[str]:
+    judged, bare = asked.take("host", "judged", "bare")
+    return [
+        f"{what} ({host} did so in {k:.0f} of {n:.0f} flows of the baseline)"
+        for what, host, n, k in zip(
+            _appearance(asked), column(asked, "local_ip"), judged, bare, strict=True
+        )
+    ]
+
+
+def _say_bare_volume(asked: Asked) -> list[str]:
+    count, bits = asked.take("service", "bare", "bare_bits")
+    parts = []
+    for up, n, total, service in zip(
+        asked.up, count, bits, column(asked, "service"), strict=True
+    ):
+        usual = (
+            f"usually {human_bytes(2 ** (total / n) - 1)} where {service} does so"
+            if n
+            else f"never done on {service} in the baseline"
+        )
+        parts.append(
+            f"{human_bytes(up)} of concealed data without any handshake ({usual})"
+        )
+    return parts
+
+
+FEATURES: Final = (
+    Feature("concealed", "payload", "bits", True, concealed, _say_concealed),
+    Feature("bare_host", "payload", "bits", True, bare_host, _say_bare_host),
+    Feature("bare_volume", "payload", "bits", True, bare_volume, _say_bare_volume),
+)

@@ -1,0 +1,174 @@
+"""Volume: more upload than is usual for this service, host, pair or place.
+
+Each level keeps mean and variance of log2 upload bytes over flows. Its *mark* is
+mean + 2 standard deviations, which 2 % of log-normal uploads exceed, blended with
+the mark of the next more general level while the level has few flows:
+host and service → service → site, known place and service → service, host → site.
+Evidence is how many doublings the upload lies above the mark.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exfilml.features._feature import Asked, Feature, blend, column, human_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# A level whose uploads never vary would call 1 % more an excess.
+LEAST_DEVIATION_BITS: Final = 0.5
+
+# Flows much smaller than this are headers and acknowledgements: their ratio is
+# pulled to the usual one.
+RATIO_PRIOR_BYTES: Final = 2000.0
+
+
+def mark(asked: Asked, table: str, general: str | None) -> NDArray[np.float64]:
+    """Return the usual high mark of log2 upload at one level, in bits."""
+    count, total, squares = asked.take(table, "n", "bits", "bits_squared")
+    mean = total / np.maximum(count, 1.0)
+    variance = np.maximum(squares / np.maximum(count, 1.0) - mean * mean, 0.0)
+    own = mean + 2.0 * np.maximum(np.sqrt(variance), LEAST_DEVIATION_BITS)
+    if general is None:
+        return own
+    return blend(count, own, mark(asked, general, _GENERAL.get(general)))
+
+
+_GENERAL: Final = {
+    "host": "site",
+    "service": "site",
+    "host_service": "service",
+    "service_place": "service",
+    "service_day": "site_day",
+    "host_service_day": "service_day",
+}
+
+
+def _excess(asked: Asked, table: str) -> NDArray[np.float64]:
+    return np.maximum(asked.bits - mark(asked, table, _GENERAL[table]), 0.0)
+
+
+def above_service(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload bytes above the mark of this service, in doublings."""
+    return _excess(asked, "service")
+
+
+def above_host(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload bytes above the mark of this local host, in doublings."""
+    return _excess(asked, "host")
+
+
+def above_host_service(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload bytes above the mark of this host for this service, in doublings."""
+    return _excess(asked, "host_service")
+
+
+def above_place(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload bytes above the mark of a known place for this service, in doublings.
+
+    0 where the place was never seen: that is for `novelty` to say.
+    """
+    known = asked.rows("service_place") >= 0
+    return np.where(known, _excess(asked, "service_place"), 0.0)
+
+
+def ratio(asked: Asked) -> NDArray[np.float64]:
+    """Producer–consumer ratio above the usual one of this service, 0 … 2.
+
+    ``(up − down + k·r) / (up + down + k) − r`` with r the ratio of the service's
+    sums in the baseline (blended with the site's) and k = 2000 bytes. The ratio is
+    that of C. Bullard and J. Gerth, "PCR: A New Flow Metric" (FloCon 2014).
+    """
+    usual = _usual_ratio(asked)
+    up, down = asked.up, asked.observed.values["down"]
+    k = RATIO_PRIOR_BYTES
+    return np.maximum((up - down + k * usual) / (up + down + k) - usual, 0.0)
+
+
+def _usual_ratio(asked: Asked) -> NDArray[np.float64]:
+    site_up, site_down = asked.take("site", "up", "down")
+    site = (site_up - site_down) / np.maximum(site_up + site_down, 1.0)
+    count, up, down = asked.take("service", "n", "up", "down")
+    return blend(count, (up - down) / np.maximum(up + down, 1.0), site)
+
+
+def _compare(asked: Asked, table: str, whose: list[str]) -> list[str]:
+    """Sentence part: how the upload compares with the largest one at a level."""
+    count, peak = asked.take(table, "n", "peak_bits")
+    parts = []
+    for up, n, bits, who in zip(asked.up, count, peak, whose, strict=True):
+        largest = 2.0**bits - 1.0
+        sent = f"sent {human_bytes(up)}"
+        if n == 0:
+            parts.append(f"{sent} (the baseline has no flow of {who})")
+        elif up > 1.05 * largest:
+            times = up / max(largest, 1.0)
+            shown = f"{times:.0f}×" if times >= 10 else f"{times:.1f}×"
+            parts.append(f"{sent} — {shown} the largest upload of {who}")
+        else:
+            parts.append(
+                f"{sent} — more than is usual for {who}, whose largest upload was "
+                f"{human_bytes(largest)}"
+            )
+    return parts
+
+
+def _say_service(asked: Asked) -> list[str]:
+    whose = [f"any host to {s}" for s in column(asked, "service")]
+    return _compare(asked, "service", whose)
+
+
+def _say_host(asked: Asked) -> list[str]:
+    return _compare(asked, "host", [f"{h} to any service" for h in _hosts(asked)])
+
+
+def _say_host_service(asked: Asked) -> list[str]:
+    whose = [
+        f"{h} to {s}"
+        for h, s in zip(_hosts(asked), column(asked, "service"), strict=True)
+    ]
+    return _compare(asked, "host_service", whose)
+
+
+def _say_place(asked: Asked) -> list[str]:
+    return _compare(
+        asked, "service_place", [f"any host to {p}" for p in _places(asked)]
+    )
+
+
+def _hosts(asked: Asked) -> list[str]:
+    return column(asked, "local_ip")
+
+
+def _places(asked: Asked) -> list[str]:
+    return column(asked, "place")
+
+
+def _say_ratio(asked: Asked) -> list[str]:
+    usual = _usual_ratio(asked)
+    return [
+        f"{up / max(up + down, 1.0):.0%} of {human_bytes(up + down)} went out; "
+        f"{s} usually sends {(r + 1) / 2:.0%}"
+        for up, down, r, s in zip(
+            asked.up,
+            asked.observed.values["down"],
+            usual,
+            column(asked, "service"),
+            strict=True,
+        )
+    ]
+
+
+FEATURES: Final = tuple(
+    Feature(name, "volume", unit, needs_payload=False, compute=compute, reason=reason)
+    for name, unit, compute, reason in (
+        ("volume_service", "bits", above_service, _say_service),
+        ("volume_host", "bits", above_host, _say_host),
+        ("volume_host_service", "bits", above_host_service, _say_host_service),
+        ("volume_place", "bits", above_place, _say_place),
+        ("ratio", "share", ratio, _say_ratio),
+    )
+)

@@ -1,0 +1,426 @@
+"""Scores to ordered, explained tables: of flows, and of cases.
+
+`score_flows` is the function for pipelines: one row for each flow, in the order and
+with the index of its input. `rank_flows` and `rank_cases` put the worst first and
+say why, for people. An alert is a case opened: a flow is alerted when its case is.
+
+One file because order, alert and reasons of a row come from the same scores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.baseline import case_key, wrapper
+from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
+from exfilml.detector import Detector, Scored
+from exfilml.exceptions import OptionError
+from exfilml.features import FAMILIES, Asked, FlowFeatures, human_bytes
+from exfilml.features.accumulation import largest_of_case
+from exfilml.schema import capability, validate_flows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCORE_COLUMNS: Final = ("suspicion", "p_value", "alert", "capability", "not_visible")
+FLOW_COLUMNS: Final = (
+    "rank",
+    "suspicion",
+    "p_value",
+    "alert",
+    "case",
+    "start",
+    "src_ip",
+    "src_port",
+    "dst_ip",
+    "dst_port",
+    "protocol",
+    "app",
+    "server_name",
+    "direction",
+    "local_ip",
+    "place",
+    "up_bytes",
+    "down_bytes",
+    "capability",
+    "not_visible",
+    "reasons",
+)
+CASE_COLUMNS: Final = (
+    "rank",
+    "suspicion",
+    "p_value",
+    "alert",
+    "case",
+    "local_ip",
+    "place",
+    "direction",
+    "src_ip",
+    "dst_ip",
+    "dst_port",
+    "protocol",
+    "app",
+    "server_name",
+    "flows",
+    "addresses",
+    "first_seen",
+    "last_seen",
+    "up_bytes",
+    "down_bytes",
+    "capability",
+    "not_visible",
+    "reasons",
+)
+
+_TEXTS: Final = frozenset(
+    {"case", "local_ip", "place", "direction", "capability", "not_visible", "reasons"}
+)
+
+# A reason that explains less than this is noise to a reader.
+LEAST_REASON_BITS: Final = 0.5
+
+
+def score_flows(
+    detector: Detector,
+    flows: pd.DataFrame,
+    *,
+    alerts_per_day: float | None = None,
+    fdr: float | None = None,
+) -> pd.DataFrame:
+    """Score flows for a pipeline: no file access, no plotting, input order kept.
+
+    Parameters
+    ----------
+    detector
+        A fitted detector.
+    flows
+        A flows table.
+    alerts_per_day
+        Alert budget in cases a day; `None` for the detector's own.
+    fdr
+        False discovery rate over cases, instead of a budget.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index of `flows`; ``suspicion`` (float64, bits, higher = worse), ``p_value``
+        (float64), ``alert`` (bool), ``capability`` and ``not_visible`` (str).
+
+    Raises
+    ------
+    FlowsError
+        If `flows` is no flows table.
+    OptionError
+        If both thresholds are given, or one is out of range.
+    """
+    check_options(alerts_per_day=alerts_per_day, fdr=fdr)
+    flows = validate_flows(flows)
+    scored = detector.score(flows)
+    alerted = _alerted_cases(detector, scored, alerts_per_day, fdr)
+    table = pd.DataFrame(
+        {
+            "suspicion": scored.suspicion,
+            "p_value": scored.p_value,
+            "alert": alerted[scored.case],
+            "capability": pd.Series(_capability(flows, scored), index=flows.index),
+            "not_visible": _not_visible(flows, scored),
+        },
+        index=flows.index,
+    )
+    return _typed(table, alerted[scored.case])
+
+
+def rank_flows(
+    detector: Detector,
+    flows: pd.DataFrame,
+    *,
+    top: int | None = None,
+    alerts_per_day: float | None = None,
+    fdr: float | None = None,
+) -> pd.DataFrame:
+    """Rank flows, the most suspicious first, with reasons.
+
+    Parameters
+    ----------
+    detector, flows, alerts_per_day, fdr
+        As in `score_flows`.
+    top
+        Number of rows to return; `None` for all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `FLOW_COLUMNS`; the index is that of `flows`, so that
+        ``flows.loc[ranking.index]`` gives the flows behind the rows. ``attrs`` has
+        the number of rows before `top` cut them (``total``) and of alerts among
+        them (``alerted``).
+    """
+    check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    flows = validate_flows(flows)
+    scored = detector.score(flows)
+    alerted = _alerted_cases(detector, scored, alerts_per_day, fdr)
+    oriented = scored.asked.oriented
+    order = _order(scored.suspicion, scored.asked.up, flows["start"], top)
+    chosen = flows.iloc[order]
+    ours = oriented.iloc[order]
+    table = pd.DataFrame(
+        {
+            "rank": np.arange(1, len(order) + 1),
+            "suspicion": scored.suspicion[order],
+            "p_value": scored.p_value[order],
+            "alert": alerted[scored.case[order]],
+            "case": _case_names(scored)[scored.case[order]],
+            "capability": _capability(flows, scored)[order],
+            "not_visible": _not_visible(flows, scored).iloc[order],
+            "reasons": _reasons(detector, scored, order),
+            **{c: chosen[c] for c in FLOW_COLUMNS[5:13]},
+            **{c: ours[c] for c in FLOW_COLUMNS[13:18]},
+        },
+        index=chosen.index,
+    )
+    return _typed(table[list(FLOW_COLUMNS)], alerted[scored.case])
+
+
+def rank_cases(
+    detector: Detector,
+    flows: pd.DataFrame,
+    *,
+    top: int | None = None,
+    alerts_per_day: float | None = None,
+    fdr: float | None = None,
+) -> pd.DataFrame:
+    """Rank cases (one local host, place and service), the most suspicious first.
+
+    Parameters
+    ----------
+    detector, flows, alerts_per_day, fdr
+        As in `score_flows`.
+    top
+        Number of rows to return; `None` for all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `CASE_COLUMNS`, RangeIndex. ``src_ip``, ``dst_ip``, ``dst_port``,
+        ``app`` and ``server_name`` are those of the case's largest upload;
+        ``dst_port`` is missing where the port changes. ``case`` is the name that
+        `rank_flows` gives to the case's flows; ``attrs`` as there.
+    """
+    check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    flows = validate_flows(flows)
+    scored = detector.score(flows)
+    alerted = _alerted_cases(detector, scored, alerts_per_day, fdr)
+    asked, code = scored.asked, scored.case
+    n_cases = len(scored.case_suspicion)
+    up = np.bincount(code, asked.up, minlength=n_cases)
+    first_seen = flows["start"].groupby(code).min()
+    order = _order(scored.case_suspicion, up, first_seen, top)
+    largest = largest_of_case(asked.up, code)[order]
+    leading, ours = flows.iloc[largest], asked.oriented.iloc[largest]
+    sums = asked.oriented[["up_bytes", "down_bytes"]].groupby(code).sum()
+    lasting = pd.to_timedelta(flows["duration_s"].fillna(0.0), unit="s")
+    ends = flows["start"] + lasting.astype("timedelta64[us]")
+    ports = flows["dst_port"].groupby(code).agg(["min", "max"])
+    changing = (ports["min"] != ports["max"]).to_numpy()[order]
+    worst = scored.worst[order]
+    columns: dict[str, Any] = {
+        "rank": np.arange(1, len(order) + 1),
+        "suspicion": scored.case_suspicion[order],
+        "p_value": scored.case_p_value[order],
+        "alert": alerted[order],
+        "case": _case_names(scored)[order],
+        "dst_port": leading["dst_port"].astype("Int64").mask(changing).array,
+        "flows": np.bincount(code, minlength=n_cases)[order],
+        "addresses": asked.oriented["remote_ip"].groupby(code).nunique().array[order],
+        "first_seen": first_seen.array[order],
+        "last_seen": ends.groupby(code).max().array[order],
+        "up_bytes": sums["up_bytes"].array[order],
+        "down_bytes": sums["down_bytes"].array[order],
+        "capability": _capability(flows, scored)[worst],
+        "not_visible": _not_visible(flows, scored).array[worst],
+        "reasons": _case_reasons(detector, scored, order),
+    }
+    for name in ("local_ip", "place", "direction"):
+        columns[name] = ours[name].array
+    for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
+        columns[name] = leading[name].array
+    return _typed(pd.DataFrame(columns, columns=list(CASE_COLUMNS)), alerted)
+
+
+def check_options(
+    *,
+    top: int | None = None,
+    alerts_per_day: float | None = None,
+    fdr: float | None = None,
+) -> None:
+    """Refuse impossible options of the functions here, before any work.
+
+    Raises
+    ------
+    OptionError
+        With what was given and what was expected.
+    """
+    if top is not None and not (isinstance(top, int | np.integer) and top >= 1):
+        raise OptionError(f"top: got {top!r}, expected a number of rows from 1 on.")
+    if alerts_per_day is not None and fdr is not None:
+        raise OptionError(
+            "Both alerts per day and a false discovery rate were given; give one."
+        )
+    if alerts_per_day is not None:
+        check_budget(alerts_per_day)
+    if fdr is not None:
+        check_rate(fdr)
+
+
+def _order(
+    suspicion: NDArray[np.float64],
+    up: NDArray[Any],
+    start: pd.Series,
+    top: int | None,
+) -> NDArray[np.int64]:
+    """Worst first; ties by upload, then by time."""
+    time = start.to_numpy(dtype="datetime64[us]").astype("int64")
+    order: NDArray[np.int64] = np.lexsort((time, -up, -suspicion))
+    return order[:top]
+
+
+def _alerted_cases(
+    detector: Detector,
+    scored: Scored,
+    alerts_per_day: float | None,
+    fdr: float | None,
+) -> NDArray[np.bool_]:
+    if fdr is not None:
+        limit = false_discovery_threshold(scored.case_p_value, fdr)
+        return scored.case_p_value <= limit
+    budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
+    alerted = np.zeros(len(scored.case_suspicion), dtype=bool)
+    for name, learned in detector.learned_.items():
+        mine = scored.case_with_payload == (name == "payload")
+        if mine.any():
+            above = scored.case_suspicion >= learned.cases.threshold(budget)
+            alerted[mine] = above[mine]
+    return alerted
+
+
+def _case_names(scored: Scored) -> NDArray[np.object_]:
+    """Short names that stay the same from run to run."""
+    keys = np.unique(case_key(scored.asked.observed.hashes))
+    return np.array([f"{k >> 24:010x}" for k in keys.tolist()], dtype=object)
+
+
+def _capability(flows: pd.DataFrame, scored: Scored) -> NDArray[np.object_]:
+    seen = capability(flows).astype(object)
+    seen[(seen == "payload") & ~scored.with_payload] = "application"
+    return seen
+
+
+def _not_visible(flows: pd.DataFrame, scored: Scored) -> pd.Series:
+    """Name what could not be judged about each flow."""
+    codes, wrappers = pd.factorize(wrapper(scored.asked.oriented))
+    payload = np.array(
+        ["payload", *("" if w == "none" else f"payload inside {w}" for w in wrappers)],
+        dtype=object,
+    )
+    hidden = {
+        "application": flows["app"].isna() & ~scored.with_payload,
+        "packets": flows["src_packets"].isna(),
+        "process": flows["process"].isna(),
+    }
+    # One number for each combination: few are named, and each only once.
+    key = np.where(scored.with_payload, codes + 1, 0)
+    for missing in hidden.values():
+        key = 2 * key + missing.to_numpy(dtype=np.int64)
+    combinations, at = np.unique(key, return_inverse=True)
+    named = []
+    for combination in combinations.tolist():
+        bits = [combination >> k & 1 for k in reversed(range(len(hidden)))]
+        parts = [payload[combination >> len(hidden)]]
+        parts += [name for name, bit in zip(hidden, bits, strict=True) if bit]
+        named.append(", ".join(part for part in parts if part))
+    return pd.Series(np.array(named, dtype=object)[at], index=flows.index)
+
+
+def _reasons(
+    detector: Detector, scored: Scored, rows: NDArray[np.int64]
+) -> NDArray[np.object_]:
+    """Say for each row what makes it suspicious, strongest family first."""
+    text = np.full(len(rows), "", dtype=object)
+    for payload in (True, False):
+        at = np.flatnonzero(scored.with_payload[rows] == payload)
+        if len(at):
+            asked = Asked(
+                scored.asked.oriented.iloc[rows[at]],
+                scored.asked.observed.rows(rows[at]),
+                scored.asked.baseline,
+            )
+            text[at] = _sentences(detector, asked, payload=payload)
+    return text
+
+
+def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
+    features = FlowFeatures(payload=payload)
+    share = detector.contributions(asked, payload=payload)
+    said = [feature.reason(asked) for feature in features.features]
+    evidence = features.matrix(asked)
+    sentences = []
+    for row in range(asked.n_flows):
+        best: list[tuple[float, str]] = []
+        slight: list[tuple[float, str]] = []
+        for family in range(len(FAMILIES)):
+            columns = np.flatnonzero(
+                (features.families == family) & (evidence[row] > 0)
+            )
+            if len(columns) == 0:
+                continue
+            bits = float(share[row, columns].sum())
+            strongest = columns[np.argmax(share[row, columns])]
+            worth = evidence[row, strongest] >= features.worth_telling[strongest]
+            told = worth and bits >= LEAST_REASON_BITS
+            (best if told else slight).append((bits, said[strongest][row]))
+        best.sort(key=lambda pair: -pair[0])
+        text = "; ".join(part for _, part in best)
+        if not text and slight:
+            text = f"slight evidence only: {max(slight)[1]}"
+        sentences.append(text or "nothing unusual")
+    return sentences
+
+
+def _case_reasons(
+    detector: Detector, scored: Scored, cases: NDArray[np.int64]
+) -> list[str]:
+    """Reasons of the worst flow, after what all flows of the case add up to."""
+    flows = np.bincount(scored.case, minlength=len(scored.case_suspicion))[cases]
+    reasons = _reasons(detector, scored, scored.worst[cases])
+    text = []
+    for n, of_day, up, usual_bits, reason in zip(
+        flows,
+        scored.day_flows[cases],
+        scored.day_up[cases],
+        scored.day_mark[cases],
+        reasons,
+        strict=True,
+    ):
+        usual = 2.0**usual_bits - 1.0
+        if n == 1:
+            text.append(str(reason))
+        elif up > usual:
+            some = "" if of_day == n else f" {of_day} of them with"
+            text.append(
+                f"{n} flows,{some} {human_bytes(up)} in a day (usual at most "
+                f"{human_bytes(usual)}); worst flow: {reason}"
+            )
+        else:
+            text.append(f"{n} flows; worst flow: {reason}")
+    return text
+
+
+def _typed(table: pd.DataFrame, alerted: NDArray[np.bool_]) -> pd.DataFrame:
+    """Give text columns one dtype, and note in ``attrs`` what `top` cuts off."""
+    kinds: dict[str, Any] = {c: "str" for c in table.columns if c in _TEXTS}
+    table = table.astype(kinds)
+    table.attrs = {"total": len(alerted), "alerted": int(alerted.sum())}
+    return table

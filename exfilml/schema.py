@@ -1,0 +1,428 @@
+"""The flows table: its columns, dtypes and units, and the one door that checks it.
+
+One row is one bidirectional flow. `src` is the initiator, `dst` the responder.
+`src_bytes` and `dst_bytes` are **IP bytes**: IP header and everything above it, no
+link layer, as in Zeek's ``orig_ip_bytes`` and in NFStream with
+``accounting_mode=1``. Payload bytes are what the transport layer carries, without
+retransmission being removed. Times are UTC; durations are seconds.
+
+Payload columns exist once for each direction, prefixed ``src_`` and ``dst_``. They
+are missing where a source cannot see payload; a source that sees payload writes 0
+into ``*_payload_bytes`` for a silent direction. That difference is what
+`capability` reads.
+
+Labels are a table of their own (`LABEL_COLUMNS`): a row matches every flow with the
+same ends and protocol whose start lies between ``start`` and ``end``; empty ports
+and times match all.
+
+One file because it is one door: the columns, what may stand in them and the sentences
+for what may not are read together.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.exceptions import FlowsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+START_DTYPE: Final = "datetime64[us, UTC]"
+
+# An uplink that never rests at 400 Gbit/s moves 2**58 bytes in two months; a larger
+# count in one flow is a wrapped or misread counter.
+MAX_BYTES: Final = 2**58
+MAX_PACKETS: Final = 2**50
+MAX_DURATION_S: Final = 10 * 365.25 * 86400.0
+# Captures of devices without a clock begin in 1970, and are as good as others.
+FIRST_YEAR: Final = 1970
+LAST_YEAR: Final = 2200
+
+
+# Highest possible value by unit; the lowest is 0 for all of them.
+_HIGHEST: Final[Mapping[str, float]] = {
+    "IP bytes": MAX_BYTES,
+    "bytes": MAX_BYTES,
+    "packets": MAX_PACKETS,
+    "s": MAX_DURATION_S,
+    "port": 65535,
+    "IANA number": 255,
+    "bit mask": 255,
+    "bits/byte": 8,
+    "p-value": 1,
+    "share": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the flows table.
+
+    Attributes
+    ----------
+    name
+        Column name.
+    dtype
+        The pandas dtype that `validate_flows` guarantees.
+    unit
+        Unit, or what the values are. The range of possible values follows from it.
+    meaning
+        One sentence.
+    required
+        Whether a table without it is refused.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    required: bool = False
+
+    @property
+    def high(self) -> float | None:
+        """Highest possible value, None where there is none; the lowest is 0."""
+        return _HIGHEST.get(self.unit)
+
+
+def _payload_columns(side: str, who: str) -> Iterator[Column]:
+    """Payload evidence of one direction, as `exfilml.payload` gives it."""
+
+    def column(name: str, dtype: str, unit: str, meaning: str) -> Column:
+        return Column(f"{side}_{name}", dtype, unit, f"{meaning}, {who}.")
+
+    yield column("payload_bytes", "Int64", "bytes", "Transport payload")
+    yield column("sampled_bytes", "Int64", "bytes", "Payload that was judged")
+    yield column("entropy", "float64", "bits/byte", "Plug-in Shannon entropy")
+    yield column("p_random", "float64", "p-value", "Uniform random bytes")
+    yield column("head_entropy", "float64", "bits/byte", "The same, head")
+    yield column("head_p_random", "float64", "p-value", "The same, head")
+    yield column("body_entropy", "float64", "bits/byte", "The same, body")
+    yield column("body_p_random", "float64", "p-value", "The same, body")
+    yield column("set_bits", "float64", "bits/byte", "Mean set bits")
+    yield column("printable", "float64", "share", "Printable ASCII bytes")
+    yield column("verdict", "str", "`VERDICTS`", "What the payload looks like")
+    yield column("concealed", "boolean", "flag", "Opaque, or opaque once decoded")
+    yield column("handshake", "str", "name", "Handshake at the start")
+    yield column("magic", "str", "name", "File format by magic number")
+    yield column("encoding", "str", "name", "Encoding that was undone")
+    yield column("protocol", "str", "name", "Plain-text grammar at the start")
+
+
+COLUMNS: Final[tuple[Column, ...]] = (
+    Column("start", START_DTYPE, "UTC", "Time of the first packet.", required=True),
+    Column("duration_s", "float64", "s", "Last packet minus first."),
+    Column("src_ip", "str", "address", "Initiator.", required=True),
+    Column("src_port", "int64", "port", "0 for ICMP.", required=True),
+    Column("dst_ip", "str", "address", "Responder.", required=True),
+    Column("dst_port", "int64", "port", "0 for ICMP.", required=True),
+    Column("protocol", "int64", "IANA number", "IP protocol.", required=True),
+    Column("src_bytes", "int64", "IP bytes", "By the initiator.", required=True),
+    Column("dst_bytes", "int64", "IP bytes", "By the responder.", required=True),
+    Column("src_packets", "Int64", "packets", "By the initiator."),
+    Column("dst_packets", "Int64", "packets", "By the responder."),
+    Column("tcp_flags", "Int64", "bit mask", "OR of both sides; empty unless TCP."),
+    Column("conn_state", "str", "`CONN_STATES`", "How the conversation went."),
+    Column("app", "str", "name", "Application as the source names it."),
+    Column("app_verified", "boolean", "flag", "Inspected and our own check agrees."),
+    Column("server_name", "str", "host name", "TLS, QUIC, HTTP or DNS name."),
+    Column("fingerprint", "str", "hash", "Client fingerprint (JA3, JA4 …)."),
+    Column("user_agent", "str", "text", "HTTP user agent."),
+    Column("content_type", "str", "media type", "HTTP content type."),
+    Column("process", "str", "name", "Process on the local host."),
+    Column("sensor", "str", "name", "File or sensor the flow came from."),
+    Column("uid", "str", "name", "The source's identifier of the flow."),
+    Column("label", "str", "name", "Ground truth, where there is one."),
+    *_payload_columns("src", "by the initiator"),
+    *_payload_columns("dst", "by the responder"),
+)
+
+DTYPES: Final[dict[str, str]] = {c.name: c.dtype for c in COLUMNS}
+REQUIRED: Final[tuple[str, ...]] = tuple(c.name for c in COLUMNS if c.required)
+PAYLOAD_COLUMNS: Final[tuple[str, ...]] = tuple(
+    c.name[4:] for c in _payload_columns("src", "")
+)
+VERDICTS: Final = ("opaque", "compressed", "encoded", "text", "structured", "unknown")
+CONN_STATES: Final = (
+    "established",  # both sides sent, and for TCP the handshake was seen
+    "midstream",  # TCP, both sides sent, no handshake in the capture
+    "one_sided",  # one side alone sent: the initiator, as far as can be told
+    "rejected",  # TCP reset, or answered by a reset, before any payload
+)
+LABEL_COLUMNS: Final = (
+    *("src_ip", "src_port", "dst_ip", "dst_port", "protocol"),
+    *("start", "end", "label", "scenario"),
+)
+CAPABILITIES: Final = ("volume", "packets", "application", "payload")
+
+_ENUMS: Final[dict[str, tuple[str, ...]]] = {
+    "conn_state": CONN_STATES,
+    "src_verdict": VERDICTS,
+    "dst_verdict": VERDICTS,
+}
+_ADDRESSES: Final = ("src_ip", "dst_ip")
+
+
+def empty_flows() -> pd.DataFrame:
+    """Return a flows table with every column, typed, and no rows."""
+    return pd.DataFrame({c.name: pd.Series([], dtype=c.dtype) for c in COLUMNS})
+
+
+def validate_flows(flows: pd.DataFrame) -> pd.DataFrame:
+    """Check a flows table and return it with every column in its dtype.
+
+    Missing optional columns are added as missing values; columns that the schema
+    does not know are kept as they are, after its own. Index and row order are kept;
+    the input is not changed.
+
+    Parameters
+    ----------
+    flows
+        Any table with at least the required columns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns in the order of `COLUMNS`, then unknown ones.
+
+    Raises
+    ------
+    FlowsError
+        With one line for each column that is missing, of a wrong type or has
+        impossible values, with counts and the first rows.
+    """
+    if not isinstance(flows, pd.DataFrame):
+        raise FlowsError(
+            f"Expected a flows table (pandas.DataFrame), got {type(flows).__name__}. "
+            "exfilml.read_flows(path) makes one from a capture or a Parquet file."
+        )
+    problems: list[str] = []
+    repeated = flows.columns[flows.columns.duplicated()].unique()
+    if len(repeated):
+        raise FlowsError(
+            f"Columns appear more than once: {', '.join(map(str, repeated))}. "
+            "Rename or drop the copies."
+        )
+    missing = [name for name in REQUIRED if name not in flows.columns]
+    if missing:
+        problems.append(f"  missing columns: {', '.join(missing)}")
+    checked: dict[str, pd.Series] = {}
+    for column in COLUMNS:
+        if column.name not in flows.columns:
+            checked[column.name] = _absent(column, flows.index)
+            continue
+        series, problem = _convert(flows[column.name], column)
+        problem = problem or _impossible(series, column)
+        if problem:
+            problems.append(f"  {column.name}: {problem}")
+        checked[column.name] = series
+    if problems:
+        given = ", ".join(map(str, flows.columns[:12])) or "none"
+        more = ", …" if len(flows.columns) > 12 else ""
+        raise FlowsError(
+            f"Not a flows table ({len(flows):,} rows; columns given: {given}{more}):\n"
+            + "\n".join(problems)
+            + "\nSee exfilml.schema.COLUMNS for names, dtypes and units."
+        )
+    extra = {c: flows[c] for c in flows.columns if c not in DTYPES}
+    return pd.DataFrame({**checked, **extra}, index=flows.index, copy=False)
+
+
+def _absent(column: Column, index: pd.Index) -> pd.Series:
+    """Return a column of missing values; required ones are reported elsewhere."""
+    if column.required:
+        return pd.Series(dtype=object)
+    return pd.Series(
+        np.nan if column.dtype == "float64" else pd.NA, index=index, dtype=column.dtype
+    )
+
+
+def _convert(series: pd.Series, column: Column) -> tuple[pd.Series, str | None]:
+    """Convert to the column's dtype, or say in one line why it cannot be done."""
+    if str(series.dtype) == column.dtype:
+        return series, None
+    if column.dtype == START_DTYPE:
+        return _convert_time(series)
+    # pandas-stubs knows dtypes only where they are written out.
+    dtype: Any = column.dtype
+    try:
+        if dtype in {"int64", "Int64"}:
+            return _convert_integer(series, column)
+        if dtype == "str":
+            return _convert_text(series)
+        if dtype == "float64":
+            series = pd.to_numeric(series, errors="raise")
+        return series.astype(dtype), None
+    except (TypeError, ValueError, OverflowError):
+        return series, f"expected {column.dtype}, got {_shown(series)}"
+
+
+def _convert_integer(series: pd.Series, column: Column) -> tuple[pd.Series, str | None]:
+    numbers = pd.to_numeric(series, errors="raise")
+    gaps = numbers.isna()
+    if column.dtype == "int64" and gaps.any():
+        return series, f"{_count(gaps)} missing, expected {column.unit}"
+    as_float = numbers.to_numpy(dtype="float64", na_value=np.nan)
+    odd = pd.Series(
+        ~gaps.to_numpy() & (~np.isfinite(as_float) | (as_float != np.floor(as_float))),
+        index=series.index,
+    )
+    if odd.any():
+        return series, f"{_count(odd)} not whole numbers: {_examples(series, odd)}"
+    dtype: Any = column.dtype
+    return numbers.astype(dtype), None
+
+
+def _convert_text(series: pd.Series) -> tuple[pd.Series, str | None]:
+    if series.dtype == object or isinstance(series.dtype, pd.CategoricalDtype):
+        values = series.astype(object)
+        odd = pd.Series(
+            [not (isinstance(v, str) or pd.isna(v)) for v in values], index=series.index
+        )
+        if odd.any():
+            return series, f"{_count(odd)} not text: {_examples(series, odd)}"
+        return values.astype("str"), None
+    if isinstance(series.dtype, pd.StringDtype) or series.isna().all():
+        return series.astype("str"), None
+    return series, f"expected text, got {_shown(series)}"
+
+
+def _convert_time(series: pd.Series) -> tuple[pd.Series, str | None]:
+    """Convert times; they need a zone, so that no log is read an hour off."""
+    if isinstance(series.dtype, pd.DatetimeTZDtype):
+        return series.astype(START_DTYPE), None
+    if len(series) == 0:
+        return pd.Series([], index=series.index, dtype=START_DTYPE), None
+    if series.dtype.kind == "M":
+        return series, (
+            "times without a zone; say which one, for example "
+            'flows["start"].dt.tz_localize("UTC")'
+        )
+    return series, f"expected {START_DTYPE}, got {_shown(series)}"
+
+
+def _impossible(series: pd.Series, column: Column) -> str | None:
+    """Say in one line which values cannot be, or return None."""
+    if len(series) == 0:
+        return None
+    if column.dtype == START_DTYPE:
+        years = series.dt.year
+        bad = series.isna() | (years < FIRST_YEAR) | (years > LAST_YEAR)
+        what = f"missing or outside {FIRST_YEAR}–{LAST_YEAR}"
+    elif column.name in _ADDRESSES:
+        bad = _not_addresses(series)
+        what = "not an IPv4 or IPv6 address"
+    elif column.name in _ENUMS:
+        bad = series.notna() & ~series.isin(_ENUMS[column.name])
+        what = f"not one of {', '.join(_ENUMS[column.name])}"
+    elif column.high is not None:
+        values = series.to_numpy(dtype="float64", na_value=np.nan)
+        bad = pd.Series((values < 0) | (values > column.high), index=series.index)
+        what = f"outside 0 … {column.high:g} {column.unit}"
+    else:
+        return None
+    if not bad.any():
+        return None
+    return f"{_count(bad)} {what}: {_examples(series, bad)}"
+
+
+def _not_addresses(series: pd.Series) -> pd.Series:
+    def is_address(text: object) -> bool:
+        try:
+            ipaddress.ip_address(str(text))
+        except ValueError:
+            return False
+        return True
+
+    codes, distinct = pd.factorize(series, use_na_sentinel=True)
+    valid: NDArray[np.bool_] = np.array([is_address(v) for v in distinct], dtype=bool)
+    good = np.append(valid, np.array([False]))[codes]
+    return pd.Series(~good, index=series.index)
+
+
+def _count(bad: pd.Series) -> str:
+    return f"{int(bad.sum()):,} of {len(bad):,} rows"
+
+
+def _examples(series: pd.Series, bad: pd.Series, most: int = 3) -> str:
+    rows = np.flatnonzero(bad.to_numpy(dtype=bool))[:most]
+    return ", ".join(f"row {i}: {str(series.iloc[i])[:60]!r}" for i in rows)
+
+
+def _shown(series: pd.Series) -> str:
+    first = repr(series.iloc[0])[:60] if len(series) else "no rows"
+    return f"{series.dtype} (first: {first})"
+
+
+def capability(flows: pd.DataFrame) -> NDArray[np.str_]:
+    """Say for each flow the most that its source could see.
+
+    Parameters
+    ----------
+    flows
+        A validated flows table.
+
+    Returns
+    -------
+    numpy.ndarray of str, shape (n_flows,)
+        ``payload``, ``application``, ``packets`` or ``volume``.
+    """
+    return np.select(
+        [
+            flows["src_sampled_bytes"].notna().to_numpy(),
+            flows["app"].notna().to_numpy(),
+            flows["src_packets"].notna().to_numpy(),
+        ],
+        ["payload", "application", "packets"],
+        default="volume",
+    )
+
+
+def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Return `flows` with ``label`` and ``scenario`` filled from a labels table.
+
+    A label row matches a flow in either orientation, so that a flow whose initiator
+    was not seen is still labelled. Later label rows win.
+
+    Parameters
+    ----------
+    flows
+        A validated flows table.
+    labels
+        As `exfilml.read_labels` gives it.
+    """
+    labelled = flows.copy()
+    label = labelled["label"].astype(object).to_numpy().copy()
+    scenario = np.full(len(flows), None, dtype=object)
+    for row in labels.to_dict("records"):
+        match = _ends_match(flows, row, "src", "dst") | _ends_match(
+            flows, row, "dst", "src"
+        )
+        match &= (flows["protocol"] == row["protocol"]).to_numpy()
+        if pd.notna(row["start"]):
+            match &= (flows["start"] >= row["start"]).to_numpy()
+        if pd.notna(row["end"]):
+            match &= (flows["start"] <= row["end"]).to_numpy()
+        label[match] = row["label"]
+        scenario[match] = row["scenario"]
+    labelled["label"] = pd.Series(label, index=flows.index).astype("str")
+    labelled["scenario"] = pd.Series(scenario, index=flows.index).astype("str")
+    return labelled
+
+
+def _ends_match(
+    flows: pd.DataFrame, row: Mapping[Hashable, Any], src: str, dst: str
+) -> NDArray[np.bool_]:
+    match = np.ones(len(flows), dtype=bool)
+    for ours, theirs in (("src", src), ("dst", dst)):
+        for field in ("ip", "port"):
+            value = row[f"{theirs}_{field}"]
+            if pd.notna(value):
+                match &= (flows[f"{ours}_{field}"] == value).to_numpy(dtype=bool)
+    return match

@@ -1,0 +1,119 @@
+"""Finds the files meant by a source, and the reader for each.
+
+Formats are told from content: names lie, and captures have many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, cast
+
+from exfilml.exceptions import SourceError
+from exfilml.sources import _parquet, _pcap
+from exfilml.sources._reading import Reader
+
+READERS: Final[tuple[Reader, ...]] = cast(
+    "tuple[Reader, ...]",
+    (_pcap, _parquet),
+)
+FORMATS: Final = "pcap or pcapng (also .gz), or a flows table in Parquet"
+_HEAD_BYTES: Final = 4096
+_SHOWN: Final = 3
+
+Source = str | os.PathLike[str]
+
+
+def expand(source: Source | Iterable[Source]) -> tuple[list[Path], bool]:
+    """List the files meant, and whether they were named one by one."""
+    if isinstance(source, (str, os.PathLike)):
+        if not os.fspath(source):
+            raise SourceError("A source has an empty name; expected a file or folder.")
+        path = Path(source)
+        # A name that was typed is a name that was meant: nothing is read without it.
+        if not path.exists():
+            raise SourceError(f"{path}: no such file or folder.")
+        if not path.is_dir():
+            return [path], True
+        files = sorted(_walk(path))
+        if not files:
+            raise SourceError(f"{path}: the folder holds no files. Expected {FORMATS}.")
+        return files, False
+    if not isinstance(source, Iterable):
+        raise SourceError(
+            f"Expected a path or a list of paths, got {type(source).__name__}."
+        )
+    named = list(source)
+    if not named:
+        raise SourceError("The list of files is empty. Expected at least one path.")
+    parts = [expand(item) for item in named]
+    return [path for files, _ in parts for path in files], all(s for _, s in parts)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    # Links to folders are not followed: they may go round in circles.
+    for here, _, names in os.walk(folder):
+        yield from (Path(here) / name for name in names)
+
+
+def find_readers(
+    paths: list[Path], *, named: bool
+) -> tuple[list[tuple[Path, Reader | SourceError]], list[str]]:
+    """Find a reader for each file; in folders, pass over those that have none."""
+    found: list[tuple[Path, Reader | SourceError]] = []
+    skipped: list[str] = []
+    for path in paths:
+        try:
+            found.append((path, _detect(path)))
+        except SourceError as error:
+            if len(paths) == 1 and named:
+                raise
+            if named:
+                found.append((path, error))
+            else:
+                skipped.append(str(error))
+    if not any(not isinstance(reader, SourceError) for _, reader in found):
+        reasons = [str(e) for _, e in found if isinstance(e, SourceError)] or skipped
+        raise SourceError(
+            f"None of {len(paths):,} files can be read. {first_few(reasons)}"
+        )
+    notes = []
+    if skipped:
+        notes.append(
+            f"{len(skipped):,} of {len(paths):,} files skipped: no format that exfilml "
+            f"reads. {first_few(skipped)}."
+        )
+    return found, notes
+
+
+def _detect(path: Path) -> Reader:
+    """Find the reader for a file, or say why there is none."""
+    if path.is_dir():
+        raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")
+    if not path.exists():
+        raise SourceError(f"{path}: no such file. Expected {FORMATS}.")
+    if not path.is_file():
+        raise SourceError(f"{path}: not a regular file. Expected {FORMATS}.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
+    if not head:
+        raise SourceError(f"{path}: the file is empty. Expected {FORMATS}.")
+    for reader in READERS:
+        if reader.detect(head):
+            return reader
+    raise SourceError(
+        f"{path}: not a format that exfilml reads (it begins with {head[:8]!r}). "
+        f"Expected {FORMATS}."
+    )
+
+
+def first_few(texts: Iterable[str]) -> str:
+    """Join the first few texts, and say how many are left."""
+    every = list(texts)
+    more = f"; and {len(every) - _SHOWN:,} more" if len(every) > _SHOWN else ""
+    lead = "First: " if len(every) > 1 else ""
+    return lead + "; ".join(text.rstrip(".") for text in every[:_SHOWN]) + more

@@ -1,0 +1,170 @@
+"""Captures: pcap and pcapng, also compressed with gzip.
+
+NFStream meters them in a worker process (`_worker`, `_meter`), with payload sampled
+per direction (`_plugin`). Bytes are IP bytes, times have NFStream's resolution of a
+millisecond.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO, Final
+
+import pandas as pd
+import pyarrow as pa
+
+from exfilml.exceptions import SourceError
+from exfilml.schema import COLUMNS, empty_flows
+from exfilml.sources._job import Job
+from exfilml.sources._reading import (
+    BAD_TIMES,
+    DAMAGED,
+    FRAGMENTED,
+    NO_PACKETS,
+    Options,
+    Reading,
+)
+
+_GZIP: Final = b"\x1f\x8b\x08"
+_CHUNK: Final = 1 << 16
+MAGICS: Final = (
+    b"\xd4\xc3\xb2\xa1",  # microseconds, little-endian
+    b"\xa1\xb2\xc3\xd4",
+    b"\x4d\x3c\xb2\xa1",  # nanoseconds
+    b"\xa1\xb2\x3c\x4d",
+    b"\x34\xcd\xb2\xa1",  # Kuznetzov's variant
+    b"\xa1\xb2\xcd\x34",
+    b"\x0a\x0d\x0d\x0a",  # pcapng
+)
+
+
+def detect(head: bytes) -> bool:
+    """Say from the first bytes whether this is a capture."""
+    if head.startswith(_GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, 4)
+        except zlib.error:
+            return False
+    return head.startswith(MAGICS)
+
+
+def read(path: Path, options: Options) -> Reading:
+    """Read one capture.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, or if the packet engine dies or hangs over it.
+    OptionError
+        If the filter is none.
+    """
+    with path.open("rb") as file:
+        packed = file.read(3) == _GZIP
+    if not packed:
+        return _read_plain(path, path, options)
+    with tempfile.TemporaryDirectory(prefix="exfilml-") as folder:
+        plain = Path(folder) / "capture"
+        loss = _unpack(path, plain)
+        reading = _read_plain(path, plain, options)
+        return Reading(reading.flows, (*loss, *reading.losses))
+
+
+def _unpack(path: Path, plain: Path) -> tuple[tuple[str, str], ...]:
+    """Decompress as far as it goes; say so if that is not to the end.
+
+    Not with the gzip module: at damage it keeps the last good bytes to itself.
+    """
+    try:
+        with path.open("rb") as source, plain.open("wb") as target:
+            whole = _inflate(source, target)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be decompressed to {plain.parent}: {error.strerror}. "
+            "Decompress it yourself, or set TMPDIR to a place with room."
+        ) from error
+    if whole:
+        return ()
+    return (
+        (DAMAGED, f"{path}: the gzip data are cut off or damaged; the rest is lost"),
+    )
+
+
+def _inflate(source: IO[bytes], target: IO[bytes]) -> bool:
+    """Copy what can be decompressed; say whether that was everything."""
+    member = zlib.decompressobj(wbits=31)
+    while data := source.read(_CHUNK):
+        while data:
+            if member.eof:
+                # gzip files may be joined; zeros pad them on tape.
+                data = data.lstrip(b"\0")
+                member = zlib.decompressobj(wbits=31) if data else member
+            try:
+                target.write(member.decompress(data))
+            except zlib.error:
+                return False
+            data = member.unused_data
+    return member.eof
+
+
+def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
+    job = Job(
+        str(plain.resolve()),
+        options.bpf_filter,
+        options.idle_timeout,
+        options.active_timeout,
+        options.decode_tunnels,
+        shown=str(path),
+    )
+    batches, found = options.pool.run(job, options.advance)
+    damage, impossible = found["damage"], int(found["impossible"])
+    flows = _to_frame(batches, path.name)
+    losses = []
+    if damage is not None:
+        losses.append((DAMAGED, f"{path}: damaged capture: it {damage}"))
+    if found["oversized"]:
+        count = f"{found['oversized']:,} packets"
+        text = f"{path}: {count} are longer than the file's own snapshot length"
+        losses.append((DAMAGED, f"{text}, and lost"))
+    if impossible:
+        times = f"{impossible:,} flows with impossible times left out"
+        losses.append((BAD_TIMES, f"{path}: {times}, {len(flows):,} kept"))
+    if found["fragments"]:
+        size = (
+            f"{found['fragments']:,} IP fragments ({found['fragment_bytes']:,} bytes)"
+        )
+        text = f"{path}: {size} are not counted: the engine sees first fragments only"
+        losses.append((FRAGMENTED, text))
+    if not len(flows) and not impossible:
+        asked = f" that match {options.bpf_filter!r}" if options.bpf_filter else ""
+        losses.append((NO_PACKETS, f"{path}: capture holds no IP packets{asked}"))
+    return Reading(flows, tuple(losses))
+
+
+def _to_frame(batches: list[pa.RecordBatch], sensor: str) -> pd.DataFrame:
+    """Make a typed flows table of the worker's batches."""
+    if not batches:
+        return empty_flows()
+    table = pa.Table.from_batches(batches)
+    columns = {}
+    for column in COLUMNS:
+        if column.name in table.column_names:
+            values = table.column(column.name)
+            if column.dtype == "Int64":
+                series = values.to_pandas(
+                    types_mapper={pa.int64(): pd.Int64Dtype()}.get
+                )
+            elif column.dtype == "boolean":
+                series = values.to_pandas(
+                    types_mapper={pa.bool_(): pd.BooleanDtype()}.get
+                )
+            else:
+                series = values.to_pandas().astype(column.dtype)
+            columns[column.name] = series
+        else:
+            value = sensor if column.name == "sensor" else None
+            columns[column.name] = pd.Series(
+                [value] * table.num_rows, dtype=column.dtype
+            )
+    return pd.DataFrame(columns)

@@ -1,0 +1,150 @@
+"""Counts by key: mergeable, bounded tables of sums and peaks.
+
+Keys are 64-bit hashes of names, so that a table is a few plain arrays, small in a
+model file and fast to look up. A table that outgrows `MAX_KEYS` forgets its rarest
+keys first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_KEYS: Final = 1_000_000
+
+# Value columns that merge by maximum; all others merge by sum.
+PEAKS: Final = frozenset({"peak_bits"})
+
+
+def hash_names(names: pd.Series) -> NDArray[np.uint64]:
+    """Hash each name to 64 bits; equal names give equal hashes on every machine."""
+    codes, distinct = pd.factorize(names, use_na_sentinel=True)
+    hashes = np.zeros(len(distinct) + 1, dtype=np.uint64)
+    if len(distinct):
+        texts = np.array([str(v) for v in distinct], dtype=object)
+        hashes[:-1] = pd.util.hash_array(texts, categorize=False)
+    return hashes[codes]
+
+
+def combine(*hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Combine hashes of the parts of a key, in order (splitmix64 finaliser)."""
+    mixed = np.full(len(hashes[0]), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for part in hashes:
+        mixed = (mixed ^ part) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts by key.
+
+    Attributes
+    ----------
+    keys
+        uint64, shape (n_keys,), strictly increasing.
+    first, second
+        uint64, shape (n_keys,): hashes of the first and second part of each key
+        (zeros where there is none).
+    values
+        float64 arrays of shape (n_keys,) by name.
+    """
+
+    keys: NDArray[np.uint64]
+    first: NDArray[np.uint64]
+    second: NDArray[np.uint64]
+    values: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def group(
+        cls,
+        parts: tuple[NDArray[np.uint64], ...],
+        values: Mapping[str, NDArray[np.float64]],
+        n_rows: int,
+    ) -> Tally:
+        """Count rows by the combination of `parts`; no parts is one key for all."""
+        nothing = np.zeros(n_rows, dtype=np.uint64)
+        keys = combine(*parts) if parts else nothing
+        first = parts[0] if parts else nothing
+        second = parts[1] if len(parts) > 1 else nothing
+        return cls._reduce(keys, first, second, values)
+
+    @classmethod
+    def _reduce(
+        cls,
+        keys: NDArray[np.uint64],
+        first: NDArray[np.uint64],
+        second: NDArray[np.uint64],
+        values: Mapping[str, NDArray[np.float64]],
+    ) -> Tally:
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(keys)])
+        reduced = {
+            name: _REDUCERS[name in PEAKS](column[order], starts)
+            for name, column in values.items()
+        }
+        at = order[starts]
+        tally = cls(ordered[starts], first[at], second[at], reduced)
+        return tally if len(starts) <= MAX_KEYS else tally._most_frequent()
+
+    def _most_frequent(self) -> Tally:
+        count = self.values.get("n", self.values.get("judged"))
+        assert count is not None
+        keep = np.sort(np.argsort(-count, kind="stable")[:MAX_KEYS])
+        return Tally(
+            self.keys[keep],
+            self.first[keep],
+            self.second[keep],
+            {name: column[keep] for name, column in self.values.items()},
+        )
+
+    def merge(self, other: Tally) -> Tally:
+        """Return the tally of both row sets together."""
+        return self._reduce(
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.first, other.first]),
+            np.concatenate([self.second, other.second]),
+            {
+                name: np.concatenate([column, other.values[name]])
+                for name, column in self.values.items()
+            },
+        )
+
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the row of each key, −1 where it was never seen."""
+        if len(self.keys) == 0:
+            return np.full(len(keys), -1, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, -1)
+
+    def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return a value for rows that `find` gave; 0 where never seen."""
+        return np.append(self.values[name], 0.0)[rows]
+
+    @cached_property
+    def by_second(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Distinct second parts and how many keys (hosts) each appears in."""
+        distinct, counts = np.unique(self.second, return_counts=True)
+        return distinct, counts
+
+    @cached_property
+    def singletons(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Distinct first parts and how many of their keys were seen only once."""
+        once = self.first[self.values["n"] == 1]
+        distinct, counts = np.unique(once, return_counts=True)
+        return distinct, counts
+
+
+_REDUCERS: Final = {
+    False: lambda column, at: np.add.reduceat(column, at) if len(at) else column[:0],
+    True: lambda column, at: np.maximum.reduceat(column, at) if len(at) else column[:0],
+}

@@ -1,0 +1,108 @@
+"""Rankings and model cards as text for a terminal.
+
+Each row of a ranking is a line of facts and, under it, the reasons in full: an
+analyst reads the reasons, so they get the width. Nothing that came from a packet
+reaches the terminal unescaped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from typing import Any, Final
+
+import click
+import pandas as pd
+
+from exfilml.export import printable
+from exfilml.features import human_bytes
+
+WIDTH: Final = 110
+LONGEST_PLACE: Final = 40
+HEADER: Final = (
+    *("#", "bits", "", "first seen (UTC)", "local", "place", "port", "app"),
+    *("up", "down"),
+)
+RIGHT: Final = frozenset({"#", "bits", "port", "up", "down", "flows"})
+INDENT: Final = "       "
+
+
+def ranking_text(ranking: pd.DataFrame) -> str:
+    """Lay out a ranking of flows or cases, a line of facts and the reasons under it."""
+    if len(ranking) == 0:
+        return "no flows\n"
+    rows = [_facts(row) for row in ranking.to_dict("records")]
+    # A row is a case or a flow; a flow shows which case it belongs to.
+    header = (*HEADER, "flows" if "flows" in ranking else "case")
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    width = (
+        shutil.get_terminal_size().columns
+        if sys.stdout is not None and sys.stdout.isatty()
+        else WIDTH
+    )
+    lines = [click.style(_line(header, widths), underline=True)]
+    for row, reasons, alert in zip(
+        rows, ranking["reasons"], ranking["alert"], strict=True
+    ):
+        lines.append(click.style(_line(row, widths), bold=bool(alert)))
+        lines += textwrap.wrap(
+            printable(reasons),
+            max(width, 60),
+            initial_indent=INDENT,
+            subsequent_indent=INDENT,
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _facts(row: dict[Any, Any]) -> tuple[str, ...]:
+    seen = row["first_seen"] if "first_seen" in row else row["start"]
+    place = printable(str(row["place"]))
+    if len(place) > LONGEST_PLACE:
+        place = place[: LONGEST_PLACE - 1] + "…"
+    return (
+        str(row["rank"]),
+        f"{row['suspicion']:.1f}",
+        "ALERT" if row["alert"] else "",
+        f"{seen:%Y-%m-%d %H:%M}",
+        printable(str(row["local_ip"])),
+        place,
+        "many" if pd.isna(row["dst_port"]) else str(row["dst_port"]),
+        printable(row["app"]) if isinstance(row["app"], str) else "?",
+        human_bytes(row["up_bytes"]),
+        human_bytes(row["down_bytes"]),
+        str(row["flows"] if "flows" in row else row["case"]),
+    )
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    padded = (
+        cell.rjust(width) if name in RIGHT else cell.ljust(width)
+        for cell, width, name in zip(cells, widths, (*HEADER, "flows"), strict=True)
+    )
+    return "  ".join(padded).rstrip()
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """Lay out what `exfilml.persistence.model_card` gave."""
+    first, last = (str(t)[:16].replace("T", " ") for t in card["window"])
+    libraries = ", ".join(f"{k} {v}" for k, v in card["libraries"].items())
+    lines = [
+        f"exfilml model, protocol {card['protocol']}",
+        f"made by        exfilml {card['exfilml']} with {libraries}",
+        f"trained on     {card['flows']:,} flows of {card['hosts']:,} local hosts",
+        f"window         {first} to {last} UTC",
+        f"home networks  {', '.join(card['home'])}",
+        f"alert budget   {card['parameters']['alerts_per_day']:g} cases a day",
+    ]
+    for name, about in card["capabilities"].items():
+        cal = about["calibration"]
+        lines += [
+            "",
+            f"seeing {name}",
+            f"  {about['trees']} trees of {about['max_samples']} flows each",
+            f"  calibrated on {cal['flows']:,} flows in {cal['cases']:,} cases",
+            f"  of {cal['days']:g} days ({cal['cases_per_day']:,} cases a day)",
+            *(f"  {f:20} {what}" for f, what in about["features"].items()),
+        ]
+    return "\n".join(lines) + "\n"

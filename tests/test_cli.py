@@ -1,0 +1,279 @@
+"""The command line: outputs that parse, one line for each mistake, exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sites import office, theft
+
+from exfilml import cli
+from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS
+from exfilml.sources import write_flows
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A baseline, a test day with a theft, and a model, as files."""
+    folder = tmp_path_factory.mktemp("site")
+    write_flows(office(600), folder / "baseline.parquet")
+    day = office(300, seed=1, days=2, first_day="2026-03-09")
+    hostile = theft(day).assign(server_name="=cmd|'/c calc'!A1.\x1b[31mevil.example")
+    day = pd.concat([day, theft(day, dst_port=4444), hostile], ignore_index=True)
+    write_flows(day, folder / "today.parquet")
+    arguments = [str(folder / "baseline.parquet"), "--model", str(folder / "m.exfilml")]
+    assert cli.run(["train", *arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(capfd):
+    """Run the command line; give exit status, standard output and error."""
+
+    def run(*arguments):
+        status = cli.run([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_train_says_what_it_learned_from(site, run):
+    status, out, err = run(
+        "train", site / "baseline.parquet", "--model", site / "n.exfilml", "--seed", 3
+    )
+    assert (status, out) == (0, "")
+    assert "600 flows of 10 local hosts" in err
+    assert (site / "n.exfilml").exists()
+
+
+def test_rank_shows_the_theft_first(site, run):
+    status, out, err = run(
+        "rank", site / "today.parquet", "--model", site / "m.exfilml"
+    )
+    assert status == 0
+    first = out.splitlines()[1]
+    assert "ALERT" in first
+    assert "302 flows read" in err
+
+
+def test_nothing_from_a_packet_reaches_the_terminal_unescaped(site, run):
+    _, out, _ = run("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    assert "\x1b[31m" not in out
+
+
+@pytest.mark.parametrize(
+    ("by", "columns"), [("flow", FLOW_COLUMNS), ("case", CASE_COLUMNS)]
+)
+def test_every_format_parses_to_the_same_rows(site, run, by, columns):
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml", "--by", by)
+    csv, js, lines = (run(*base, "--format", f)[1] for f in ("csv", "json", "jsonl"))
+    from_csv = pd.read_csv(io.StringIO(csv))
+    from_json = json.loads(js)
+    from_lines = [json.loads(line) for line in lines.splitlines()]
+    assert tuple(from_csv.columns) == columns == tuple(from_json[0])
+    assert from_json == from_lines
+    assert from_csv["case"].tolist() == [row["case"] for row in from_json]
+    assert from_csv["rank"].tolist() == [row["rank"] for row in from_json]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_out_writes_a_file_and_nothing_to_stdout(site, run, tmp_path, suffix):
+    out_file = tmp_path / f"cases.{suffix}"
+    status, out, _ = run(
+        "rank", site / "today.parquet", "--model", site / "m.exfilml", "--out", out_file
+    )
+    assert (status, out) == (0, "")
+    assert out_file.stat().st_size > 1000
+    assert [p.name for p in tmp_path.iterdir()] == [out_file.name]
+
+
+def test_formulas_in_csv_are_disarmed(site, run):
+    _, out, _ = run(
+        *("rank", site / "today.parquet", "--model", site / "m.exfilml"),
+        *("--format", "csv"),
+    )
+    table = pd.read_csv(io.StringIO(out))
+    names = table["server_name"].dropna()
+    assert names.str.startswith("'=cmd").any()
+    assert not names.str.startswith("=").any()
+
+
+def test_top_and_budget_and_rate(site, run):
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    _, out, _ = run(*base, "--format", "json", "--top", 3)
+    assert len(json.loads(out)) == 3
+    _, few, _ = run(*base, "--format", "json", "--alerts-per-day", 1)
+    _, many, _ = run(*base, "--format", "json", "--alerts-per-day", 100)
+    assert sum(r["alert"] for r in json.loads(few)) < sum(
+        r["alert"] for r in json.loads(many)
+    )
+    assert run(*base, "--fdr", 0.2)[0] == 0
+
+
+def test_home_networks_can_be_overridden(site, run):
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    _, out, _ = run(*base, "--format", "json", "--home", "203.0.113.0/24", "--top", 400)
+    assert {r["direction"] for r in json.loads(out)} >= {"inbound", "external"}
+
+
+def test_inspect_shows_the_card(site, run):
+    status, out, _ = run("inspect", site / "m.exfilml")
+    assert status == 0
+    assert "600 flows of 10 local hosts" in out
+    _, out, _ = run("inspect", site / "m.exfilml", "--json")
+    assert json.loads(out)["flows"] == 600
+
+
+def test_the_shipped_model_is_used_without_one(site, run):
+    status, out, err = run("rank", site / "today.parquet", "--top", 3)
+    assert status == 0
+    assert "shipped model" in err
+    assert len(out.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (("rank", "nowhere.pcap"), ["nowhere.pcap"]),
+        (("rank", "{today}", "--model", "nowhere.exfilml"), ["nowhere.exfilml"]),
+        (("rank", "{today}", "--model", "{today}"), ["no exfilml model file"]),
+        (("rank", "{today}", "--out", "x.docx"), [".csv"]),
+        (("rank", "{today}", "--out", "no/such/folder/x.csv"), ["does not exist"]),
+        (("rank", "{today}", "--model", "{model}", "--top", "0"), ["top"]),
+        (("rank", "{today}", "--model", "{model}", "--fdr", "2"), ["between 0 and 1"]),
+        (("rank", "{today}", "--model", "{model}", "--home", "moon"), ["moon"]),
+        (
+            ("rank", "{today}", "--model", "{model}", "--fdr", ".1")
+            + ("--alerts-per-day", "3"),
+            ["give one"],
+        ),
+        (("train", "{today}", "--model", "no/such/m.exfilml"), ["does not exist"]),
+        (("flows", "{today}", "--out", "x.txt"), ["x.txt"]),
+        (("inspect", "nowhere.exfilml"), ["nowhere.exfilml"]),
+    ],
+)
+def test_each_mistake_gives_one_line_and_status_2(site, run, arguments, texts):
+    places = {"today": site / "today.parquet", "model": site / "m.exfilml"}
+    status, out, err = run(*(a.format(**places) for a in arguments))
+    assert (status, out) == (2, "")
+    lines = [x for x in err.splitlines() if not x.startswith("no --model given")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for text in texts:
+        assert text in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("rank",), ("nosuch",), ("rank", "--nosuch")]
+)
+def test_wrong_usage_shows_usage_and_status_2(run, arguments):
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert "Usage: exfilml" in out + err
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("rank", "-h"), ("--version",)])
+def test_help_and_version(run, arguments):
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "")
+    assert "exfilml" in out
+
+
+def test_help_is_quick():
+    """Under 0.4 s of processor time, the best of five: a busy machine only adds."""
+    times = []
+    for _ in range(5):
+        begin = os.times()
+        subprocess.run(
+            [sys.executable, "-m", "exfilml", "--help"], check=True, capture_output=True
+        )
+        end = os.times()
+        times.append(end.children_user - begin.children_user)
+    assert min(times) < 0.4
+
+
+def test_ctrl_c_leaves_no_output_and_says_so(site, tmp_path):
+    """An interrupt in the middle of training writes no model, nor half of one."""
+    big = tmp_path / "big.parquet"
+    write_flows(office(400_000), big)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exfilml", "train", str(big)]
+        + ["--model", str(tmp_path / "m.exfilml"), "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the machine was faster than the interrupt")
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["big.parquet"]
+
+
+def test_a_reader_that_closes_early_is_no_error(site):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exfilml", "rank", str(site / "today.parquet")]
+        + ["--model", str(site / "m.exfilml"), "--format", "jsonl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(timeout=60) in (0, 1)
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_place_is_named(site, run, tmp_path):
+    tmp_path.chmod(0o500)
+    status, _, err = run(
+        "rank", site / "today.parquet", "--out", tmp_path / "cases.csv"
+    )
+    assert status == 2
+    assert "may not be written to" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_stdout_is_one_line(site):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "exfilml", "inspect", str(site / "m.exfilml")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the output cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_does_not_break_the_run(site, closed):
+    done = subprocess.run(
+        f'"{sys.executable}" -m exfilml rank "{site}/today.parquet" '
+        f'--model "{site}/m.exfilml" --out "{site}/closed.csv" {closed}',
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (site / "closed.csv").stat().st_size > 1000

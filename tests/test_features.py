@@ -1,0 +1,150 @@
+"""Evidence: directed, vectorised, and NaN where it cannot be judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sites import office, theft
+
+from exfilml.baseline import Baseline, Observed
+from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_bytes
+from exfilml.features.accumulation import Cases
+from exfilml.places import PRIVATE_NETWORKS, orient
+
+ALL = FlowFeatures(payload=True)
+
+
+@pytest.fixture(scope="module")
+def baseline():
+    return Baseline.learn(Observed.of(orient(office(1500), PRIVATE_NETWORKS)))
+
+
+def ask(flows, baseline) -> Asked:
+    oriented = orient(flows, PRIVATE_NETWORKS)
+    return Asked(oriented, Observed.of(oriented), baseline)
+
+
+def evidence(flows, baseline) -> pd.DataFrame:
+    return ALL.table(ask(flows, baseline))
+
+
+def test_every_feature_is_defined_and_has_a_family():
+    assert {f.family for f in FEATURES} == set(FAMILIES)
+    assert len({f.name for f in FEATURES}) == len(FEATURES)
+    for feature in FEATURES:
+        assert feature.definition.endswith("."), feature.name
+        assert feature.unit in {"bits", "share"}
+
+
+def test_normal_flows_show_little_and_never_negative_evidence(baseline):
+    table = evidence(office(400, seed=3, first_day="2026-03-09"), baseline)
+    assert (table >= 0).all(axis=None)
+    assert (table.median() < 0.5).all()
+
+
+def test_each_family_sees_a_theft(baseline):
+    table = evidence(theft(office(200, seed=3)), baseline)
+    for family in FAMILIES:
+        columns = [f.name for f in FEATURES if f.family == family]
+        assert table[columns].max(axis=None) > 1.0, family
+
+
+@pytest.mark.parametrize("feature", [f.name for f in FEATURES])
+def test_more_upload_never_lowers_evidence(feature, baseline):
+    sizes = [10**k for k in range(2, 10)]
+    flows = pd.concat([theft(office(50), up=u) for u in sizes], ignore_index=True)
+    values = evidence(flows, baseline)[feature].to_numpy()
+    assert (np.diff(values) >= -1e-12).all()
+
+
+def test_without_payload_its_evidence_is_missing_not_zero(baseline):
+    table = evidence(office(50, payload=False), baseline)
+    for feature in FEATURES:
+        assert table[feature.name].isna().all() == feature.needs_payload
+
+
+def test_no_rows_in_no_rows_out(baseline):
+    table = evidence(office(10).iloc[:0], baseline)
+    assert table.shape == (0, len(FEATURES))
+
+
+def test_an_empty_baseline_knows_nothing_and_does_not_break():
+    nothing = Baseline.learn(Observed.of(orient(office(5).iloc[:0], PRIVATE_NETWORKS)))
+    table = evidence(office(20), nothing)
+    assert np.isfinite(table.to_numpy()).all()
+
+
+def test_row_order_does_not_matter_and_the_index_is_kept(baseline):
+    flows = office(100, seed=5)
+    mixed = flows.sample(frac=1.0, random_state=0)
+    pd.testing.assert_frame_equal(
+        evidence(mixed, baseline).sort_index(), evidence(flows, baseline)
+    )
+
+
+def test_encryption_where_it_is_usual_is_no_surprise(baseline):
+    """TLS on 443 is opaque all day; the same bytes without a handshake are not."""
+    tls = office(400, seed=7)
+    tls = tls[tls["dst_port"] == 443].iloc[:1]
+    raw = theft(tls, up=2000, dst_port=443)
+    usual = evidence(tls, baseline)["concealed"].iloc[0]
+    strange = evidence(raw, baseline)["concealed"].iloc[0]
+    assert usual < 0.1
+    assert strange > 3.0
+
+
+def test_the_registry_speaks_where_the_baseline_is_silent(baseline):
+    """SMTP on 587 is silent although nobody used it before; raw bytes there shout."""
+    smtp = office(400, seed=7)
+    smtp = smtp[smtp["dst_port"] == 25].iloc[:1].assign(dst_port=587)
+    raw = theft(smtp, dst_port=587)
+    assert evidence(smtp, baseline)["mismatch"].iloc[0] < 0.5
+    assert evidence(raw, baseline)["mismatch"].iloc[0] > 4.0
+
+
+def test_novelty_is_more_surprising_where_it_is_rare(baseline):
+    """A new place means more for a service whose places never change."""
+    flows = pd.concat([theft(office(20), dst_port=p) for p in (443, 25)])
+    new = evidence(flows.reset_index(drop=True), baseline)["new_place_service"]
+    assert (new > 0).all()
+
+
+def test_known_places_are_not_new(baseline):
+    again = office(1500)
+    novel = [f.name for f in FEATURES if f.family == "novelty"]
+    assert (evidence(again, baseline)[novel] == 0).all(axis=None)
+
+
+def test_a_case_adds_up_its_day(baseline):
+    """Forty small uploads to one place weigh as their sum."""
+    drip = pd.concat([theft(office(20), up=25_000)] * 40, ignore_index=True)
+    cases = Cases.of(ask(drip, baseline))
+    assert cases.n_cases == 1
+    assert cases.day_up[0] == 40 * 25_000
+    assert cases.excess[0] > Cases.of(ask(drip.iloc[:1], baseline)).excess[0] + 5
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (48_000_000, "48 MB"),
+        (999_999, "1.0 MB"),
+        (10**16, "10000 TB"),
+    ],
+)
+def test_bytes_as_an_analyst_reads_them(count, expected):
+    assert human_bytes(count) == expected
+
+
+def test_reasons_carry_the_numbers(baseline):
+    asked = ask(theft(office(50)), baseline)
+    said = {f.name: f.reason(asked)[0] for f in FEATURES}
+    assert "5.0 MB" in said["volume_host"]
+    assert "10.20.0.12" in said["volume_host"]
+    assert "no TLS, SSH or other handshake" in said["concealed"]
+    assert "(0 of 10 hosts)" in said["new_place_host"]
+    assert "tcp/8443" in said["mismatch"]

@@ -1,0 +1,170 @@
+"""What an address, a name or a port is."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exfilml.exceptions import OptionError
+from exfilml.places import (
+    PRIVATE_NETWORKS,
+    iana_services,
+    is_registered,
+    orient,
+    parse_networks,
+    registered_domain,
+    remote_network,
+    service,
+)
+from exfilml.schema import validate_flows
+
+
+def flow(src="10.0.0.5", dst="203.0.113.7", port=443, protocol=6, **columns):
+    return validate_flows(
+        pd.DataFrame(
+            {
+                "start": pd.to_datetime(["2026-03-02T08:00:00Z"]),
+                "src_ip": src,
+                "src_port": 40000,
+                "dst_ip": dst,
+                "dst_port": port,
+                "protocol": protocol,
+                "src_bytes": 1000,
+                "dst_bytes": 70,
+                **columns,
+            }
+        )
+    )
+
+
+def one(table, column):
+    return table[column].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "expected"),
+    [
+        ("10.0.0.5", "203.0.113.7", "outbound"),
+        ("203.0.113.7", "10.0.0.5", "inbound"),
+        ("10.0.0.5", "192.168.1.1", "internal"),
+        ("203.0.113.7", "198.51.100.1", "external"),
+        ("fd00::1", "2001:db8::1", "outbound"),
+        ("fe80::1", "fd00::2", "internal"),
+        ("127.0.0.1", "127.0.0.1", "internal"),
+        ("10.0.0.5", "224.0.0.251", "internal"),
+        ("10.0.0.5", "255.255.255.255", "internal"),
+        ("0.0.0.0", "255.255.255.255", "unknown"),
+        ("::ffff:10.0.0.5", "203.0.113.7", "outbound"),
+    ],
+)
+def test_direction_follows_the_home_networks(src, dst, expected):
+    assert one(orient(flow(src, dst), PRIVATE_NETWORKS), "direction") == expected
+
+
+def test_up_is_local_to_remote_whoever_opened_the_connection():
+    opened = orient(flow(), PRIVATE_NETWORKS)
+    accepted = orient(flow("203.0.113.7", "10.0.0.5", 22), PRIVATE_NETWORKS)
+    assert (one(opened, "up_bytes"), one(opened, "down_bytes")) == (1000, 70)
+    assert (one(accepted, "up_bytes"), one(accepted, "down_bytes")) == (70, 1000)
+    assert one(accepted, "local_ip") == "10.0.0.5"
+    assert one(accepted, "remote_ip") == "203.0.113.7"
+
+
+def test_without_a_local_end_up_is_initiator_to_responder():
+    table = orient(flow("203.0.113.7", "198.51.100.1"), PRIVATE_NETWORKS)
+    assert (one(table, "local_ip"), one(table, "up_bytes")) == ("203.0.113.7", 1000)
+
+
+def test_home_networks_override_the_private_ones():
+    home = parse_networks(["203.0.113.0/24"])
+    assert one(orient(flow(), home), "direction") == "inbound"
+
+
+@pytest.mark.parametrize("bad", [["10.0.0.0/33"], ["office"], [""], []])
+def test_a_home_network_that_is_none_is_named(bad):
+    with pytest.raises(OptionError, match="home network"):
+        parse_networks(bad)
+
+
+def test_multicast_and_broadcast_are_named():
+    assert one(orient(flow(dst="224.0.0.251"), PRIVATE_NETWORKS), "place") == (
+        "multicast 224.0.0.251"
+    )
+    assert one(orient(flow(dst="255.255.255.255"), PRIVATE_NETWORKS), "place") == (
+        "broadcast 255.255.255.255"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cdn7.static.example.com", "example.com"),
+        ("WWW.Example.CO.UK.", "example.co.uk"),
+        ("bucket.s3.amazonaws.com", "bucket.s3.amazonaws.com"),
+        ("host.example.com:8080", "example.com"),
+        ("printer", "printer"),
+        ("203.0.113.7", None),
+        ("203.0.113.7:8080", None),
+        ("[2001:db8::1]", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_registered_domain(name, expected):
+    assert registered_domain(pd.Series([name], dtype="str"))[0] == expected
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_no_name_breaks_the_domain(names):
+    """Names come from packets: any text gives a name or None."""
+    for domain in registered_domain(pd.Series(names, dtype="str")):
+        assert domain is None or isinstance(domain, str)
+
+
+@given(st.ip_addresses())
+def test_every_address_lies_in_its_network(address):
+    import ipaddress
+
+    network = remote_network(pd.Series([str(address)]))[0]
+    assert address in ipaddress.ip_network(str(network))
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "expected", "registered"),
+    [
+        (443, 6, "https", True),
+        (443, 17, "https/udp", True),
+        (53, 17, "domain/udp", True),
+        (8443, 6, "tcp/8443", False),
+        (40001, 6, "tcp/high", False),
+        (0, 1, "icmp", True),
+        (0, 47, "gre", True),
+        (0, 200, "ip-200", True),
+    ],
+)
+def test_services_are_named_by_the_registry(port, protocol, expected, registered):
+    names = pd.Series(service(flow(port=port, protocol=protocol)))
+    assert names[0] == expected
+    assert bool(is_registered(names)[0]) == registered
+
+
+def test_passive_ftp_is_one_service_over_all_ports():
+    flows = pd.concat([flow(port=p, app="FTP_DATA") for p in (20, 41000, 52000)])
+    assert set(service(flows)) == {"ftp-data"}
+
+
+def test_the_registry_ships_with_the_package():
+    assert iana_services()[6, 22] == "ssh"
+    assert len(iana_services()) > 250
+
+
+def test_volume_takes_headers_off_where_payload_is_not_visible():
+    """A pure download acknowledges: that is no upload."""
+    acks = flow(src_bytes=52 * 100, src_packets=100, dst_bytes=150_000, dst_packets=100)
+    assert one(orient(acks, PRIVATE_NETWORKS), "up_volume") == 0
+    seen = flow(src_payload_bytes=700)
+    assert one(orient(seen, PRIVATE_NETWORKS), "up_volume") == 700
+    bare = flow()
+    assert one(orient(bare, PRIVATE_NETWORKS), "up_volume") == 1000

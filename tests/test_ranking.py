@@ -1,0 +1,157 @@
+"""Ordered, explained tables of flows and cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sites import office, theft
+
+from exfilml import Detector, rank_cases, rank_flows, score_flows
+from exfilml.exceptions import CalibrationWarning, OptionError
+from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS, SCORE_COLUMNS
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector(random_state=0, n_estimators=50).fit(office(1500))
+
+
+@pytest.fixture(scope="module")
+def flows():
+    normal = office(600, seed=1, days=2, first_day="2026-03-09")
+    drip = pd.concat([theft(normal, up=30_000, dst_port=4444)] * 20)
+    return pd.concat([normal, theft(normal), drip], ignore_index=True)
+
+
+def test_flows_come_worst_first_with_all_columns(detector, flows):
+    ranking = rank_flows(detector, flows)
+    assert tuple(ranking.columns) == FLOW_COLUMNS
+    assert ranking["suspicion"].is_monotonic_decreasing
+    assert ranking["rank"].tolist() == list(range(1, len(flows) + 1))
+    assert ranking.index[0] == 600
+    assert flows.loc[ranking.index[0], "dst_ip"] == ranking["dst_ip"].iloc[0]
+
+
+def test_cases_come_worst_first_with_all_columns(detector, flows):
+    ranking = rank_cases(detector, flows)
+    assert tuple(ranking.columns) == CASE_COLUMNS
+    assert ranking["suspicion"].is_monotonic_decreasing
+    assert set(ranking["dst_port"].iloc[:2]) == {8443, 4444}
+    assert ranking["flows"].sum() == len(flows)
+    assert ranking["up_bytes"].sum() == flows["src_bytes"].sum()
+
+
+def test_a_drip_is_one_case(detector, flows):
+    ranking = rank_cases(detector, flows)
+    drip = ranking[ranking["dst_port"] == 4444].iloc[0]
+    assert drip["flows"] == 20
+    assert "20 flows, 600 kB in a day" in drip["reasons"]
+
+
+def test_reasons_say_what_and_how_much(detector, flows):
+    reasons = rank_flows(detector, flows, top=1)["reasons"].iloc[0]
+    for part in ("5.0 MB", "10.20.0.12", "tcp/8443"):
+        assert part in reasons
+
+
+def test_scores_keep_order_and_index(detector, flows):
+    shuffled = flows.sample(frac=1.0, random_state=0)
+    scores = score_flows(detector, shuffled)
+    assert tuple(scores.columns) == SCORE_COLUMNS
+    pd.testing.assert_index_equal(scores.index, shuffled.index)
+    pd.testing.assert_frame_equal(scores.sort_index(), score_flows(detector, flows))
+    assert np.array_equal(scores["suspicion"], -detector.score_samples(shuffled))
+
+
+def test_a_flow_is_alerted_when_its_case_is(detector, flows):
+    by_flow = rank_flows(detector, flows).set_index("case")["alert"]
+    by_case = rank_cases(detector, flows).set_index("case")["alert"]
+    assert (by_flow == by_case.loc[by_flow.index]).all()
+    scored = score_flows(detector, flows)
+    assert scored["alert"].iloc[600]
+    assert scored["alert"].iloc[601:].all()
+
+
+def test_a_smaller_budget_alerts_less(detector, flows):
+    counts = [
+        int(rank_cases(detector, flows, alerts_per_day=b)["alert"].sum())
+        for b in (1, 5, 50)
+    ]
+    assert counts == sorted(counts)
+    assert counts[0] >= 2
+
+
+def test_a_false_discovery_rate_instead_of_a_budget(detector, flows):
+    assert rank_cases(detector, flows, fdr=0.9)["alert"].sum() >= 2
+    with pytest.raises(OptionError, match="give one"):
+        rank_cases(detector, flows, fdr=0.1, alerts_per_day=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"top": 0}, "top"),
+        ({"alerts_per_day": 0}, "alerts per day"),
+        ({"alerts_per_day": float("nan")}, "alerts per day"),
+        ({"fdr": 1.5}, "false discovery rate"),
+    ],
+)
+def test_bad_options_are_named(detector, flows, options, text):
+    with pytest.raises(OptionError, match=text):
+        rank_cases(detector, flows, **options)
+
+
+def test_a_budget_that_the_block_cannot_support_is_said(detector, flows):
+    with pytest.warns(CalibrationWarning, match="would have to cover 100 days"):
+        rank_cases(detector, flows, alerts_per_day=0.01)
+
+
+@pytest.mark.parametrize("ranker", [rank_flows, rank_cases, score_flows])
+def test_no_rows_in_no_rows_out(detector, flows, ranker):
+    empty, full = ranker(detector, flows.iloc[:0]), ranker(detector, flows)
+    assert len(empty) == 0
+    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
+
+
+@pytest.mark.parametrize("ranker", [rank_flows, rank_cases])
+def test_top_cuts_and_changes_nothing_else(detector, flows, ranker):
+    cut, whole = ranker(detector, flows, top=1), ranker(detector, flows)
+    assert cut.attrs == whole.attrs
+    assert cut.attrs["total"] == len(whole)
+    assert cut.attrs["alerted"] == whole["alert"].sum()
+    pd.testing.assert_frame_equal(
+        ranker(detector, flows, top=7), ranker(detector, flows).iloc[:7]
+    )
+
+
+def test_what_could_not_be_judged_is_said(detector, flows):
+    scores = score_flows(detector, flows)
+    tls = flows["src_handshake"] == "tls"
+    assert (scores.loc[tls, "not_visible"] == "payload inside tls, process").all()
+    bare = office(30, payload=False)
+    scores = score_flows(detector, bare)
+    assert set(scores["capability"]) == {"packets"}
+    assert set(scores["not_visible"]) == {"payload, application, process"}
+
+
+def test_cases_have_the_same_name_in_every_run(detector, flows):
+    a = rank_cases(detector, flows)
+    b = rank_cases(detector, flows.iloc[300:])
+    shared = a.merge(b, on=["local_ip", "place", "src_ip", "dst_ip", "protocol"])
+    shared = shared[shared["dst_port_x"] == shared["dst_port_y"]]
+    assert len(shared) > 50
+    assert (shared["case_x"] == shared["case_y"]).all()
+
+
+def test_a_case_over_changing_ports_has_no_port(detector):
+    normal = office(100, seed=1)
+    data = pd.concat(
+        [
+            theft(normal, up=9000, dst_port=p).assign(app="FTP_DATA")
+            for p in (4001, 4002)
+        ]
+    )
+    ranking = rank_cases(detector, data)
+    assert len(ranking) == 1
+    assert pd.isna(ranking["dst_port"].iloc[0])
