@@ -13,7 +13,7 @@ One file because the audit of the arrays belongs beside their meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 
     from exfilml._compiled._boxes import Boxes
     from exfilml._compiled._dense import Dense
-    from exfilml._compiled._walk import Steps
+    from exfilml._compiled._walk import Nodes, Steps
 
 LEAF: Final = -1
 # scikit-learn grows isolation trees to ⌈log2(max_samples)⌉ levels.
 DEEPEST: Final = 64
+MOST_ROWS: Final = 2**53
+# Logarithms differ in the last bits between processors.
+LENGTH_ERROR: Final = 1e-9
 # All nodes of a tree at once, or a walk? While a row takes one step down a tree, a
 # block of rows is compared with this many nodes; measured on evidence of real flows
 # by `python tests/benchmarks/bench_forest.py --crossovers`.
@@ -59,9 +62,11 @@ class Trees:
         int32: children, counted from the first node of the forest; 0 for leaves.
     missing_left
         uint8: whether a missing value goes left.
+    rows
+        int64: training rows that reached the node.
     value
-        float64: for a leaf its path length (depth plus the expected rest of the
-        path); for an inner node the mean of its leaves over the training rows.
+        float64: for a leaf its path length, depth plus the expected rest of the
+        path; 0 for inner nodes.
     """
 
     start: NDArray[np.int64]
@@ -70,17 +75,13 @@ class Trees:
     left: NDArray[np.int32]
     right: NDArray[np.int32]
     missing_left: NDArray[np.uint8]
+    rows: NDArray[np.int64]
     value: NDArray[np.float64]
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the arrays."""
         return tuple(f.name for f in fields(cls))
-
-    @property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """The arrays in the order of `names`."""
-        return tuple(getattr(self, name) for name in self.names())
 
     @cached_property
     def bounded(self) -> bool:
@@ -92,18 +93,39 @@ class Trees:
         return bool(np.isfinite(self.threshold[self.column != LEAF]).all())
 
     @cached_property
+    def nodes(self) -> Nodes:
+        """The arrays that a plain walk needs."""
+        from exfilml._compiled._walk import Nodes
+
+        return Nodes(*(getattr(self, name) for name in Nodes._fields))
+
+    @cached_property
     def dense(self) -> Dense:
         """What scores many rows fast, derived once; for `bounded` trees."""
         from exfilml._compiled._dense import dense
 
-        return dense(*self.arrays)
+        return dense(*self.nodes)
 
     @cached_property
     def steps(self) -> Steps:
         """What scores some rows fast, or bushy trees; for `bounded` trees."""
         from exfilml._compiled._walk import steps
 
-        return steps(*self.arrays)
+        return steps(*self.nodes)
+
+    def path_shares(self, n_columns: int) -> NDArray[np.float64]:
+        """What a row at each leaf owes to each column, shape (n_leaves, n_columns)."""
+        from exfilml._compiled._boxes import path_shares
+
+        return path_shares(
+            self.start,
+            self.column,
+            self.left,
+            self.right,
+            self.rows,
+            self.value,
+            n_columns,
+        )
 
     @cached_property
     def work(self) -> tuple[int, int]:
@@ -122,11 +144,52 @@ class Trees:
         """What Shapley values are computed from, derived once."""
         from exfilml._compiled._boxes import boxes
 
-        return boxes(*self.arrays)
+        return boxes(*self.nodes, self.rows)
+
+    @cached_property
+    def monotone(self) -> Trees:
+        """The same trees with path lengths that never rise with any column.
+
+        A leaf's length becomes the middle between the smallest length of all leaves
+        that lie below it in every column and the largest of all that lie above.
+        Among monotone lengths none has a smaller largest change (isotonic regression
+        in the maximum norm; Q. F. Stout, "Isotonic Regression via Partitioning",
+        Algorithmica 66, 2013).
+        """
+        from exfilml._compiled._boxes import monotone_lengths
+
+        leaf, box = self.column == LEAF, self.boxes
+        leaf_start = np.concatenate([[0], np.cumsum(leaf)])[self.start]
+        value = self.value.copy()
+        value[leaf] = monotone_lengths(
+            leaf_start,
+            self.value[leaf],
+            box.start,
+            box.column,
+            box.low,
+            box.high,
+            box.missing,
+        )
+        return replace(self, value=value)
+
+    def leaves(self, X: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the leaf of each row in each tree, shape (n_rows, n_trees).
+
+        In plain numpy: slow, but any trees can be walked and nothing is compiled.
+        """
+        at = np.tile(self.start[:-1], (len(X), 1))
+        rows = np.arange(len(X))[:, None]
+        while (inner := self.column[at] != LEAF).any():
+            cell = X[rows, np.maximum(self.column[at], 0)]
+            left = cell <= self.threshold[at]
+            left |= np.isnan(cell) & (self.missing_left[at] != 0)
+            child = np.where(left, self.left[at], self.right[at])
+            at = np.where(inner, child, at)
+        return at
 
     def __getstate__(self) -> dict[str, NDArray[Any]]:
         # What is derived is derived again: copies and hashes depend on arrays only.
-        return dict(zip(self.names(), self.arrays, strict=True))
+        return {name: getattr(self, name) for name in self.names()}
 
     def check(self, n_columns: int) -> None:
         """Refuse arrays that would send a walk out of bounds or into a loop.
@@ -149,12 +212,20 @@ class Trees:
             raise ModelFileError(f"forest: a column outside 0 … {n_columns - 1}")
         if np.isnan(self.threshold).any():
             raise ModelFileError("forest: a threshold that is not a number")
-        # Paths are no longer than nodes, and the rest of one is below 2 ln(2^53) + 2.
-        if not ((self.value >= 0) & (self.value <= n + 76.0)).all():
-            raise ModelFileError(f"forest: a path length outside 0 … {n + 76}")
-        self._check_walks()
+        if ((self.rows < 1) | (self.rows > MOST_ROWS)).any():
+            raise ModelFileError(f"forest: a node of rows outside 1 … {MOST_ROWS}")
+        depth = self._check_walks()
+        inner = self.column != LEAF
+        below = self.rows[self.left[inner]] + self.rows[self.right[inner]]
+        if (self.rows[inner] != below).any():
+            raise ModelFileError("forest: a node without the rows of its children")
+        expected = np.where(inner, 0.0, depth + _average_path_length(self.rows))
+        # The comparison is false for what is not a number.
+        if not (np.abs(self.value - expected) <= LENGTH_ERROR).all():
+            raise ModelFileError("forest: a path length that rows do not explain")
 
-    def _check_walks(self) -> None:
+    def _check_walks(self) -> NDArray[np.int64]:
+        """Check that every walk ends, and return the depth of each node."""
         start, at = self.start, np.arange(len(self.column))
         inner = self.column != LEAF
         end = np.repeat(start[1:], np.diff(start))
@@ -165,12 +236,22 @@ class Trees:
         children = np.concatenate([self.left[inner], self.right[inner]])
         if not np.array_equal(np.sort(children), np.delete(at, start[:-1])):
             raise ModelFileError("forest: a node with two parents or none")
-        level = start[:-1]
-        for _ in range(DEEPEST):
-            level = level[inner[level]]
-            level = np.concatenate([self.left[level], self.right[level]])
-        if inner[level].any():
+        levels = [start[:-1]]
+        depth = np.zeros(len(at), np.int64)
+        for steps in range(1, DEEPEST + 1):
+            above = levels[-1][inner[levels[-1]]]
+            levels.append(np.concatenate([self.left[above], self.right[above]]))
+            depth[levels[-1]] = steps
+        if inner[levels[-1]].any():
             raise ModelFileError(f"forest: a tree deeper than {DEEPEST} levels")
+        size = np.ones(len(at), np.int64)
+        for level in reversed(levels):
+            above = level[inner[level]]
+            size[above] += size[self.left[above]] + size[self.right[above]]
+        after = at + 1 + size[np.where(inner, self.left, 0)]
+        if (inner & ((self.left != at + 1) | (self.right != after))).any():
+            raise ModelFileError("forest: nodes that are not in preorder")
+        return depth
 
 
 class BaselineForest(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -247,25 +328,50 @@ class BaselineForest(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         numpy.ndarray of float64, shape (n_rows,)
             Between −1 and 0: −2^(−mean path length / expected path length).
         """
-        lengths = self._walk(X)
+        return self._scores(self._walk(self._rows(X), self.trees_))
+
+    def monotone_scores(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Score rows of directed columns: no score rises when a value rises.
+
+        Inside the range of the training rows an isolation forest is not monotone,
+        so that more evidence can look less abnormal. Here the trees have the path
+        lengths of `Trees.monotone`. Missing values are compared with nothing.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_rows,)
+            As `score_samples`; lower means more abnormal.
+        """
+        rows = self._rows(X)
+        return self._scores(self._walk(rows, self._trees(monotone=True)))
+
+    def reference_scores(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Score rows as `score_samples` does, with nothing to compile.
+
+        Equal up to rounding; for a few rows before anything was compiled.
+        """
+        leaves = self.trees_.leaves(self._rows(X))
+        return self._scores(self.trees_.value[leaves].sum(axis=1))
+
+    def _scores(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn sums of path lengths into scores."""
         expected = (len(self.trees_.start) - 1) * _expected_length(self.max_samples_)
         if expected == 0:
             return np.full(len(lengths), -0.5)
         scores: NDArray[np.float64] = -(2.0 ** -(lengths / expected))
         return scores
 
-    def _walk(self, X: ArrayLike) -> NDArray[np.float64]:
+    def _walk(self, rows: NDArray[np.float32], trees: Trees) -> NDArray[np.float64]:
         """Return the sum of each row's path lengths over the trees."""
         from exfilml._compiled import _dense, _walk
         from exfilml._compiled._threads import over_rows
 
-        rows = self._rows(X)
-        n, trees = len(rows), self.trees_
+        n = len(rows)
         lengths = np.empty(n)
         loop: Callable[..., None]
         arrays: tuple[NDArray[Any], ...]
         if not trees.bounded:
-            loop, arrays = _walk.walk, trees.arrays
+            loop, arrays = _walk.walk, trees.nodes
         elif trees.is_better_dense(n):
             loop, arrays = _dense.sum_dense, trees.dense
         else:
@@ -298,7 +404,9 @@ class BaselineForest(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return np.ascontiguousarray(X, dtype=np.float32)
 
-    def path_credit(self, X: ArrayLike) -> NDArray[np.float64]:
+    def path_credit(
+        self, X: ArrayLike, *, monotone: bool = False
+    ) -> NDArray[np.float64]:
         """Split how much shorter a row's paths are than average over its columns.
 
         Each split moves the expected path length; the change is credited to the
@@ -307,31 +415,61 @@ class BaselineForest(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         enough for every row; splits near the root get too little, which
         `shapley_credit` mends.
 
+        Parameters
+        ----------
+        X
+            Shape (n_rows, n_columns).
+        monotone
+            Whether to split the path lengths of `monotone_scores`.
+
         Returns
         -------
         numpy.ndarray of float64, shape (n_rows, n_columns)
             Positive where a column makes the row easier to isolate.
         """
+        from exfilml._compiled._dense import credit_dense
         from exfilml._compiled._threads import over_rows
-        from exfilml._compiled._walk import credit_path
 
         rows = self._rows(X)
         credit = np.empty(rows.shape)
-        arrays = self.trees_.arrays
+        trees = self._trees(monotone=monotone)
+        shares = trees.path_shares(rows.shape[1])
+        if not trees.bounded:
+            number = np.cumsum(trees.column == LEAF) - 1
+            return sum(shares[number[ends]] for ends in trees.leaves(rows).T)
+        arrays = (*trees.dense, shares)
         over_rows(
-            lambda first, stop: credit_path(rows, first, stop, *arrays, credit),
+            lambda first, stop: credit_dense(rows, first, stop, *arrays, credit),
             len(rows),
             self.n_jobs,
         )
         return credit
 
-    def shapley_credit(self, X: ArrayLike) -> NDArray[np.float64]:
+    def _trees(self, *, monotone: bool) -> Trees:
+        """Return the trees to use; the monotone ones only where there are such."""
+        if monotone and not self.trees_.bounded:
+            raise ValueError(
+                "Training rows held infinities: monotone scores cannot order them. "
+                "Fit on finite rows."
+            )
+        return self.trees_.monotone if monotone else self.trees_
+
+    def shapley_credit(
+        self, X: ArrayLike, *, monotone: bool = False
+    ) -> NDArray[np.float64]:
         """Split what `path_credit` splits by exact Shapley values (TreeSHAP).
 
         What a column is worth to a coalition of known columns is the expected path
         length when the trees' splits on unknown columns send training rows' shares
         both ways ("path-dependent"; S. Lundberg et al., Nature Machine Intelligence
         2, 2020). Minus the values of ``shap.TreeExplainer`` in path length.
+
+        Parameters
+        ----------
+        X
+            Shape (n_rows, n_columns).
+        monotone
+            Whether to split the path lengths of `monotone_scores`.
 
         Returns
         -------
@@ -343,7 +481,7 @@ class BaselineForest(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         rows = self._rows(X)
         credit = np.empty(rows.shape)
-        boxes = self.trees_.boxes
+        boxes = self._trees(monotone=monotone).boxes
         over_rows(
             lambda first, stop: credit_shapley(rows, first, stop, *boxes, credit),
             len(rows),
@@ -396,6 +534,7 @@ def _round_down(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
 def _compile(grown: IsolationForest) -> Trees:
     """Flatten fitted trees; scikit-learn stores the nodes of each in preorder."""
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in Trees.names()}
+    del parts["start"]
     offset = 0
     starts = [0]
     drawn = zip(grown.estimators_, grown.estimators_features_, strict=True)
@@ -404,13 +543,6 @@ def _compile(grown: IsolationForest) -> Trees:
         leaf = tree.children_left == LEAF
         rest = _average_path_length(tree.n_node_samples)
         value = tree.compute_node_depths() + rest - 1.0
-        mean = value.copy()
-        weight = tree.weighted_n_node_samples
-        for node in np.flatnonzero(~leaf)[::-1]:
-            left, right = tree.children_left[node], tree.children_right[node]
-            both = weight[left] + weight[right]
-            share = weight[left] / both if both > 0 else 0.5
-            mean[node] = share * mean[left] + (1.0 - share) * mean[right]
         # A leaf's feature is −2, which a forest of one column does not have.
         split = columns[np.where(leaf, 0, tree.feature)]
         parts["column"].append(np.where(leaf, LEAF, split))
@@ -418,7 +550,8 @@ def _compile(grown: IsolationForest) -> Trees:
         parts["left"].append(np.where(leaf, 0, tree.children_left + offset))
         parts["right"].append(np.where(leaf, 0, tree.children_right + offset))
         parts["missing_left"].append(np.where(leaf, 0, tree.missing_go_to_left))
-        parts["value"].append(np.where(leaf, value, mean))
+        parts["rows"].append(tree.n_node_samples)
+        parts["value"].append(np.where(leaf, value, 0.0))
         offset += tree.node_count
         starts.append(offset)
     types = {
@@ -427,6 +560,7 @@ def _compile(grown: IsolationForest) -> Trees:
         "left": np.int32,
         "right": np.int32,
         "missing_left": np.uint8,
+        "rows": np.int64,
         "value": np.float64,
     }
     arrays = {name: np.concatenate(parts[name]).astype(t) for name, t in types.items()}

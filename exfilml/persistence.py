@@ -82,6 +82,7 @@ _TREE_TYPES: Final = {
     "left": "<i4",
     "right": "<i4",
     "missing_left": "|u1",
+    "rows": "<i8",
     "value": "<f8",
 }
 _LEARNED_PARTS: Final = ("edges", "flows", "cases", "canaries")
@@ -336,7 +337,7 @@ def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
         arrays[f"{name}/edges"] = learned.edges
         arrays[f"{name}/flows"] = learned.flows.block
         arrays[f"{name}/cases"] = learned.cases.block
-        canaries = learned.forest.score_samples(_canary_rows(learned.edges))
+        canaries = learned.forest.reference_scores(_canary_rows(learned.edges))
         arrays[f"{name}/canaries"] = canaries
     types = _types(sorted(detector.learned_))
     return {name: arrays[name].astype(dtype) for name, dtype in types.items()}
@@ -606,7 +607,7 @@ def _learned(
     for calibrator in (flows, cases):
         calibrator.check()
     expected = arrays[f"{capability}/canaries"]
-    canaries = forest.score_samples(_canary_rows(edges))
+    canaries = forest.reference_scores(_canary_rows(edges))
     # Paths are the same everywhere; the power of two above them differs in the last
     # bit between processors, and a row that takes another path by 10⁻⁶ or more.
     close = len(expected) == CANARIES and np.abs(canaries - expected) <= CANARY_ERROR

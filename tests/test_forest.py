@@ -23,7 +23,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from exfilml import forest as room
 from exfilml._compiled import _threads
-from exfilml._compiled._boxes import count_rows
 from exfilml._jit import compiled
 from exfilml.exceptions import ModelFileError
 from exfilml.forest import LEAF, BaselineForest, Trees
@@ -461,24 +460,52 @@ def test_impossible_parameters_are_refused(options):
 # --- path credit ------------------------------------------------------------------
 
 
+def mean_length(trees):
+    """Mean over the trees of the mean path length of their training rows."""
+    tree = np.repeat(np.arange(len(trees.start) - 1), np.diff(trees.start))
+    weighted = np.bincount(tree, trees.value * trees.rows)
+    return (weighted / trees.rows[trees.start[:-1]]).mean()
+
+
 @FEW
 @given(tables(), st.integers(0, 1000))
 def test_path_credit_sums_to_average_minus_own_path_length(table, seed):
     X, rows = table
     _, forest = both(X, random_state=seed)
     trees = forest.trees_
-    root = trees.value[trees.start[:-1]].mean()
-    own = forest._walk(rows) / (len(trees.start) - 1)
+    root = mean_length(trees)
+    own = forest._walk(rows, trees) / (len(trees.start) - 1)
     assert np.allclose(forest.path_credit(rows).sum(axis=1), root - own, atol=1e-9)
 
 
-def test_the_root_holds_the_mean_path_of_the_trees_rows():
-    X = np.random.default_rng(0).normal(size=(64, 3))
-    _, forest = both(X, max_samples=64, n_estimators=20)
-    trees = forest.trees_
-    # Each tree saw every row, so the roots' mean is the mean over the rows.
-    mean = forest._walk(X).mean() / 20
-    assert np.isclose(trees.value[trees.start[:-1]].mean(), mean, atol=1e-9)
+def credit_by_definition(theirs, row):
+    """Walk down and credit the fall of the mean path length to the split's column."""
+    credit = np.zeros(len(row))
+    for estimator in theirs.estimators_:
+        tree = estimator.tree_
+        rest = room._average_path_length(tree.n_node_samples)
+        node = depth = 0
+        while tree.children_left[node] >= 0:
+            column = tree.feature[node]
+            if np.isnan(row[column]):
+                left = tree.missing_go_to_left[node]
+            else:
+                left = row[column] <= tree.threshold[node]
+            child = tree.children_left[node] if left else tree.children_right[node]
+            credit[column] += expected_length(tree, row, (), rest, node, depth)
+            credit[column] -= expected_length(tree, row, (), rest, child, depth + 1)
+            node, depth = child, depth + 1
+    return credit / len(theirs.estimators_)
+
+
+@FEW
+@given(tables(most_rows=25), st.integers(0, 1000))
+def test_path_credit_is_what_its_definition_says(table, seed):
+    X, rows = table
+    theirs, ours = both(X, random_state=seed, n_estimators=3)
+    rows = rows[-4:]
+    expected = [credit_by_definition(theirs, row) for row in rows]
+    assert np.allclose(ours.path_credit(rows), expected, atol=1e-9)
 
 
 def test_a_column_no_tree_splits_on_gets_no_credit():
@@ -558,8 +585,8 @@ def test_shapley_credit_sums_to_average_minus_own_path_length(table, seed):
     _, forest = both(X, random_state=seed)
     trees = forest.trees_
     rows = np.concatenate([rows, np.where(np.isnan(rows), np.inf, -np.inf)])
-    root = trees.value[trees.start[:-1]].mean()
-    own = forest._walk(rows) / (len(trees.start) - 1)
+    root = mean_length(trees)
+    own = forest._walk(rows, trees) / (len(trees.start) - 1)
     assert np.allclose(forest.shapley_credit(rows).sum(axis=1), root - own, atol=1e-9)
 
 
@@ -577,25 +604,121 @@ def test_shapley_credit_equals_the_shap_package(max_samples, missing):
     assert np.allclose(ours.shapley_credit(rows), -expected, atol=1e-6)
 
 
+# --- monotone scores ---------------------------------------------------------------
+
+
+@FEW
+@given(tables(), st.integers(0, 1000), st.sampled_from(["auto", 8]), st.data())
+def test_monotone_scores_never_rise_with_a_column(table, seed, max_samples, data):
+    """More of one column is never less abnormal, missing values elsewhere or not."""
+    X, rows = table
+    _, forest = both(X, random_state=seed, max_samples=max_samples)
+    i = data.draw(st.integers(0, X.shape[1] - 1))
+    splits = forest.trees_.threshold[forest.trees_.column == i]
+    # On both sides of every split; what lies between splits alike.
+    steps = np.unique(np.r_[-np.inf, splits, np.nextafter(splits, np.float32(np.inf))])
+    moved = np.repeat(rows, len(steps), axis=0)
+    moved[:, i] = np.tile(steps, len(rows))
+    scores = forest.monotone_scores(moved).reshape(len(rows), len(steps))
+    assert (np.diff(scores, axis=1) <= 1e-12).all()
+
+
+def nearest_monotone(leaves, above):
+    """Smallest largest change that makes path lengths fall along `above`."""
+    gaps = leaves[None, :] - leaves[:, None]
+    return max(gaps[above].max(initial=0.0), 0.0) / 2.0
+
+
+def test_monotone_lengths_change_as_little_as_they_can():
+    """No monotone lengths have a smaller largest change; and all agree on order."""
+    X = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    _, forest = both(X, n_estimators=1, max_samples=32)
+    trees = forest.trees_
+    leaf = trees.column == LEAF
+    # A fine grid meets every leaf in enough places to see which lie above which.
+    axes = [
+        np.sort(np.r_[t, np.nextafter(t, np.float32(np.inf)), -9])
+        for t in (trees.threshold[trees.column == i] for i in range(2))
+    ]
+    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2).astype(np.float32)
+    number = np.full(len(trees.column), -1)
+    number[leaf] = np.arange(leaf.sum())
+    ends = number[trees.leaves(grid)[:, 0]]
+    above = np.zeros((leaf.sum(), leaf.sum()), dtype=bool)
+    for row, end in zip(grid, ends, strict=True):
+        above[end, ends[(grid >= row).all(axis=1)]] = True
+    old, new = trees.value[leaf], trees.monotone.value[leaf]
+    assert not (above & (new[:, None] < new[None, :])).any()
+    assert np.abs(new - old).max() <= nearest_monotone(old, above) + 1e-12
+    assert np.abs(new - old).max() > 0
+
+
+def test_monotone_scores_of_one_column_that_rises_are_the_forests_own():
+    """Exponential values: only the large ones are abnormal, nothing is to mend."""
+    X = np.random.default_rng(0).exponential(size=(2000, 1))
+    _, forest = both(X, n_estimators=100)
+    rows = np.linspace(1, 20, 100)[:, None]
+    own, monotone = forest.score_samples(rows), forest.monotone_scores(rows)
+    assert np.corrcoef(own, monotone)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("call", ["monotone_scores", "path_credit", "shapley_credit"])
+def test_infinite_thresholds_have_no_monotone_scores(call):
+    X = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    _, forest = both(X)
+    trees = forest.trees_
+    limit = np.where(trees.column == 0, np.float32(np.inf), trees.threshold)
+    forest.trees_ = replace(trees, threshold=limit)
+    options = {} if call == "monotone_scores" else {"monotone": True}
+    with pytest.raises(ValueError, match="infinities"):
+        getattr(forest, call)(X, **options)
+
+
+def test_path_credit_follows_infinite_thresholds():
+    X = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    _, forest = both(X)
+    expected = forest.path_credit(X)
+    # A threshold that all training rows stay below, and one that none does.
+    trees = forest.trees_
+    rows = np.concatenate([X, [[np.inf, -np.inf], [np.nan, 0]]]).astype(np.float32)
+    for limit in (np.inf, -np.inf):
+        changed = trees.threshold.copy()
+        changed[trees.column == 0] = limit
+        forest.trees_ = replace(trees, threshold=changed)
+        own = forest._walk(rows, forest.trees_) / 5
+        gap = forest.path_credit(rows).sum(axis=1) - (mean_length(trees) - own)
+        assert np.allclose(gap, 0, atol=1e-9)
+    forest.trees_ = trees
+    assert np.array_equal(forest.path_credit(X), expected)
+
+
+@FEW
+@given(tables(), st.integers(0, 1000))
+def test_credits_of_monotone_scores_sum_to_their_path_lengths(table, seed):
+    X, rows = table
+    _, forest = both(X, random_state=seed)
+    trees = forest.trees_.monotone
+    expected = mean_length(trees) - forest._walk(rows, trees) / (len(trees.start) - 1)
+    for credit in (forest.path_credit, forest.shapley_credit):
+        assert np.allclose(credit(rows, monotone=True).sum(axis=1), expected, atol=1e-9)
+
+
+@FEW
+@given(tables())
+def test_the_plain_walk_scores_alike(table):
+    X, rows = table
+    _, forest = both(X)
+    expected = forest.score_samples(rows)
+    assert np.allclose(forest.reference_scores(rows), expected, atol=1e-12)
+
+
 @FEW
 @given(tables(), st.integers(0, 1000), st.sampled_from([1.0, 0.5]))
-def test_rows_of_every_node_are_told_from_path_lengths(table, seed, max_features):
+def test_rows_of_every_node_are_kept(table, seed, max_features):
     X, _ = table
     theirs, ours = both(X, random_state=seed, max_features=max_features)
-    trees = ours.trees_
-    depth, rows = np.empty(len(trees.column), np.int64), np.empty(len(trees.column))
-    count_rows(trees.column, trees.left, trees.right, trees.value, depth, rows)
     counts = [e.tree_.n_node_samples for e in theirs.estimators_]
-    assert np.array_equal(rows, np.concatenate(counts))
-
-
-def test_rows_of_a_leaf_are_told_however_many():
-    n = np.unique(np.r_[1:5000, np.geomspace(5000, 1e10, 2000).round()])
-    leaf, none = np.full(len(n), LEAF, np.int32), np.zeros(len(n), np.int32)
-    rows = np.empty(len(n))
-    depth = np.empty(len(n), np.int64)
-    count_rows(leaf, none, none, room._average_path_length(n), depth, rows)
-    assert np.array_equal(rows, n)
+    assert np.array_equal(ours.trees_.rows, np.concatenate(counts))
 
 
 # --- audit ------------------------------------------------------------------------
@@ -642,7 +765,12 @@ def test_whatever_was_grown_passes_the_audit(table, max_features):
         ("value", 0, np.nan, "path length"),
         ("value", 0, np.inf, "path length"),
         ("value", 0, -1.0, "path length"),
-        ("value", 0, 1e300, "path length"),
+        ("value", 0, 1e-3, "path length"),
+        ("value", 8, 1e300, "path length"),
+        ("rows", 0, 0, "rows outside"),
+        ("rows", 0, -(2**63), "rows outside"),
+        ("rows", 0, 2**62, "rows outside"),
+        ("rows", 0, 199, "rows of its children"),
         ("start", 0, 1, "span"),
         ("start", -1, 10**9, "span"),
         ("start", 1, 0, "increase"),
@@ -691,7 +819,8 @@ def chain(depth: int) -> Trees:
         left=np.where(inner, at + 1, 0).astype(np.int32),
         right=np.where(inner, at + 2, 0).astype(np.int32),
         missing_left=np.zeros(n, dtype=np.uint8),
-        value=np.ones(n),
+        rows=np.where(inner, depth + 1 - at // 2, 1),
+        value=np.where(inner, 0.0, np.minimum((at + 1) // 2, depth)),
     )
 
 

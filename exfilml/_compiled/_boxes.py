@@ -1,9 +1,8 @@
-"""Trees as boxes: what `_shapley` computes from."""
+"""Trees as boxes: what Shapley values and monotone path lengths are told from."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,8 +10,6 @@ from exfilml._jit import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-MOST_ROWS: Final = 2.0**53
 
 
 class Boxes(NamedTuple):
@@ -50,40 +47,19 @@ class Boxes(NamedTuple):
 
 
 @compiled
-def count_rows(
-    column: NDArray[np.int32],
-    left: NDArray[np.int32],
-    right: NDArray[np.int32],
-    value: NDArray[np.float64],
-    depth: NDArray[np.int64],
-    rows: NDArray[np.float64],
-) -> None:
-    """Fill in each node's depth and how many training rows reached it.
-
-    A leaf at depth h with n rows has path length h + c(n), where c is the expected
-    path length of a search among n rows, c(1) = 0, c(2) = 1 and beyond
-    ``2 (ln(n − 1) + γ) − 2 (n − 1) / n``. So ``exp((c + 2) / 2 − γ)`` equals
-    ``(n − 1) exp(1 / n)``, which is n − 1/(2n) − … and rounds to n.
-    """
-    n = column.shape[0]
-    depth[:] = 0
-    for node in range(n):
+def _count_entries(
+    column: NDArray[np.int32], left: NDArray[np.int32], right: NDArray[np.int32]
+) -> int:
+    """Return the sum of the leaves' depths: a split bounds its leaves in a column."""
+    depth = np.zeros(column.shape[0], np.int64)
+    entries = 0
+    for node in range(column.shape[0]):
         if column[node] >= 0:
             depth[left[node]] = depth[node] + 1
             depth[right[node]] = depth[node] + 1
-            continue
-        rest = value[node] - depth[node]
-        if rest < 0.5:
-            rows[node] = 1.0
-        elif rest < 1.1:
-            rows[node] = 2.0
         else:
-            guess = np.round(math.exp(min(rest, 80.0) / 2.0 + 1.0 - np.euler_gamma))
-            # Only a made-up value exceeds it.
-            rows[node] = min(guess, MOST_ROWS)
-    for node in range(n - 1, -1, -1):
-        if column[node] >= 0:
-            rows[node] = rows[left[node]] + rows[right[node]]
+            entries += depth[node]
+    return entries
 
 
 @compiled
@@ -93,7 +69,7 @@ def _boxes(  # noqa: C901
     left: NDArray[np.int32],
     right: NDArray[np.int32],
     missing_left: NDArray[np.uint8],
-    rows: NDArray[np.float64],
+    rows: NDArray[np.int64],
     first: NDArray[np.int64],
     box_column: NDArray[np.int32],
     low: NDArray[np.float32],
@@ -150,15 +126,13 @@ def boxes(
     right: NDArray[np.int32],
     missing_left: NDArray[np.uint8],
     value: NDArray[np.float64],
+    rows: NDArray[np.int64],
 ) -> Boxes:
     """Turn trees into boxes."""
     leaf = column < 0
-    depth, rows = np.empty(len(column), np.int64), np.empty(len(column))
-    count_rows(column, left, right, value, depth, rows)
     trees = (column, threshold, left, right, missing_left)
     first = np.empty(int(leaf.sum()) + 1, np.int64)
-    # A path of h splits is bounded in at most h columns.
-    n = int(depth[leaf].sum())
+    n = _count_entries(column, left, right)
     columns, shares = np.empty(n, np.int32), np.empty(n)
     low, high = np.empty((2, n), np.float32)
     missing = np.empty(n, np.uint8)
@@ -179,3 +153,104 @@ def boxes(
         point,
         weight,
     )
+
+
+@compiled
+def path_shares(
+    start: NDArray[np.int64],
+    column: NDArray[np.int32],
+    left: NDArray[np.int32],
+    right: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    value: NDArray[np.float64],
+    n_columns: int,
+) -> NDArray[np.float64]:
+    """Return what a path to each leaf credits to each column, per tree of all.
+
+    A node's expected length is the mean over the rows below it; each step down
+    credits the fall of it to the column that was split on.
+    """
+    n = column.shape[0]
+    mean = value.copy()
+    for node in range(n - 1, -1, -1):
+        if column[node] >= 0:
+            a, b = left[node], right[node]
+            mean[node] = (rows[a] * mean[a] + rows[b] * mean[b]) / rows[node]
+    shares = np.zeros((n, n_columns))
+    leaves = 0
+    for node in range(n):
+        if column[node] < 0:
+            # No node to the left of a leaf is needed any more.
+            shares[leaves] = shares[node] / (start.shape[0] - 1)
+            leaves += 1
+            continue
+        for child in (left[node], right[node]):
+            shares[child] = shares[node]
+            shares[child, column[node]] += mean[node] - mean[child]
+    return shares[:leaves].copy()
+
+
+@compiled
+def _lies_above(
+    side: int, end: int, column: Any, high: Any, missing: Any, below: Any, hidden: Any
+) -> bool:
+    """Say whether a row of this box can lie above one of the other, or equal it."""
+    while side < end:
+        i = column[side]
+        if not (below[i] < high[side] or (missing[side] != 0 and hidden[i] != 0)):
+            return False
+        side += 1
+    return True
+
+
+@compiled
+def monotone_lengths(
+    leaf_start: NDArray[np.int64],
+    lengths: NDArray[np.float64],
+    start: NDArray[np.int64],
+    column: NDArray[np.int32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    missing: NDArray[np.uint8],
+) -> NDArray[np.float64]:
+    """Return path lengths of leaves that never rise with any column.
+
+    `leaf_start` holds each tree's first leaf, the other arrays are those of `Boxes`
+    for finite thresholds. Of two leaves the left one lies below the split that parts them. So no leaf lies
+    above one to its right, and one pass in either direction closes the order.
+    """
+    n_trees = leaf_start.shape[0] - 1
+    least, most = lengths.copy(), lengths.copy()
+    n_columns = 1
+    for i in column:
+        n_columns = max(n_columns, i + 1)
+    below = np.empty(n_columns, np.float32)
+    hidden = np.empty(n_columns, np.uint8)
+    for tree in range(n_trees):
+        first, stop = leaf_start[tree], leaf_start[tree + 1]
+        # Leaves to the left first: what lies below them has been looked at. And from
+        # the right end for those above.
+        for way in range(2):
+            for step in range(stop - first):
+                leaf = first + step if way == 0 else stop - 1 - step
+                below[:] = -np.inf
+                hidden[:] = 1
+                for side in range(start[leaf], start[leaf + 1]):
+                    if not np.isnan(low[side]):
+                        below[column[side]] = low[side]
+                    hidden[column[side]] = missing[side]
+                for other in range(leaf + 1, stop):
+                    if _lies_above(
+                        start[other],
+                        start[other + 1],
+                        column,
+                        high,
+                        missing,
+                        below,
+                        hidden,
+                    ):
+                        if way == 0:
+                            least[other] = min(least[other], least[leaf])
+                        else:
+                            most[leaf] = max(most[leaf], most[other])
+    return (least + most) / 2.0

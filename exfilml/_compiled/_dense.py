@@ -139,6 +139,40 @@ def _split_missing(left: Any, right: Any) -> int:
 
 
 @compiled
+def _take(X: Any, begin: int, size: int, cells: Any, place: Any) -> None:
+    """Turn a block of rows into columns, with missing values on either side."""
+    n_columns = X.shape[1]
+    for row in range(size):
+        for i in range(n_columns):
+            cells[2 * i, row] = X[begin + row, i]
+    for i in range(n_columns):
+        # Without missing values one copy serves both directions, and stays in the
+        # cache.
+        place[2 * i] = 2 * i
+        place[2 * i + 1] = 2 * i + _split_missing(cells[2 * i], cells[2 * i + 1])
+
+
+@compiled
+def _drop(
+    leaf: Any,
+    cells: Any,
+    place: Any,
+    column: Any,
+    threshold: Any,
+    at: Any,
+    goes_to: Any,
+    first: int,
+    stop: int,
+) -> None:
+    """Find the leaf of each row of a block in one tree."""
+    leaf[:] = 0
+    for node in range(first, stop):
+        _compare(
+            leaf, cells[place[column[node]]], threshold[node], at[node], goes_to[node]
+        )
+
+
+@compiled
 def sum_dense(
     X: NDArray[np.float32],
     first: int,
@@ -153,32 +187,50 @@ def sum_dense(
     lengths: NDArray[np.float64],
 ) -> None:
     """Sum the path lengths of each row over the trees, in tree order."""
-    n_columns = X.shape[1]
-    cells = np.zeros((2 * n_columns, BLOCK), np.float32)
-    place = np.empty(2 * n_columns, np.int64)
+    cells = np.zeros((2 * X.shape[1], BLOCK), np.float32)
+    place = np.empty(2 * X.shape[1], np.int64)
     leaf = np.zeros(BLOCK, at.dtype)
     sums = np.zeros(BLOCK)
     for begin in range(first, stop, BLOCK):
         size = min(BLOCK, stop - begin)
-        for row in range(size):
-            for i in range(n_columns):
-                cells[2 * i, row] = X[begin + row, i]
-        for i in range(n_columns):
-            # Without missing values one copy serves both directions, and stays in
-            # the cache.
-            place[2 * i] = 2 * i
-            place[2 * i + 1] = 2 * i + _split_missing(cells[2 * i], cells[2 * i + 1])
+        _take(X, begin, size, cells, place)
         sums[:] = 0.0
         for tree in range(node_start.shape[0] - 1):
-            leaf[:] = 0
-            for node in range(node_start[tree], node_start[tree + 1]):
-                _compare(
-                    leaf,
-                    cells[place[column[node]]],
-                    threshold[node],
-                    at[node],
-                    goes_to[node],
-                )
+            own, end = node_start[tree], node_start[tree + 1]
+            _drop(leaf, cells, place, column, threshold, at, goes_to, own, end)
             _add(sums, leaf, value[leaf_start[tree] : leaf_start[tree + 1]])
         for row in range(size):
             lengths[begin + row] = sums[row]
+
+
+@compiled
+def credit_dense(
+    X: NDArray[np.float32],
+    first: int,
+    stop: int,
+    node_start: NDArray[np.int64],
+    column: NDArray[np.int32],
+    threshold: NDArray[np.float32],
+    at: NDArray[Any],
+    goes_to: NDArray[Any],
+    leaf_start: NDArray[np.int64],
+    value: NDArray[np.float64],  # noqa: ARG001
+    shares: NDArray[np.float64],
+    credit: NDArray[np.float64],
+) -> None:
+    """Sum over the trees what each leaf credits to each column."""
+    n_columns = X.shape[1]
+    cells = np.zeros((2 * n_columns, BLOCK), np.float32)
+    place = np.empty(2 * n_columns, np.int64)
+    leaf = np.zeros(BLOCK, at.dtype)
+    for begin in range(first, stop, BLOCK):
+        size = min(BLOCK, stop - begin)
+        _take(X, begin, size, cells, place)
+        credit[begin : begin + size] = 0.0
+        for tree in range(node_start.shape[0] - 1):
+            own, end = node_start[tree], node_start[tree + 1]
+            _drop(leaf, cells, place, column, threshold, at, goes_to, own, end)
+            for row in range(size):
+                share = shares[leaf_start[tree] + np.intp(leaf[row])]
+                for i in range(n_columns):
+                    credit[begin + row, i] += share[i]

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 BLOCK: Final = 256
 
 
+class Nodes(NamedTuple):
+    """The arrays of `exfilml.forest.Trees` that say where a row goes."""
+
+    start: NDArray[np.int64]
+    column: NDArray[np.int32]
+    threshold: NDArray[np.float32]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    missing_left: NDArray[np.uint8]
+    value: NDArray[np.float64]
+
+
 @compiled
 def _child(
     value: float, node: int, threshold: Any, left: Any, right: Any, missing_left: Any
@@ -58,41 +70,6 @@ def walk(
                         X[row, column[node]], node, threshold, left, right, missing_left
                     )
                 lengths[row] += value[node]
-
-
-@compiled
-def credit_path(
-    X: NDArray[np.float32],
-    first: int,
-    stop: int,
-    start: NDArray[np.int64],
-    column: NDArray[np.int32],
-    threshold: NDArray[np.float32],
-    left: NDArray[np.int32],
-    right: NDArray[np.int32],
-    missing_left: NDArray[np.uint8],
-    value: NDArray[np.float64],
-    credit: NDArray[np.float64],
-) -> None:
-    """Credit the fall of the expected path length at each split to its column."""
-    n_trees = start.shape[0] - 1
-    for begin in range(first, stop, BLOCK):
-        end = min(begin + BLOCK, stop)
-        for row in range(begin, end):
-            for i in range(X.shape[1]):
-                credit[row, i] = 0.0
-        for tree in range(n_trees):
-            for row in range(begin, end):
-                node = start[tree]
-                while column[node] >= 0:
-                    child = _child(
-                        X[row, column[node]], node, threshold, left, right, missing_left
-                    )
-                    credit[row, column[node]] += value[node] - value[child]
-                    node = child
-        for row in range(begin, end):
-            for i in range(X.shape[1]):
-                credit[row, i] /= n_trees
 
 
 class Steps(NamedTuple):

@@ -221,7 +221,7 @@ def ways(trees: Trees, rows: np.ndarray) -> dict[str, Callable[[], object]]:
     return {
         "dense": lambda: _dense.sum_dense(rows, 0, n, *trees.dense, out),
         "eight": lambda: _walk.walk_eight(rows, 0, n, *trees.steps, out),
-        "one": lambda: _walk.walk(rows, 0, 1, *trees.arrays, out),
+        "one": lambda: _walk.walk(rows, 0, 1, *trees.nodes, out),
         "one of eight": lambda: _walk.walk_eight(rows, 0, 1, *trees.steps, out),
     }
 
