@@ -5,13 +5,15 @@
 
 Every method sees the same captures and the same cases (one local host, place and
 service), and gives a case the score of its highest flow; the detector gives its own
-case score. The methods: largest upload in bytes; entropy of the upload; scikit-learn's
+case score, and once more the score without the forest's bits. The methods: largest upload in bytes; entropy of the upload; scikit-learn's
 isolation forest on NFStream's statistics of the baseline.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +82,16 @@ def tables(seed: int = 0) -> str:
     ranking = exfilml.rank_flows(detector, flows)
     case = ranking["case"].reindex(flows.index)
     cases = exfilml.rank_cases(detector, flows).set_index("case")
+    # The tails alone; order is all that counts here.
+    silent = copy.copy(detector)
+    silent.learned_ = {
+        name: replace(learned, scale=0.0) for name, learned in detector.learned_.items()
+    }
+    tails = exfilml.rank_cases(silent, flows).set_index("case")
     entropy = flows["src_entropy"].fillna(0.0)
     by_method = {
         "exfilml": cases["suspicion"],
+        "exfilml without its forest": tails["suspicion"],
         "largest upload": flows["src_bytes"].groupby(case).max(),
         "upload entropy": entropy.groupby(case).max(),
         "forest on NFStream's statistics": pd.Series(

@@ -37,6 +37,8 @@ MOST_ALERTED: Final = 0.05
 TAIL_LEAST: Final = 10
 # Scores that differ by less than this differ by rounding.
 LEAST_EXCESS: Final = 1e-6
+# Of intervals.
+CONFIDENCE: Final = 0.9
 # Far beyond any sum of bits; above, differences of scores could overflow.
 MOST_SCORE: Final = 1e30
 LN2: Final = math.log(2.0)
@@ -142,8 +144,92 @@ class Calibrator:
                 CalibrationWarning,
                 stacklevel=2,
             )
-        share = min(alerts_per_day / self.per_day, MOST_ALERTED)
-        return -math.log2(share)
+        return -math.log2(self._alerted_share(alerts_per_day))
+
+    def _alerted_share(self, alerts_per_day: float) -> float:
+        """Return which share of normal scores a budget lets through."""
+        return min(alerts_per_day / self.per_day, MOST_ALERTED)
+
+    def threshold_interval(
+        self, alerts_per_day: float, confidence: float = CONFIDENCE
+    ) -> tuple[float, float]:
+        """Return the suspicions between which the exact threshold lies.
+
+        The score that a share s of all normal scores exceeds lies between two of
+        the block's, whose ranks bound a binomial count of n draws with chance s
+        (the distribution-free interval of a quantile; H. A. David, H. N. Nagaraja,
+        "Order Statistics", 2003, section 7.1).
+
+        Returns
+        -------
+        tuple of float
+            Lower and upper bound in bits; the upper one is infinite where the block
+            is too short to bound it.
+        """
+        from scipy.stats import binom
+
+        n, share = len(self.block), self._alerted_share(alerts_per_day)
+        outside = (1.0 - confidence) / 2.0
+        few, many = (int(binom.ppf(q, n, share)) for q in (outside, 1.0 - outside))
+        low = -math.log2(min(1.0, (2.0 + many) / (n + 1.0)))
+        high = -math.log2((1.0 + few) / (n + 1.0)) if few > 0 else math.inf
+        return low, high
+
+    def alert_rate(
+        self, suspicion: float, confidence: float = CONFIDENCE
+    ) -> tuple[float, float]:
+        """Return between how many normal scores a day reach a suspicion.
+
+        Clopper and Pearson's interval (Biometrika 26, 1934) for the share of normal
+        scores, from the share of the block's, times normal scores a day.
+        """
+        from scipy.stats import beta
+
+        n = len(self.block)
+        k = int((self.suspicion(self.block) >= suspicion - 1e-9).sum())
+        outside = (1.0 - confidence) / 2.0
+        low = float(beta.ppf(outside, k, n - k + 1)) if k > 0 else 0.0
+        high = float(beta.ppf(1.0 - outside, k + 1, n - k)) if k < n else 1.0
+        return low * self.per_day, high * self.per_day
+
+    def warn_if_too_short(
+        self, p_values: NDArray[np.float64], n_tested: int, rate: float
+    ) -> None:
+        """Say it where nothing is rejected only because the block is too short.
+
+        With n scores in the block no p-value is below 1 / (n + 1). If k of m tested
+        scores lie beyond the whole block, a false discovery rate q rejects them only
+        if 1 / (n + 1) ≤ k q / m.
+
+        Parameters
+        ----------
+        p_values
+            Of scores calibrated by this block.
+        n_tested
+            m, scores calibrated by other blocks included.
+        rate
+            q.
+
+        Warns
+        -----
+        CalibrationWarning
+            With how many scores, and days, the block would need.
+        """
+        n = len(self.block)
+        beyond = int((p_values <= 1.0 / (n + 1.0) + 1e-12).sum())
+        if beyond == 0 or 1.0 / (n + 1.0) <= beyond * rate / n_tested:
+            return
+        needed = math.ceil(n_tested / (beyond * rate)) - 1
+        warnings.warn(
+            f"A false discovery rate of {rate:g} cannot reject anything here: "
+            f"{beyond:,} of {n_tested:,} scores lie beyond the whole calibration block, "
+            f"but its {n:,} scores allow no p-value below {1.0 / (n + 1.0):.2g}. It "
+            f"would need {needed:,} scores, about {_short(needed / self.per_day)} days "
+            f"instead of {_short(self.days)}; give a longer baseline, or an alert "
+            "budget.",
+            CalibrationWarning,
+            stacklevel=2,
+        )
 
 
 def check_budget(alerts_per_day: float) -> None:

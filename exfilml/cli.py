@@ -114,7 +114,7 @@ def train(
     first, last = detector.window_
     _say(
         f"{model}: trained on {detector.n_flows_:,} flows of "
-        f"{detector.baseline_.n_hosts:,} local hosts, {first:%Y-%m-%d %H:%M} to "
+        f"{detector.known_.n_hosts:,} local hosts, {first:%Y-%m-%d %H:%M} to "
         f"{last:%Y-%m-%d %H:%M} UTC, seeing {' and '.join(sorted(detector.learned_))}"
     )
 
@@ -194,6 +194,17 @@ def rank(
     total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
     counted = f"{len(table):,} flows read" + (f", {total:,} cases" * (by == "case"))
     _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
+    for seeing, about in ranking.attrs["thresholds"].items():
+        bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
+        _say(
+            f"cases judged by {seeing}: "
+            + (
+                "none reaches this false discovery rate"
+                if bits is None
+                else f"alert from {bits:.1f} bits on, which normal operation reaches "
+                f"{low:.1f} to {high:.1f} times a day (90 % interval)"
+            )
+        )
 
 
 @app.command()

@@ -4,8 +4,9 @@
 middle parts are described, each by the tables of all earlier ones, and train the
 forest, so that the forest sees how much novelty normal days have; the last part
 calibrates: it is described by the tables of what came before it, and no tree, quantile
-or edge ever sees it. Only when it has calibrated do the tables count it too, so that
-new flows, like those of every part, are described by all that came before them.
+or edge ever sees it. New flows are described by the same tables as the calibration
+block; what the block itself brought is known too, but it can only take novelty away.
+As no score rises when evidence falls, p-values stay valid.
 
 **Scoring** a flow adds up bits: the forest's, and for each family of evidence how
 far its strongest column lies beyond what the forest was trained on, because a forest
@@ -13,13 +14,21 @@ cannot tell 10 MB from 10 GB when both lie beyond its range::
 
     raw = forest bits + Σ over families of max over columns of (x − edge)⁺
 
-Forest bits are linear in the forest's anomaly score: 0 at the median of its
+Forest bits are linear in the forest's monotone anomaly score: 0 at the median of its
 training rows, log2(100) at their 99th percentile. The edge of a column is that
-percentile of its values.
+percentile of its values. Every term is monotone: more evidence in any column, all
+else equal, never lowers the raw score.
 
-**Cases** (one local host, place and service) score as their worst flow, plus how far
-their upload of a day lies beyond the usual day, where that says more than the worst
-flow's own volume. `exfilml.calibration` turns both into p-values and suspicion.
+**Cases** (one local host, place and service) score as their worst flow, where a flow
+counts with the case's upload of a day instead of its own, if that lies further beyond
+what is usual. `exfilml.calibration` turns both into p-values and suspicion.
+
+**Explaining** splits suspicion over the features. Calibration is a function of the
+raw score alone, 0 at the lowest score of the calibration block; by Aumann and
+Shapley's rule ("Values of Non-Atomic Games", 1974) each bit above that score then
+counts alike. Tail bits belong to their column. The forest's belong to the columns in
+proportion to their Shapley values in path length, where these make the flow easier to
+isolate.
 
 What was learned is kept per capability: with payload, and from volumes alone. A
 model trained on captures therefore also scores netflow.
@@ -89,6 +98,24 @@ class Learned:
     flows: Calibrator
     cases: Calibrator
 
+    def parts(
+        self, evidence: NDArray[np.float64], families: NDArray[np.int64]
+    ) -> Parts:
+        """Score rows of evidence whose columns belong to `families`."""
+        if len(evidence) == 0:
+            return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
+        anomaly = -self.forest.monotone_scores(evidence)
+        beyond = np.nan_to_num(np.maximum(evidence - self.edges, 0.0))
+        tails = np.zeros_like(beyond)
+        rows = np.arange(len(evidence))
+        for family in range(len(FAMILIES)):
+            columns = np.flatnonzero(families == family)
+            if len(columns):
+                # Columns of a family see the same thing: only the strongest counts.
+                strongest = columns[np.argmax(beyond[:, columns], axis=1)]
+                tails[rows, strongest] = beyond[rows, strongest]
+        return Parts(evidence, (anomaly - self.centre) * self.scale, tails)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -133,7 +160,7 @@ class Scored:
     case_suspicion, case_p_value
         float64, shape (n_cases,).
     worst
-        int64, shape (n_cases,): the case's flow with the highest raw score.
+        int64, shape (n_cases,): the flow whose score is the case's.
     case_with_payload
         bool, shape (n_cases,).
     day_flows, day_up, day_mark
@@ -173,7 +200,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     baseline_
-        `Baseline`: counts of normal operation.
+        `Baseline`: counts of normal operation before the calibration block, which
+        evidence is measured against.
+    recent_
+        `Baseline`: counts of the calibration block.
+    known_
+        `Baseline`: both together.
     learned_
         `Learned` by capability, ``payload`` and ``volume``.
     home_
@@ -191,6 +223,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     baseline_: Baseline
+    recent_: Baseline
+    known_: Baseline
     learned_: Mapping[str, Learned]
     home_: tuple[str, ...]
     window_: tuple[pd.Timestamp, pd.Timestamp]
@@ -257,11 +291,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ].astype(int)
         blocks = [np.arange(a, b) for a, b in pairwise(cuts)]
         baseline = Baseline.learn(observed.rows(blocks[0]))
+
+        def everything(known: Baseline) -> Asked:
+            return Asked(oriented, observed, known, known)
+
         described = []
         for block in blocks[1:-1]:
-            described.append(_ask(oriented, observed, block, baseline))
+            described.append(everything(baseline).only(block))
             baseline = baseline.merge(Baseline.learn(observed.rows(block)))
-        calibration = _ask(oriented, observed, blocks[-1], baseline)
+        calibration = everything(baseline).only(blocks[-1])
         start = flows["start"]
         days = _days(start.iloc[blocks[-1]])
 
@@ -277,7 +315,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 payload=True,
             )
         self.learned_ = learned
-        self.baseline_ = baseline.merge(Baseline.learn(observed.rows(blocks[-1])))
+        self.baseline_ = baseline
+        self.recent_ = Baseline.learn(observed.rows(blocks[-1]))
+        self.known_ = baseline.merge(self.recent_)
         self.home_ = home
         self.window_ = (start.iloc[0], start.iloc[-1])
         self.n_flows_ = n
@@ -297,7 +337,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             n_jobs=self.n_jobs,
             random_state=self.random_state,
         ).fit(evidence)
-        anomaly = -forest.score_samples(evidence)
+        anomaly = -forest.monotone_scores(evidence)
         centre, high = np.quantile(anomaly, [0.5, EDGE_QUANTILE])
         surprise_at_high = -np.log2(1.0 - EDGE_QUANTILE)
         # A forest that finds all rows alike, but for rounding, has nothing to say.
@@ -315,7 +355,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
         parts = _parts(learned, features, calibration)
         cases = Cases.of(calibration)
-        raw_cases = _case_raw(learned, features, parts, cases)
+        raw_cases, _ = _case_raw(learned, features, parts, cases)
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
@@ -333,7 +373,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
-        asked = Asked(oriented, Observed.of(oriented), self.baseline_)
+        asked = Asked(oriented, Observed.of(oriented), self.baseline_, self.known_)
         visible = capability(flows) == "payload"
         if visible.any() and "payload" not in self.learned_:
             warnings.warn(
@@ -354,6 +394,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         case_p = np.ones(cases.n_cases)
         case_visible = np.zeros(cases.n_cases, dtype=bool)
         case_visible[cases.code[visible]] = True
+        worst = np.zeros(cases.n_cases, dtype=np.int64)
         for name, learned in self.learned_.items():
             payload = name == "payload"
             rows = visible if payload else ~visible
@@ -365,7 +406,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             suspicion[rows] = learned.flows.suspicion(parts.raw[rows])
             p_value[rows] = learned.flows.p_values(parts.raw[rows])
             mine = case_visible if payload else ~case_visible
-            whole = _case_raw(learned, features, parts, cases)
+            whole, of_case = _case_raw(learned, features, parts, cases)
+            worst[mine] = of_case[mine]
             case_suspicion[mine] = learned.cases.suspicion(whole[mine])
             case_p[mine] = learned.cases.p_values(whole[mine])
         return Scored(
@@ -377,18 +419,56 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             case=cases.code,
             case_suspicion=case_suspicion,
             case_p_value=case_p,
-            worst=largest_of_case(raw, cases.code),
+            worst=worst,
             case_with_payload=case_visible,
             day_flows=cases.day_flows,
             day_up=cases.day_up,
             day_mark=cases.day_mark,
         )
 
-    def contributions(self, asked: Asked, *, payload: bool) -> NDArray[np.float64]:
-        """Split the raw score of flows over the features, in bits.
+    def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
+        """Split the suspicion of each flow over the features, in bits.
 
-        Tail bits go to their column; the forest's bits are shared in proportion to
-        the path credit of the columns that made the row easier to isolate.
+        Parameters
+        ----------
+        flows
+            A flows table.
+        exact
+            Whether the forest's bits are split by exact Shapley values (TreeSHAP);
+            else by credit along the paths, some ten times as fast.
+
+        Returns
+        -------
+        pandas.DataFrame
+            float64, index of `flows`, two levels of columns, ``family`` and
+            ``feature``. A row sums to the suspicion of its flow; NaN where the flow
+            does not show what the feature needs. See the module's text for the rule.
+        """
+        scored = self.score(flows)
+        whole = FlowFeatures(payload="payload" in self.learned_)
+        split = np.full((scored.asked.n_flows, len(whole.names)), np.nan)
+        for name in self.learned_:
+            payload = name == "payload"
+            rows = np.flatnonzero(scored.with_payload == payload)
+            features = FlowFeatures(payload=payload)
+            columns = np.array([whole.names.index(n) for n in features.names])
+            asked = scored.asked.only(rows)
+            split[np.ix_(rows, columns)] = self.contributions(
+                asked, payload=payload, exact=exact
+            )
+        families = [f.family for f in whole.features]
+        return pd.DataFrame(
+            split,
+            index=flows.index,
+            columns=pd.MultiIndex.from_arrays(
+                [families, list(whole.names)], names=["family", "feature"]
+            ),
+        )
+
+    def contributions(
+        self, asked: Asked, *, payload: bool, exact: bool
+    ) -> NDArray[np.float64]:
+        """Split suspicion as `explain` does, for flows of one capability.
 
         Returns
         -------
@@ -396,11 +476,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         learned = self.learned_["payload" if payload else "volume"]
         parts = _parts(learned, FlowFeatures(payload=payload), asked)
-        credit = np.maximum(learned.forest.path_credit(parts.evidence), 0.0)
-        total = credit.sum(axis=1, keepdims=True)
-        share = np.divide(credit, total, out=np.zeros_like(credit), where=total > 0)
-        bits: NDArray[np.float64] = parts.tails + share * parts.forest_bits[:, None]
-        return bits
+        forest = learned.forest
+        split = forest.shapley_credit if exact else forest.path_credit
+        credit = np.maximum(split(parts.evidence, monotone=True), 0.0)
+        # What nothing makes easier to isolate is shared alike.
+        credit[credit.sum(axis=1) == 0] = 1.0
+        share = credit / credit.sum(axis=1, keepdims=True)
+        floor = learned.flows.block[0]
+        bits = parts.tails + share * (parts.forest_bits - floor)[:, None]
+        above = parts.raw - floor
+        suspicion = learned.flows.suspicion(parts.raw)
+        counts = np.divide(suspicion, above, out=np.zeros_like(above), where=above != 0)
+        explained: NDArray[np.float64] = bits * counts[:, None]
+        return explained
 
     def score_samples(self, flows: pd.DataFrame) -> NDArray[np.float64]:
         """Return minus the suspicion of each flow: scikit-learn's "lower = worse"."""
@@ -438,49 +526,23 @@ def _days(start: pd.Series) -> float:
     return float(min(span, start.dt.floor("D").nunique()))
 
 
-def _ask(
-    oriented: pd.DataFrame,
-    observed: Observed,
-    block: NDArray[np.int64],
-    baseline: Baseline,
-) -> Asked:
-    return Asked(oriented.iloc[block], observed.rows(block), baseline)
-
-
 def _visible(asked: Asked) -> Asked:
     """Return the flows whose payload is visible."""
     rows = np.flatnonzero(asked.oriented["up_sampled_bytes"].notna().to_numpy())
-    return _ask(asked.oriented, asked.observed, rows, asked.baseline)
+    return asked.only(rows)
 
 
 def _parts(learned: Learned, features: FlowFeatures, asked: Asked) -> Parts:
-    evidence = features.matrix(asked)
-    if asked.n_flows == 0:
-        return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
-    anomaly = -learned.forest.score_samples(evidence)
-    beyond = np.nan_to_num(np.maximum(evidence - learned.edges, 0.0))
-    tails = np.zeros_like(beyond)
-    rows = np.arange(asked.n_flows)
-    for family in range(len(FAMILIES)):
-        columns = np.flatnonzero(features.families == family)
-        if len(columns):
-            # Columns of a family see the same thing: only the strongest counts.
-            strongest = columns[np.argmax(beyond[:, columns], axis=1)]
-            tails[rows, strongest] = beyond[rows, strongest]
-    bits = (anomaly - learned.centre) * learned.scale
-    return Parts(evidence, bits, tails)
+    return learned.parts(features.matrix(asked), features.families)
 
 
 def _case_raw(
     learned: Learned, features: FlowFeatures, parts: Parts, cases: Cases
-) -> NDArray[np.float64]:
-    """Raw score of each case: its worst flow, or its worst day where that says more."""
-    if cases.n_cases == 0:
-        return np.zeros(0)
-    raw = parts.raw
-    worst = largest_of_case(raw, cases.code)
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Raw score of each case, and the flow whose score it is."""
     volume = features.families == FAMILIES.index("volume")
-    own = parts.tails[:, volume].sum(axis=1)[worst]
-    day = np.maximum(cases.excess - learned.day_edge, 0.0)
-    total: NDArray[np.float64] = raw[worst] + np.maximum(day - own, 0.0)
-    return total
+    own = parts.tails[:, volume].sum(axis=1)
+    day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code]
+    raw = parts.raw + np.maximum(day - own, 0.0)
+    worst = largest_of_case(raw, cases.code)
+    return raw[worst], worst

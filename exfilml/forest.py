@@ -114,10 +114,15 @@ class Trees:
         return steps(*self.nodes)
 
     def path_shares(self, n_columns: int) -> NDArray[np.float64]:
-        """What a row at each leaf owes to each column, shape (n_leaves, n_columns)."""
+        """Return what a path to each leaf owes to each column.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_leaves, n_columns)
+        """
         from exfilml._compiled._boxes import path_shares
 
-        return path_shares(
+        shares: NDArray[np.float64] = path_shares(
             self.start,
             self.column,
             self.left,
@@ -126,6 +131,7 @@ class Trees:
             self.value,
             n_columns,
         )
+        return shares
 
     @cached_property
     def work(self) -> tuple[int, int]:
@@ -150,11 +156,11 @@ class Trees:
     def monotone(self) -> Trees:
         """The same trees with path lengths that never rise with any column.
 
-        A leaf's length becomes the middle between the smallest length of all leaves
-        that lie below it in every column and the largest of all that lie above.
-        Among monotone lengths none has a smaller largest change (isotonic regression
-        in the maximum norm; Q. F. Stout, "Isotonic Regression via Partitioning",
-        Algorithmica 66, 2013).
+        A forest finds both ends of the data abnormal. Of directed columns only the
+        upper end is: a row is no more abnormal than any row that has as much or more
+        in every column. So a leaf gets the largest path length of all leaves that
+        lie above it; these are the smallest monotone lengths that nowhere call a row
+        more abnormal than the forest does.
         """
         from exfilml._compiled._boxes import monotone_lengths
 
@@ -436,7 +442,10 @@ class BaselineForest(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         shares = trees.path_shares(rows.shape[1])
         if not trees.bounded:
             number = np.cumsum(trees.column == LEAF) - 1
-            return sum(shares[number[ends]] for ends in trees.leaves(rows).T)
+            credit[:] = 0.0
+            for ends in trees.leaves(rows).T:
+                credit += shares[number[ends]]
+            return credit
         arrays = (*trees.dense, shares)
         over_rows(
             lambda first, stop: credit_dense(rows, first, stop, *arrays, credit),

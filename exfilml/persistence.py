@@ -18,6 +18,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import io
+import itertools
 import json
 import stat
 import struct
@@ -85,6 +86,7 @@ _TREE_TYPES: Final = {
     "rows": "<i8",
     "value": "<f8",
 }
+_BASELINES: Final = ("baseline", "recent")
 _LEARNED_PARTS: Final = ("edges", "flows", "cases", "canaries")
 _CAPABILITIES: Final = ("volume", "payload")
 _LIBRARIES: Final = ("numpy", "pandas", "scikit-learn", "nfstream")
@@ -210,7 +212,7 @@ def model_card(detector: Detector) -> dict[str, Any]:
             "cases": len(learned.cases.block),
             "cases_per_day": round(learned.cases.per_day, 1),
         }
-    card["hosts"] = detector.baseline_.n_hosts
+    card["hosts"] = detector.known_.n_hosts
     return card
 
 
@@ -314,9 +316,10 @@ def _canary_rows(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 def _types(capabilities: Iterable[str]) -> dict[str, str]:
     """Return the dtype of every array of a model, by member name."""
     types: dict[str, str] = {}
-    for name, spec in TABLES.items():
-        types |= {f"baseline/{name}/{k}": "<u8" for k in ("keys", "first", "second")}
-        types |= {f"baseline/{name}/{value}": "<f8" for value in spec.values}
+    for which, (name, spec) in itertools.product(_BASELINES, TABLES.items()):
+        base = f"{which}/{name}"
+        types |= {f"{base}/{part}": "<u8" for part in ("keys", "first", "second")}
+        types |= {f"{base}/{value}": "<f8" for value in spec.values}
     for name in capabilities:
         types |= {f"{name}/trees/{k}": dtype for k, dtype in _TREE_TYPES.items()}
         types |= {f"{name}/{part}": "<f8" for part in _LEARNED_PARTS}
@@ -325,8 +328,9 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
 
 def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
-    for name, tally in detector.baseline_.tables.items():
-        base = f"baseline/{name}"
+    for which, name in itertools.product(_BASELINES, TABLES):
+        tally: Tally = getattr(detector, f"{which}_").tables[name]
+        base = f"{which}/{name}"
         for part in ("keys", "first", "second"):
             arrays[f"{base}/{part}"] = getattr(tally, part)
         for value in TABLES[name].values:
@@ -511,7 +515,11 @@ def _construct(
     detector.home_ = parse_networks(home)
     detector.window_ = _window(manifest.get("window"))
     detector.n_flows_ = int(_number(manifest, "flows", 0, MOST_COUNT, whole=True))
-    detector.baseline_ = Baseline({name: _tally(arrays, name) for name in TABLES})
+    detector.baseline_, detector.recent_ = (
+        Baseline({name: _tally(arrays, f"{which}/{name}") for name in TABLES})
+        for which in _BASELINES
+    )
+    detector.known_ = detector.baseline_.merge(detector.recent_)
     detector.learned_ = {
         name: _learned(name, _object(manifest["capabilities"], name), arrays)
         for name in _CAPABILITIES
@@ -533,18 +541,18 @@ def _window(texts: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
     return first.tz_convert("UTC"), last.tz_convert("UTC")
 
 
-def _tally(arrays: Mapping[str, NDArray[Any]], name: str) -> Tally:
-    base = f"baseline/{name}"
+def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
+    spec = TABLES[base.split("/")[1]]
     keys, first, second = (
         arrays[f"{base}/{part}"] for part in ("keys", "first", "second")
     )
-    values = {v: arrays[f"{base}/{v}"] for v in TABLES[name].values}
+    values = {v: arrays[f"{base}/{v}"] for v in spec.values}
     columns = [first, second, *values.values()]
     if len(keys) > MAX_KEYS or any(len(column) != len(keys) for column in columns):
         raise ModelFileError(f"{base}: columns differ in length, or are too long.")
     if (keys[1:] <= keys[:-1]).any():
         raise ModelFileError(f"{base}: keys are not in order.")
-    parts = (first, second)[: len(TABLES[name].keys)]
+    parts = (first, second)[: len(spec.keys)]
     if not np.array_equal(keys, combine(*parts) if parts else np.zeros_like(keys)):
         raise ModelFileError(f"{base}: keys differ from their parts.")
     for value, column in values.items():

@@ -107,7 +107,8 @@ def score_flows(
     -------
     pandas.DataFrame
         Index of `flows`; ``suspicion`` (float64, bits, higher = worse), ``p_value``
-        (float64), ``alert`` (bool), ``capability`` and ``not_visible`` (str).
+        (float64), ``alert`` (bool), ``capability`` and ``not_visible`` (str);
+        ``attrs`` as in `rank_flows`.
 
     Raises
     ------
@@ -119,7 +120,7 @@ def score_flows(
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
     flows = validate_flows(flows)
     scored = detector.score(flows)
-    alerted = _alerted_cases(detector, scored, alerts_per_day, fdr)
+    alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     table = pd.DataFrame(
         {
             "suspicion": scored.suspicion,
@@ -130,7 +131,7 @@ def score_flows(
         },
         index=flows.index,
     )
-    return _typed(table, alerted[scored.case])
+    return _typed(table, alerted[scored.case], thresholds)
 
 
 def rank_flows(
@@ -155,13 +156,14 @@ def rank_flows(
     pandas.DataFrame
         Columns `FLOW_COLUMNS`; the index is that of `flows`, so that
         ``flows.loc[ranking.index]`` gives the flows behind the rows. ``attrs`` has
-        the number of rows before `top` cut them (``total``) and of alerts among
-        them (``alerted``).
+        the number of rows before `top` cut them (``total``), of alerts among them
+        (``alerted``), and by capability from which suspicion on a case alerts and
+        how often normal operation then does (``thresholds``, see `_alerts`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     flows = validate_flows(flows)
     scored = detector.score(flows)
-    alerted = _alerted_cases(detector, scored, alerts_per_day, fdr)
+    alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     oriented = scored.asked.oriented
     order = _order(scored.suspicion, scored.asked.up, flows["start"], top)
     chosen = flows.iloc[order]
@@ -181,7 +183,7 @@ def rank_flows(
         },
         index=chosen.index,
     )
-    return _typed(table[list(FLOW_COLUMNS)], alerted[scored.case])
+    return _typed(table[list(FLOW_COLUMNS)], alerted[scored.case], thresholds)
 
 
 def rank_cases(
@@ -212,7 +214,7 @@ def rank_cases(
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     flows = validate_flows(flows)
     scored = detector.score(flows)
-    alerted = _alerted_cases(detector, scored, alerts_per_day, fdr)
+    alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
     up = np.bincount(code, asked.up, minlength=n_cases)
@@ -247,7 +249,8 @@ def rank_cases(
         columns[name] = ours[name].array
     for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
         columns[name] = leading[name].array
-    return _typed(pd.DataFrame(columns, columns=list(CASE_COLUMNS)), alerted)
+    table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
+    return _typed(table, alerted, thresholds)
 
 
 def check_options(
@@ -287,23 +290,51 @@ def _order(
     return order[:top]
 
 
-def _alerted_cases(
+def _alerts(
     detector: Detector,
     scored: Scored,
     alerts_per_day: float | None,
     fdr: float | None,
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.bool_], dict[str, dict[str, Any]]]:
+    """Say which cases alert, and from which suspicion on.
+
+    Returns
+    -------
+    alerted : numpy.ndarray of bool, shape (n_cases,)
+    thresholds : dict
+        By capability: ``suspicion`` from which on a case alerts (bits; `None` where
+        nothing does), for a budget the 90 % ``interval`` of it, and
+        ``normal_alerts_per_day``, the 90 % interval of how many cases of normal
+        operation reach it a day.
+    """
+    alerted = np.zeros(len(scored.case_suspicion), dtype=bool)
+    thresholds: dict[str, dict[str, Any]] = {}
+    budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
+    limit = None
     if fdr is not None:
         limit = false_discovery_threshold(scored.case_p_value, fdr)
-        return scored.case_p_value <= limit
-    budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
-    alerted = np.zeros(len(scored.case_suspicion), dtype=bool)
+        alerted = scored.case_p_value <= limit
     for name, learned in detector.learned_.items():
         mine = scored.case_with_payload == (name == "payload")
-        if mine.any():
-            above = scored.case_suspicion >= learned.cases.threshold(budget)
-            alerted[mine] = above[mine]
-    return alerted
+        if not mine.any():
+            continue
+        cases = learned.cases
+        about: dict[str, Any] = {}
+        if limit is None:
+            bits: float | None = cases.threshold(budget)
+            alerted[mine] = scored.case_suspicion[mine] >= bits
+            about["suspicion"] = bits
+            about["interval"] = list(cases.threshold_interval(budget))
+        else:
+            assert fdr is not None
+            if limit < 0:
+                cases.warn_if_too_short(scored.case_p_value[mine], len(mine), fdr)
+            bits = float(-np.log2(limit)) if limit > 0 else None
+            about["suspicion"] = bits
+        rate = (0.0, 0.0) if bits is None else cases.alert_rate(bits)
+        about["normal_alerts_per_day"] = list(rate)
+        thresholds[name] = about
+    return alerted, thresholds
 
 
 def _case_names(scored: Scored) -> NDArray[np.object_]:
@@ -352,19 +383,15 @@ def _reasons(
     for payload in (True, False):
         at = np.flatnonzero(scored.with_payload[rows] == payload)
         if len(at):
-            asked = Asked(
-                scored.asked.oriented.iloc[rows[at]],
-                scored.asked.observed.rows(rows[at]),
-                scored.asked.baseline,
-            )
+            asked = scored.asked.only(rows[at])
             text[at] = _sentences(detector, asked, payload=payload)
     return text
 
 
 def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
     features = FlowFeatures(payload=payload)
-    share = detector.contributions(asked, payload=payload)
-    said = [feature.reason(asked) for feature in features.features]
+    share = detector.contributions(asked, payload=payload, exact=True)
+    said = [feature.reason(asked.told) for feature in features.features]
     evidence = features.matrix(asked)
     sentences = []
     for row in range(asked.n_flows):
@@ -418,9 +445,17 @@ def _case_reasons(
     return text
 
 
-def _typed(table: pd.DataFrame, alerted: NDArray[np.bool_]) -> pd.DataFrame:
-    """Give text columns one dtype, and note in ``attrs`` what `top` cuts off."""
+def _typed(
+    table: pd.DataFrame,
+    alerted: NDArray[np.bool_],
+    thresholds: dict[str, dict[str, Any]],
+) -> pd.DataFrame:
+    """Give text columns one dtype, and note in ``attrs`` what the rows do not say."""
     kinds: dict[str, Any] = {c: "str" for c in table.columns if c in _TEXTS}
     table = table.astype(kinds)
-    table.attrs = {"total": len(alerted), "alerted": int(alerted.sum())}
+    table.attrs = {
+        "total": len(alerted),
+        "alerted": int(alerted.sum()),
+        "thresholds": thresholds,
+    }
     return table

@@ -24,14 +24,15 @@ def office(
     days: float = 5.0,
     first_day: str = "2026-03-02",
     payload: bool = True,
+    hosts: int = 10,
 ) -> pd.DataFrame:
-    """Benign flows of ten hosts to five services, with new places every day."""
+    """Benign flows of some hosts to five services, with new places every day."""
     rng = np.random.default_rng(seed)
     kind = rng.choice(len(SERVICES), n_flows, p=[0.45, 0.2, 0.25, 0.04, 0.06])
     port, protocol, app, handshake, grammar, verdict, concealed = (
         np.array(column, dtype=object)[kind] for column in zip(*SERVICES, strict=True)
     )
-    host = rng.integers(10, 20, n_flows)
+    host = rng.integers(10, 10 + hosts, n_flows)
     # Zipf: most visits go to few places, and new ones keep turning up.
     site = np.minimum(rng.zipf(1.6, n_flows), 40_000)
     up = np.exp(rng.normal(6.5, 1.2, n_flows)).astype(int) + 60
@@ -44,7 +45,7 @@ def office(
         {
             "start": start.astype("datetime64[us, UTC]"),
             "duration_s": rng.exponential(2.0, n_flows),
-            "src_ip": [f"10.20.0.{h}" for h in host],
+            "src_ip": [f"10.20.{h // 250}.{h % 250}" for h in host],
             "src_port": rng.integers(33000, 60000, n_flows),
             "dst_ip": remote,
             "dst_port": port.astype(int),

@@ -158,6 +158,67 @@ def test_a_block_long_enough_is_silent():
     )
 
 
+def test_threshold_intervals_hold_the_exact_threshold():
+    """In nine of ten blocks, for a distribution whose quantiles are known."""
+    rng = np.random.default_rng(0)
+    days, a_day, budget = 10, 200, 3.0
+    exact = -np.log(budget / a_day)
+    held = []
+    for _ in range(400):
+        calibrator = Calibrator.fit(rng.exponential(size=days * a_day), days)
+        low, high = calibrator.threshold_interval(budget)
+        held.append(low <= calibrator.suspicion([exact])[0] <= high)
+        assert low <= calibrator.threshold(budget) <= high
+    assert np.mean(held) >= 0.88
+
+
+def test_a_threshold_that_the_block_cannot_bound_has_no_upper_bound():
+    low, high = Calibrator.fit(np.arange(100.0), 1.0).threshold_interval(1.0)
+    assert low < np.log2(100) < high == np.inf
+
+
+def test_alert_rates_hold_the_exact_rate():
+    rng = np.random.default_rng(0)
+    days, a_day, score = 10, 200, 4.0
+    exact = a_day * np.exp(-score)
+    held = []
+    for _ in range(400):
+        calibrator = Calibrator.fit(rng.exponential(size=days * a_day), days)
+        low, high = calibrator.alert_rate(calibrator.suspicion([score])[0])
+        held.append(low <= exact <= high)
+    assert np.mean(held) >= 0.88
+
+
+def test_beyond_the_block_normal_alerts_may_be_none():
+    low, high = Calibrator.fit(np.arange(100.0), 2.0).alert_rate(20.0)
+    assert low == 0.0
+    assert 0 < high < 3
+
+
+def test_a_false_discovery_rate_out_of_reach_is_said_with_what_it_needs():
+    calibrator = Calibrator.fit(np.arange(99.0), 2.0)
+    p_values = np.r_[[0.01] * 2, np.full(498, 0.5)]
+    with pytest.warns(CalibrationWarning) as caught:
+        calibrator.warn_if_too_short(p_values, 500, 0.1)
+    assert str(caught[0].message) == (
+        "A false discovery rate of 0.1 cannot reject anything here: 2 of 500 scores "
+        "lie beyond the whole calibration block, but its 99 scores allow no p-value "
+        "below 0.01. It would need 2,499 scores, about 50 days instead of 2; give a "
+        "longer baseline, or an alert budget."
+    )
+    # And with so many it would reject.
+    longer = np.r_[[1 / 2500] * 2, np.full(498, 0.5)]
+    assert false_discovery_threshold(longer, 0.1) == 1 / 2500
+
+
+@pytest.mark.parametrize(
+    "p_values", [np.full(500, 0.5), np.r_[[0.01] * 60, np.full(440, 0.5)]]
+)
+def test_a_false_discovery_rate_within_reach_is_silent(p_values):
+    """Nothing lies beyond the block, or enough does."""
+    Calibrator.fit(np.arange(99.0), 2.0).warn_if_too_short(p_values, 500, 0.1)
+
+
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), -float("inf")])
 def test_impossible_budgets_are_refused(budget):
     with pytest.raises(OptionError, match=r"alerts per day: got .* above 0"):

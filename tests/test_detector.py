@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
 from sites import office, theft
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -108,29 +107,104 @@ def test_the_calibration_block_is_last_in_time_and_unseen():
         assert np.array_equal(learned.edges, b.learned_[name].edges)
 
 
-def test_reasons_speak_of_the_whole_baseline():
-    """Once it has calibrated, the last part is known too: nothing of it is new."""
+def test_what_the_calibration_block_brought_is_known():
+    """Nothing of it is new, and reasons count it; but evidence does not."""
     flows = office(400)
     detector = Detector(random_state=0, n_estimators=10).fit(flows)
-    assert detector.baseline_.tables["site"].values["n"].tolist() == [400]
+    for of, n in (("baseline_", 280), ("recent_", 120), ("known_", 400)):
+        assert getattr(detector, of).tables["site"].values["n"].tolist() == [n]
     again = FlowFeatures(payload=True).table(detector.score(flows).asked)
     assert (again[[c for c in again if c.startswith("new_")]] == 0).all(axis=None)
 
 
-def test_contributions_sum_to_the_raw_score(detector, fresh):
-    scored = detector.score(fresh)
-    split = detector.contributions(scored.asked, payload=True).sum(axis=1)
-    surprising = split != 0
-    assert surprising.any()
-    assert np.allclose(split[surprising], scored.raw[surprising])
+# --- explanations ----------------------------------------------------------------------
 
 
-def test_the_forest_speaks(detector):
-    """On normal rows the order is the forest's own, not that of the tails."""
-    scored = detector.score(office(1500))
-    matrix = FlowFeatures(payload=True).matrix(scored.asked)
-    alone = -detector.learned_["payload"].forest.score_samples(matrix)
-    assert spearmanr(alone, scored.raw).statistic > 0.9
+@pytest.mark.parametrize("exact", [True, False])
+def test_explanations_sum_to_suspicion(detector, fresh, exact):
+    """Per feature and per family, with payload and without, usual rows and not."""
+    bare = office(100, seed=9, days=2, first_day="2026-03-09", payload=False)
+    parts = [fresh, bare, theft(fresh), theft(bare), theft(fresh, up=10**10)]
+    flows = pd.concat(parts, ignore_index=True).sample(frac=1.0, random_state=0)
+    explained = detector.explain(flows, exact=exact)
+    suspicion = -detector.score_samples(flows)
+    assert np.abs(explained.sum(axis=1) - suspicion).max() < 1e-9
+    families = explained.T.groupby(level="family").sum().T
+    assert np.abs(families.sum(axis=1) - suspicion).max() < 1e-9
+    pd.testing.assert_index_equal(explained.index, flows.index)
+    assert set(families) == {"volume", "payload", "mismatch", "novelty"}
+    unseen = flows["src_sampled_bytes"].isna()
+    assert explained.loc[unseen, ["payload", "mismatch"]].isna().all(axis=None)
+    assert not explained.loc[~unseen].isna().any(axis=None)
+
+
+def test_tails_are_credited_to_their_own_family(detector, fresh):
+    """A hundred times the upload: what is added belongs to volumes."""
+    before, after = (
+        detector.explain(theft(fresh, up=up)).iloc[0].groupby(level="family").sum()
+        for up in (5 * 10**6, 5 * 10**8)
+    )
+    added = after - before
+    volumes = added["volume"] + added["payload"]
+    assert volumes > 0
+    assert volumes / added.sum() > 0.95
+
+
+def test_no_rows_have_no_explanation(detector, fresh):
+    explained = detector.explain(fresh.iloc[:0])
+    assert explained.shape == (0, 15)
+
+
+# --- the forest's part, and that more is never less ---------------------------------------
+
+
+@pytest.mark.parametrize("capability", ["payload", "volume"])
+def test_more_of_any_evidence_is_never_less_suspicious(detector, fresh, capability):
+    """One directed column at a time, over its whole range and beyond."""
+    learned = detector.learned_[capability]
+    features = FlowFeatures(payload=capability == "payload")
+    flows = pd.concat([fresh, theft(fresh)], ignore_index=True)
+    rows = features.matrix(detector.score(flows).asked)[::10]
+    rows = np.concatenate(
+        [rows, np.where(np.arange(rows.size).reshape(rows.shape) % 7, rows, np.nan)]
+    )
+    trees = learned.forest.trees_
+    for i in range(rows.shape[1]):
+        splits = trees.threshold[trees.column == i].astype(float)
+        steps = np.unique(
+            np.r_[0.0, splits, splits + 1e-6, learned.edges[i] + [0, 1, 50]]
+        )
+        moved = np.repeat(rows, len(steps), axis=0)
+        moved[:, i] = np.tile(steps, len(rows))
+        raw = learned.parts(moved, features.families).raw.reshape(len(rows), -1)
+        suspicion = learned.flows.suspicion(raw)
+        assert (np.diff(suspicion, axis=1) >= -1e-9).all(), features.names[i]
+
+
+@pytest.mark.parametrize("payload", [True, False])
+def test_more_upload_is_never_less_suspicious(detector, payload):
+    """In the table: more bytes of one flow, for the flow and for its case."""
+    flows = office(60, seed=5, days=1, first_day="2026-03-09", payload=payload)
+    flows = pd.concat([flows, flows.iloc[:6], theft(flows)], ignore_index=True)
+    for row in (0, 7, 30, len(flows) - 1):
+        before = None
+        for factor in (1, 1.1, 2, 5, 30, 1000, 10**6):
+            more = flows.copy()
+            for column in ("src_bytes", "src_payload_bytes"):
+                more[column] = (
+                    more[column]
+                    .mask(
+                        more.index == row,
+                        (more[column] * factor).round().astype("Int64"),
+                    )
+                    .astype(more[column].dtype)
+                )
+            scored = detector.score(more)
+            now = scored.suspicion[row], scored.case_suspicion[scored.case[row]]
+            if before is not None:
+                assert now[0] >= before[0] - 1e-9
+                assert now[1] >= before[1] - 1e-9
+            before = now
 
 
 def test_more_upload_is_never_less_suspicious_beyond_the_baseline(detector, fresh):

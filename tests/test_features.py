@@ -22,7 +22,7 @@ def baseline():
 
 def ask(flows, baseline) -> Asked:
     oriented = orient(flows, PRIVATE_NETWORKS)
-    return Asked(oriented, Observed.of(oriented), baseline)
+    return Asked(oriented, Observed.of(oriented), baseline, baseline)
 
 
 def evidence(flows, baseline) -> pd.DataFrame:

@@ -623,14 +623,8 @@ def test_monotone_scores_never_rise_with_a_column(table, seed, max_samples, data
     assert (np.diff(scores, axis=1) <= 1e-12).all()
 
 
-def nearest_monotone(leaves, above):
-    """Smallest largest change that makes path lengths fall along `above`."""
-    gaps = leaves[None, :] - leaves[:, None]
-    return max(gaps[above].max(initial=0.0), 0.0) / 2.0
-
-
-def test_monotone_lengths_change_as_little_as_they_can():
-    """No monotone lengths have a smaller largest change; and all agree on order."""
+def test_monotone_lengths_are_the_largest_of_all_leaves_above():
+    """Told from a grid of rows that meets every leaf, instead of from boxes."""
     X = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
     _, forest = both(X, n_estimators=1, max_samples=32)
     trees = forest.trees_
@@ -647,10 +641,12 @@ def test_monotone_lengths_change_as_little_as_they_can():
     above = np.zeros((leaf.sum(), leaf.sum()), dtype=bool)
     for row, end in zip(grid, ends, strict=True):
         above[end, ends[(grid >= row).all(axis=1)]] = True
-    old, new = trees.value[leaf], trees.monotone.value[leaf]
-    assert not (above & (new[:, None] < new[None, :])).any()
-    assert np.abs(new - old).max() <= nearest_monotone(old, above) + 1e-12
-    assert np.abs(new - old).max() > 0
+    for _ in range(leaf.sum()):
+        # What lies above a leaf above lies above.
+        above |= (above.astype(int) @ above.astype(int)) > 0
+    expected = np.where(above, trees.value[leaf], 0.0).max(axis=1)
+    assert np.array_equal(trees.monotone.value[leaf], expected)
+    assert not np.array_equal(trees.value[leaf], expected)
 
 
 def test_monotone_scores_of_one_column_that_rises_are_the_forests_own():
@@ -659,7 +655,7 @@ def test_monotone_scores_of_one_column_that_rises_are_the_forests_own():
     _, forest = both(X, n_estimators=100)
     rows = np.linspace(1, 20, 100)[:, None]
     own, monotone = forest.score_samples(rows), forest.monotone_scores(rows)
-    assert np.corrcoef(own, monotone)[0, 1] > 0.999
+    assert np.corrcoef(own, monotone)[0, 1] > 0.995
 
 
 @pytest.mark.parametrize("call", ["monotone_scores", "path_credit", "shapley_credit"])

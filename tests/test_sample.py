@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import exfilml
 from exfilml.exceptions import SourceWarning
+from exfilml.features import FlowFeatures
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "datasets" / "sample"
@@ -68,6 +70,46 @@ def test_reasons_of_the_top_case_name_what_matters(detector, test_days):
         assert part in reasons
 
 
+@pytest.fixture(scope="module")
+def baseline_days():
+    return exfilml.read_flows(SAMPLE / "baseline.pcap", progress=False)
+
+
+def evidence(detector, flows, capability):
+    features = FlowFeatures(payload=capability == "payload")
+    return features, features.matrix(detector.score(flows).asked)
+
+
+@pytest.mark.parametrize("capability", ["payload", "volume"])
+def test_the_forest_speaks(detector, baseline_days, capability):
+    """On normal rows the order is the raw forest's, not that of tails or of the step."""
+    learned = detector.learned_[capability]
+    features, rows = evidence(detector, baseline_days, capability)
+    alone = -learned.forest.score_samples(rows)
+    parts = learned.parts(rows, features.families)
+    assert spearmanr(alone, parts.forest_bits).statistic > 0.9
+    suspicion = learned.flows.suspicion(parts.raw)
+    assert spearmanr(alone, suspicion).statistic > 0.9
+
+
+@pytest.mark.parametrize("capability", ["payload", "volume"])
+def test_more_of_any_evidence_is_never_less_suspicious(detector, test_days, capability):
+    """On real rows, one directed column at a time, over its whole range and beyond."""
+    learned = detector.learned_[capability]
+    features, rows = evidence(detector, test_days, capability)
+    rows = rows[::13]
+    trees = learned.forest.trees_
+    for i in range(rows.shape[1]):
+        splits = trees.threshold[trees.column == i].astype(float)
+        edge = learned.edges[i]
+        steps = np.unique(np.r_[0.0, splits, splits + 1e-6, edge, edge + 1, edge + 50])
+        moved = np.repeat(rows, len(steps), axis=0)
+        moved[:, i] = np.tile(steps, len(rows))
+        raw = learned.parts(moved, features.families).raw.reshape(len(rows), -1)
+        suspicion = learned.flows.suspicion(raw)
+        assert (np.diff(suspicion, axis=1) >= -1e-9).all(), features.names[i]
+
+
 def test_few_normal_cases_are_alerted(detector, test_days):
     """Within twice the budget: two days of made-up traffic allow no finer test."""
     ranking = exfilml.rank_flows(detector, test_days)
@@ -77,13 +119,12 @@ def test_few_normal_cases_are_alerted(detector, test_days):
     assert normal["alert"].sum() <= 2 * 2 * detector.alerts_per_day
 
 
-def test_the_default_model_is_what_the_baseline_gives(detector):
+def test_the_default_model_is_what_the_baseline_gives(detector, baseline_days):
     """Same captures, same seed, same model."""
-    flows = exfilml.read_flows(SAMPLE / "baseline.pcap", progress=False)
-    fresh = exfilml.Detector(random_state=0).fit(flows)
-    assert np.allclose(
-        fresh.score_samples(flows), detector.score_samples(flows), rtol=0, atol=1e-9
-    )
+    fresh = exfilml.Detector(random_state=0).fit(baseline_days)
+    expected = detector.score_samples(baseline_days)
+    actual = fresh.score_samples(baseline_days)
+    assert np.allclose(actual, expected, rtol=0, atol=1e-9)
 
 
 def test_rank_on_the_sample_takes_less_than_ten_seconds():

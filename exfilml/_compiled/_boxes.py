@@ -213,44 +213,37 @@ def monotone_lengths(
     high: NDArray[np.float32],
     missing: NDArray[np.uint8],
 ) -> NDArray[np.float64]:
-    """Return path lengths of leaves that never rise with any column.
+    """Return the largest path length of each leaf and all that lie above it.
 
     `leaf_start` holds each tree's first leaf, the other arrays are those of `Boxes`
-    for finite thresholds. Of two leaves the left one lies below the split that parts them. So no leaf lies
-    above one to its right, and one pass in either direction closes the order.
+    for finite thresholds. Of two leaves the left one lies below the split that parts
+    them. So no leaf lies above one to its right, and one pass from the right closes
+    the order.
     """
-    n_trees = leaf_start.shape[0] - 1
-    least, most = lengths.copy(), lengths.copy()
+    largest = lengths.copy()
     n_columns = 1
     for i in column:
         n_columns = max(n_columns, i + 1)
     below = np.empty(n_columns, np.float32)
     hidden = np.empty(n_columns, np.uint8)
-    for tree in range(n_trees):
-        first, stop = leaf_start[tree], leaf_start[tree + 1]
-        # Leaves to the left first: what lies below them has been looked at. And from
-        # the right end for those above.
-        for way in range(2):
-            for step in range(stop - first):
-                leaf = first + step if way == 0 else stop - 1 - step
-                below[:] = -np.inf
-                hidden[:] = 1
-                for side in range(start[leaf], start[leaf + 1]):
-                    if not np.isnan(low[side]):
-                        below[column[side]] = low[side]
-                    hidden[column[side]] = missing[side]
-                for other in range(leaf + 1, stop):
-                    if _lies_above(
-                        start[other],
-                        start[other + 1],
-                        column,
-                        high,
-                        missing,
-                        below,
-                        hidden,
-                    ):
-                        if way == 0:
-                            least[other] = min(least[other], least[leaf])
-                        else:
-                            most[leaf] = max(most[leaf], most[other])
-    return (least + most) / 2.0
+    for tree in range(leaf_start.shape[0] - 1):
+        stop = leaf_start[tree + 1]
+        for leaf in range(stop - 1, leaf_start[tree] - 1, -1):
+            below[:] = -np.inf
+            hidden[:] = 1
+            for side in range(start[leaf], start[leaf + 1]):
+                if not np.isnan(low[side]):
+                    below[column[side]] = low[side]
+                hidden[column[side]] = missing[side]
+            for other in range(leaf + 1, stop):
+                if largest[other] > largest[leaf] and _lies_above(
+                    start[other],
+                    start[other + 1],
+                    column,
+                    high,
+                    missing,
+                    below,
+                    hidden,
+                ):
+                    largest[leaf] = largest[other]
+    return largest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,11 +22,35 @@ BLEND: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The flows that are asked about: as a table and as hashed keys, row by row."""
+    """The flows that are asked about: as a table and as hashed keys, row by row.
+
+    Attributes
+    ----------
+    oriented, observed
+        The flows.
+    baseline
+        What evidence is measured against.
+    known
+        What has been seen at all: `baseline`, and what came after it. It can only
+        take evidence away, so that scores stay comparable with those of calibration,
+        which knew `baseline` alone. Reasons speak of it.
+    """
 
     oriented: pd.DataFrame
     observed: Observed
     baseline: Baseline
+    known: Baseline
+
+    @property
+    def told(self) -> Asked:
+        """The same flows, asked about against all that is known: for reasons."""
+        return replace(self, baseline=self.known)
+
+    def only(self, rows: NDArray[np.int64]) -> Asked:
+        """Ask about some of the flows."""
+        return replace(
+            self, oriented=self.oriented.iloc[rows], observed=self.observed.rows(rows)
+        )
 
     def rows(self, tally: str) -> NDArray[np.int64]:
         """Return the row of each flow in a table of the baseline, −1 if unseen."""

@@ -59,10 +59,7 @@ class Cases:
         )
         size = np.bincount(day_code, minlength=len(day_first))
         most = largest_of_case(up, code[day_first])
-        usual = Asked(
-            asked.oriented.iloc[first], asked.observed.rows(first), asked.baseline
-        )
-        marks = mark(usual, "host_service_day", "service_day")
+        marks = mark(asked.only(first), "host_service_day", "service_day")
         return cls(code, len(first), size[most], up[most], marks)
 
     @property

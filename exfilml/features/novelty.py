@@ -37,7 +37,8 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
         once = _lookup(*tally.singletons, who)
         (total,) = asked.take(_LEVEL_TABLE[level], "n")
         chance = blend(total, (once + 1.0) / (total + 2.0), site)
-    return np.where(asked.rows(table) < 0, surprise(chance), 0.0)
+    unseen = (asked.rows(table) < 0) & (asked.told.rows(table) < 0)
+    return np.where(unseen, surprise(chance), 0.0)
 
 
 _LEVEL_TABLE: Final = {"local_ip": "host", "service": "service"}
