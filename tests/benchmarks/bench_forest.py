@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
 SIZES = (1, 10, 1_000, 100_000, 1_000_000)
 MOST = max(SIZES)
-# Slow peers are not asked for a million rows, but for a tenth; they are linear there.
-PEER_MOST = 100_000
 TURNS = 7
+# A million rows take the slowest peer long enough to average over.
+FEWER_TURNS = 3
 PACKAGES = (
     "scikit-learn",
     "numba",
@@ -74,12 +74,13 @@ def turns(
     runs: dict[str, Callable[[], object]],
     calls: int,
     clock: Callable[[], float] = time.perf_counter,
+    n_turns: int = TURNS,
 ) -> dict[str, list[float]]:
     """Seconds a call, in turns: what slows the machine slows all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    for _ in range(TURNS):
+    for _ in range(n_turns):
         for name, run in runs.items():
             begin = clock()
             for _ in range(calls):
@@ -152,8 +153,8 @@ def scores(train: np.ndarray, rows: np.ndarray) -> None:
     same = np.array_equal(theirs.score_samples(rows), two.score_samples(rows))
     say(f"scores equal scikit-learn's bit for bit on {MOST:,} rows: {same}")
     say()
-    say("times as fast as scikit-learn on one thread: best (median) of 7 turns")
-    names = ["exfilml, 1 thread", "exfilml, 2 threads", *others]
+    say("times as fast as scikit-learn on one thread: best (median) of some turns")
+    names = ["exfilml, 1 thread", "exfilml, 2 threads", "monotone, 1 thread", *others]
     say(f"{'rows':>9s}{'sklearn, µs/row':>17s}" + "".join(f"{n:>20s}" for n in names))
     for size in SIZES:
         some = np.ascontiguousarray(rows[:size])
@@ -161,21 +162,18 @@ def scores(train: np.ndarray, rows: np.ndarray) -> None:
             "sklearn": lambda x=some: theirs.score_samples(x),
             names[0]: lambda x=some: one.score_samples(x),
             names[1]: lambda x=some: two.score_samples(x),
+            names[2]: lambda x=some: one.monotone_scores(x),
+            **{n: lambda x=some, f=f: f(x) for n, f in others.items()},
         }
-        if size <= PEER_MOST:
-            runs |= {n: lambda x=some, f=f: f(x) for n, f in others.items()}
-        seconds = turns(runs, max(1, min(20, 2_000 // size)))
+        n_turns = TURNS if size < MOST else FEWER_TURNS
+        seconds = turns(runs, max(1, min(20, 2_000 // size)), n_turns=n_turns)
         base = seconds.pop("sklearn")
         line = f"{size:9,d}{min(base) / size * 1e6:17.2f}"
         for name in names:
-            if name in seconds:
-                used = seconds[name]
-                best, usual = min(base) / min(used), np.median(base) / np.median(used)
-                line += f"{best:11.2f} ({usual:6.2f})"
-            else:
-                line += f"{'·':>20s}"
+            used = seconds[name]
+            best, usual = min(base) / min(used), np.median(base) / np.median(used)
+            line += f"{best:11.2f} ({usual:6.2f})"
         say(line)
-    say(f"(·: not run beyond {PEER_MOST:,} rows)")
     # Others on the machine take processors away, but not work done per second of one.
     used = turns({n: runs[n] for n in ("sklearn", *names[:2])}, 1, time.process_time)
     base, alone, shared = (min(seconds) for seconds in used.values())
