@@ -35,6 +35,10 @@ def test_python_blocks_run_in_order(workdir):
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), names)
     assert len(names["cases"]) == 10
+    (shown,) = blocks("text")
+    columns = re.search(r"cases\[\s*\[(.*?)\]\s*\]", README, flags=re.DOTALL)
+    expected = names["cases"][re.findall(r'"(\w+)"', columns[1])].to_string()
+    assert squeezed(shown) == squeezed(expected)
     assert names["suspicious"]["label"].isna().all()
     assert (workdir / "office.exfilml").exists()
 
