@@ -78,6 +78,8 @@ class Learned:
 
     Attributes
     ----------
+    features
+        Evidence columns.
     forest
         Fitted on evidence of the middle of the baseline.
     centre, scale
@@ -90,6 +92,7 @@ class Learned:
         Calibration of flows and of cases.
     """
 
+    features: FlowFeatures
     forest: BaselineForest
     centre: float
     scale: float
@@ -98,10 +101,8 @@ class Learned:
     flows: Calibrator
     cases: Calibrator
 
-    def parts(
-        self, evidence: NDArray[np.float64], families: NDArray[np.int64]
-    ) -> Parts:
-        """Score rows of evidence whose columns belong to `families`."""
+    def parts(self, evidence: NDArray[np.float64]) -> Parts:
+        """Score rows of evidence, shape (n_flows, n_features)."""
         if len(evidence) == 0:
             return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
         anomaly = -self.forest.monotone_scores(evidence)
@@ -109,7 +110,7 @@ class Learned:
         tails = np.zeros_like(beyond)
         rows = np.arange(len(evidence))
         for family in range(len(FAMILIES)):
-            columns = np.flatnonzero(families == family)
+            columns = np.flatnonzero(self.features.families == family)
             if len(columns):
                 # Columns of a family see the same thing: only the strongest counts.
                 strongest = columns[np.argmax(beyond[:, columns], axis=1)]
@@ -345,6 +346,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         scale = surprise_at_high / spread if spread > LEAST_SPREAD else 0.0
         day_excess = np.concatenate([Cases.of(a).excess for a in described])
         learned = Learned(
+            features=features,
             forest=forest,
             centre=float(centre),
             scale=float(scale),
@@ -353,9 +355,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
-        parts = _parts(learned, features, calibration)
+        parts = learned.parts(features.matrix(calibration))
         cases = Cases.of(calibration)
-        raw_cases, _ = _case_raw(learned, features, parts, cases)
+        raw_cases, _ = _case_raw(learned, parts, cases)
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
@@ -400,13 +402,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             rows = visible if payload else ~visible
             if not rows.any():
                 continue
-            features = FlowFeatures(payload=payload)
-            parts = _parts(learned, features, asked)
+            parts = learned.parts(learned.features.matrix(asked))
             raw[rows] = parts.raw[rows]
             suspicion[rows] = learned.flows.suspicion(parts.raw[rows])
             p_value[rows] = learned.flows.p_values(parts.raw[rows])
             mine = case_visible if payload else ~case_visible
-            whole, of_case = _case_raw(learned, features, parts, cases)
+            whole, of_case = _case_raw(learned, parts, cases)
             worst[mine] = of_case[mine]
             case_suspicion[mine] = learned.cases.suspicion(whole[mine])
             case_p[mine] = learned.cases.p_values(whole[mine])
@@ -445,13 +446,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             does not show what the feature needs. See the module's text for the rule.
         """
         scored = self.score(flows)
-        whole = FlowFeatures(payload="payload" in self.learned_)
+        # What shows payload shows all that volumes show.
+        whole = self.learned_.get("payload", self.learned_["volume"]).features
         split = np.full((scored.asked.n_flows, len(whole.names)), np.nan)
-        for name in self.learned_:
+        for name, learned in self.learned_.items():
             payload = name == "payload"
             rows = np.flatnonzero(scored.with_payload == payload)
-            features = FlowFeatures(payload=payload)
-            columns = np.array([whole.names.index(n) for n in features.names])
+            columns = np.array([whole.names.index(n) for n in learned.features.names])
             asked = scored.asked.only(rows)
             split[np.ix_(rows, columns)] = self.contributions(
                 asked, payload=payload, exact=exact
@@ -475,7 +476,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         numpy.ndarray of float64, shape (n_flows, n_features)
         """
         learned = self.learned_["payload" if payload else "volume"]
-        parts = _parts(learned, FlowFeatures(payload=payload), asked)
+        parts = learned.parts(learned.features.matrix(asked))
         forest = learned.forest
         split = forest.shapley_credit if exact else forest.path_credit
         credit = np.maximum(split(parts.evidence, monotone=True), 0.0)
@@ -532,15 +533,11 @@ def _visible(asked: Asked) -> Asked:
     return asked.only(rows)
 
 
-def _parts(learned: Learned, features: FlowFeatures, asked: Asked) -> Parts:
-    return learned.parts(features.matrix(asked), features.families)
-
-
 def _case_raw(
-    learned: Learned, features: FlowFeatures, parts: Parts, cases: Cases
+    learned: Learned, parts: Parts, cases: Cases
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Raw score of each case, and the flow whose score it is."""
-    volume = features.families == FAMILIES.index("volume")
+    volume = learned.features.families == FAMILIES.index("volume")
     own = parts.tails[:, volume].sum(axis=1)
     day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code]
     raw = parts.raw + np.maximum(day - own, 0.0)

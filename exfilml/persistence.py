@@ -43,7 +43,7 @@ from exfilml.exceptions import (
     OptionError,
 )
 from exfilml.export import complete_file
-from exfilml.features import FlowFeatures
+from exfilml.features import Feature, FlowFeatures
 from exfilml.forest import BaselineForest, Trees
 from exfilml.places import parse_networks
 from exfilml.tally import MAX_KEYS, PEAKS, Tally, combine, hash_names
@@ -201,10 +201,7 @@ def model_card(detector: Detector) -> dict[str, Any]:
     card = _manifest(detector)
     for name, learned in detector.learned_.items():
         about = card["capabilities"][name]
-        about["features"] = {
-            f.name: f.definition
-            for f in FlowFeatures(payload=name == "payload").features
-        }
+        about["features"] = {f.name: f.definition for f in learned.features.features}
         about["trees"] = len(learned.forest.trees_.start) - 1
         about["calibration"] = {
             "days": round(learned.cases.days, 3),
@@ -239,8 +236,7 @@ def _manifest(detector: Detector) -> dict[str, Any]:
         "hash_check": _hash_check(),
         "capabilities": {
             name: {
-                "features": list(FlowFeatures(payload=name == "payload").names),
-                "definitions": _definitions(payload=name == "payload"),
+                "features": [[f.name, _checksum(f)] for f in learned.features.features],
                 "centre": learned.centre,
                 "scale": learned.scale,
                 "day_edge": learned.day_edge,
@@ -292,14 +288,42 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
-def _definitions(*, payload: bool) -> str:
-    """Checksum of what the features are: a model must not meet other ones."""
+def _checksum(feature: Feature) -> str:
+    """Checksum of what a feature is: a model must not meet another of its name."""
     # Python 3.13 strips the indentation of docstrings, which `getdoc` does for all.
-    text = "\n".join(
-        f"{f.name}\t{f.unit}\t{inspect.getdoc(f.compute)}"
-        for f in FlowFeatures(payload=payload).features
-    )
+    definition = inspect.getdoc(feature.compute)
+    if definition is None:
+        raise OptionError(
+            "Python's option -OO removes the definitions that models are checked "
+            "against; run without it."
+        )
+    text = f"{feature.name}\t{feature.unit}\t{definition}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [str, str]
+
+
+def _features(capability: str, theirs: object) -> FlowFeatures:
+    """Return a model's features, if this version computes each as that one did.
+
+    What later versions add to the list is nothing that an older model asks for.
+    """
+    if not (isinstance(theirs, list) and theirs and all(map(_is_pair, theirs))):
+        raise ModelFileError(f"damaged manifest: features are {_shown(theirs)}.")
+    payload = capability == "payload"
+    ours = {f.name: _checksum(f) for f in FlowFeatures(payload=payload).features}
+    names = [name for name, _ in theirs]
+    gone = [n for n in names if n not in ours]
+    other = [n for n, checksum in theirs if n in ours and checksum != ours[n]]
+    if gone or other or len(set(names)) < len(names):
+        raise ModelFileError(
+            "trained with other features than this version computes (gone: "
+            f"{', '.join(gone)[:200] or 'none'}; defined differently: "
+            f"{', '.join(other)[:200] or 'none'}). Train the model again."
+        )
+    return FlowFeatures(payload=payload, names=names)
 
 
 def _canary_rows(edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -582,32 +606,20 @@ def _number(
 def _learned(
     capability: str, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> Learned:
-    payload = capability == "payload"
-    features = FlowFeatures(payload=payload)
-    theirs, ours = about.get("features"), list(features.names)
-    if not isinstance(theirs, list) or not all(isinstance(n, str) for n in theirs):
-        raise ModelFileError(f"damaged manifest: features are {_shown(theirs)}.")
-    if theirs != ours or about.get("definitions") != _definitions(payload=payload):
-        gone = [n for n in theirs if n not in ours]
-        new = [n for n in ours if n not in theirs]
-        raise ModelFileError(
-            "trained with other features than this version computes (gone: "
-            f"{', '.join(gone)[:200] or 'none'}; new: {', '.join(new) or 'none'}; others "
-            "may be defined differently). Train the model again."
-        )
+    features = _features(capability, about.get("features"))
     trees = Trees(
         **{part: arrays[f"{capability}/trees/{part}"] for part in _TREE_TYPES}
     )
-    trees.check(len(ours))
+    trees.check(len(features.names))
     edges = arrays[f"{capability}/edges"]
-    if len(edges) != len(ours) or not (np.abs(edges) <= MOST_COUNT).all():
+    if len(edges) != len(features.names) or not (np.abs(edges) <= MOST_COUNT).all():
         raise ModelFileError(f"{capability}: edges do not fit the features")
     most = int(_number(about, "max_samples", 1, 2**53, whole=True))
     forest = BaselineForest(n_estimators=len(trees.start) - 1, max_samples=most)
     forest.trees_ = trees
     forest.max_samples_ = most
     forest.offset_ = _number(about, "offset", -1.0, 0.0)
-    forest.n_features_in_ = len(ours)
+    forest.n_features_in_ = len(features.names)
     days = _number(about, "days", 1e-6, 1e6)
     flows, cases = (
         Calibrator(arrays[f"{capability}/{of}"], days) for of in ("flows", "cases")
@@ -624,6 +636,7 @@ def _learned(
             f"{capability}: canary rows score differently than when it was stored"
         )
     return Learned(
+        features=features,
         forest=forest,
         centre=_number(about, "centre", 0.0, 1.0),
         scale=_number(about, "scale", 0.0, MOST_SCALE),

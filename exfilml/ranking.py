@@ -18,7 +18,7 @@ from exfilml.baseline import case_key, wrapper
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import OptionError
-from exfilml.features import FAMILIES, Asked, FlowFeatures, human_bytes
+from exfilml.features import FAMILIES, Asked, human_bytes
 from exfilml.features.accumulation import largest_of_case
 from exfilml.schema import capability, validate_flows
 
@@ -389,7 +389,7 @@ def _reasons(
 
 
 def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
-    features = FlowFeatures(payload=payload)
+    features = detector.learned_["payload" if payload else "volume"].features
     share = detector.contributions(asked, payload=payload, exact=True)
     said = [feature.reason(asked.told) for feature in features.features]
     evidence = features.matrix(asked)

@@ -187,7 +187,7 @@ def test_more_of_any_evidence_is_never_less_suspicious(detector, fresh, capabili
         )
         moved = np.repeat(rows, len(steps), axis=0)
         moved[:, i] = np.tile(steps, len(rows))
-        raw = learned.parts(moved, features.families).raw.reshape(len(rows), -1)
+        raw = learned.parts(moved).raw.reshape(len(rows), -1)
         suspicion = learned.flows.suspicion(raw)
         assert (np.diff(suspicion, axis=1) >= -1e-9).all(), features.names[i]
 

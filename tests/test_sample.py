@@ -15,7 +15,6 @@ from scipy.stats import spearmanr
 
 import exfilml
 from exfilml.exceptions import SourceWarning
-from exfilml.features import FlowFeatures
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "datasets" / "sample"
@@ -76,17 +75,16 @@ def baseline_days():
 
 
 def evidence(detector, flows, capability):
-    features = FlowFeatures(payload=capability == "payload")
-    return features, features.matrix(detector.score(flows).asked)
+    return detector.learned_[capability].features.matrix(detector.score(flows).asked)
 
 
 @pytest.mark.parametrize("capability", ["payload", "volume"])
 def test_the_forest_speaks(detector, baseline_days, capability):
     """On normal rows the order is the raw forest's, not that of tails or of the step."""
     learned = detector.learned_[capability]
-    features, rows = evidence(detector, baseline_days, capability)
+    rows = evidence(detector, baseline_days, capability)
     alone = -learned.forest.score_samples(rows)
-    parts = learned.parts(rows, features.families)
+    parts = learned.parts(rows)
     assert spearmanr(alone, parts.forest_bits).statistic > 0.9
     suspicion = learned.flows.suspicion(parts.raw)
     assert spearmanr(alone, suspicion).statistic > 0.9
@@ -96,7 +94,7 @@ def test_the_forest_speaks(detector, baseline_days, capability):
 def test_more_of_any_evidence_is_never_less_suspicious(detector, test_days, capability):
     """On real rows, one directed column at a time, over its whole range and beyond."""
     learned = detector.learned_[capability]
-    features, rows = evidence(detector, test_days, capability)
+    rows = evidence(detector, test_days, capability)
     rows = rows[::13]
     trees = learned.forest.trees_
     for i in range(rows.shape[1]):
@@ -105,9 +103,9 @@ def test_more_of_any_evidence_is_never_less_suspicious(detector, test_days, capa
         steps = np.unique(np.r_[0.0, splits, splits + 1e-6, edge, edge + 1, edge + 50])
         moved = np.repeat(rows, len(steps), axis=0)
         moved[:, i] = np.tile(steps, len(rows))
-        raw = learned.parts(moved, features.families).raw.reshape(len(rows), -1)
+        raw = learned.parts(moved).raw.reshape(len(rows), -1)
         suspicion = learned.flows.suspicion(raw)
-        assert (np.diff(suspicion, axis=1) >= -1e-9).all(), features.names[i]
+        assert (np.diff(suspicion, axis=1) >= -1e-9).all(), learned.features.names[i]
 
 
 def test_few_normal_cases_are_alerted(detector, test_days):

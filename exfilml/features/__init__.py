@@ -17,6 +17,8 @@ from exfilml.features import mismatch, novelty, payload, volume
 from exfilml.features._feature import WORTH_TELLING, Asked, Feature, human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 __all__ = ["FAMILIES", "FEATURES", "Asked", "Feature", "FlowFeatures", "human_bytes"]
@@ -31,16 +33,20 @@ FAMILIES: Final = ("volume", "payload", "mismatch", "novelty")
 
 
 class FlowFeatures:
-    """The evidence columns that a capability allows, in their fixed order.
+    """Evidence columns in a fixed order.
 
     Parameters
     ----------
     payload
         Whether payload is visible; without it only volume and novelty remain.
+    names
+        Names of the columns, for a model that was trained when there were fewer;
+        `None` for all that `payload` allows.
     """
 
-    def __init__(self, *, payload: bool) -> None:
-        self.features = tuple(f for f in FEATURES if payload or not f.needs_payload)
+    def __init__(self, *, payload: bool, names: Iterable[str] | None = None) -> None:
+        allowed = {f.name: f for f in FEATURES if payload or not f.needs_payload}
+        self.features = tuple(allowed[n] for n in names or allowed)
 
     @property
     def names(self) -> tuple[str, ...]:
