@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.detector import Detector as Detector
+    from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
     from exfilml.persistence import load_model as load_model
     from exfilml.persistence import save_model as save_model
@@ -29,6 +30,7 @@ _HOME = {
     "BaselineForest": "forest",
     "Detector": "detector",
     "apply_labels": "schema",
+    "evaluate": "evaluation",
     "load_model": "persistence",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
@@ -44,6 +46,7 @@ __all__ = [
     "BaselineForest",
     "Detector",
     "apply_labels",
+    "evaluate",
     "load_model",
     "rank_cases",
     "rank_flows",

@@ -208,6 +208,82 @@ def rank(
 
 
 @app.command()
+@_SOURCES
+@click.option("--labels", type=_FILE, required=True, help="Labels: .csv or .parquet.")
+@click.option("--model", type=_FILE, help="Model file.  [default: the shipped model]")
+@click.option(
+    "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
+)
+@_HOME
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--plot", type=_FILE, help="Draw precision over recall: .png, .svg or .pdf."
+)
+@_QUIET
+def evaluate(
+    source: tuple[str, ...],
+    labels: Path,
+    model: Path | None,
+    alerts_per_day: float | None,
+    home: tuple[str, ...],
+    plot: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say what a model finds in labelled flows, and what it costs.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them, of another
+    time than the model's baseline.
+    """
+    import json
+
+    from exfilml.sources import read_labels
+    from exfilml.terminal import evaluation_text
+
+    if plot is not None:
+        _plottable(plot)
+    from exfilml.evaluation import evaluate as judge
+    from exfilml.ranking import check_options
+
+    check_options(alerts_per_day=alerts_per_day)
+    truth = read_labels(labels)
+    detector = _load(model, home)
+    found = judge(
+        detector,
+        _read(source, quiet=quiet),
+        truth,
+        alerts_per_day=alerts_per_day,
+        progress=None if quiet else lambda step: _say(f"{step} …"),
+    )
+    if plot is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(layout="tight")
+        found.plot(figure.subplots())
+        figure.savefig(plot)
+        _say(f"precision and recall drawn in {plot}")
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo(evaluation_text(found), nl=False)
+
+
+def _plottable(path: Path) -> None:
+    from importlib.util import find_spec
+
+    from exfilml.exceptions import OutputError
+
+    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
+        raise OutputError(f"{path}: the suffix must be .png, .svg or .pdf.")
+    _writable(path)
+    if find_spec("matplotlib") is None:
+        raise OutputError(
+            f"{path}: drawing needs matplotlib; install exfilml[notebook]."
+        )
+
+
+@app.command()
 @click.argument("model", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: Path, *, as_json: bool) -> None:

@@ -24,6 +24,10 @@ class BaselineError(ExfilmlError, ValueError):
     """A baseline cannot teach a detector: no rows, too few, or too short."""
 
 
+class LabelsError(ExfilmlError, ValueError):
+    """Labels and flows leave nothing to evaluate."""
+
+
 class OptionError(ExfilmlError, ValueError):
     """An option has a value outside what it may take."""
 

@@ -290,6 +290,17 @@ def _order(
     return order[:top]
 
 
+def alerted_cases(
+    detector: Detector,
+    scored: Scored,
+    *,
+    alerts_per_day: float | None = None,
+    fdr: float | None = None,
+) -> NDArray[np.bool_]:
+    """Say which cases of a scored table alert, shape (n_cases,)."""
+    return _alerts(detector, scored, alerts_per_day, fdr)[0]
+
+
 def _alerts(
     detector: Detector,
     scored: Scored,

@@ -155,8 +155,9 @@ CONN_STATES: Final = (
     "one_sided",  # one side alone sent: the initiator, as far as can be told
     "rejected",  # TCP reset, or answered by a reset, before any payload
 )
+_ENDS: Final = ("src_ip", "src_port", "dst_ip", "dst_port", "protocol")
 LABEL_COLUMNS: Final = (
-    *("src_ip", "src_port", "dst_ip", "dst_port", "protocol"),
+    *_ENDS,
     *("start", "end", "label", "scenario"),
 )
 CAPABILITIES: Final = ("volume", "packets", "application", "payload")
@@ -387,33 +388,69 @@ def capability(flows: pd.DataFrame) -> NDArray[np.str_]:
 def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Return `flows` with ``label`` and ``scenario`` filled from a labels table.
 
-    A label row matches a flow in either orientation, so that a flow whose initiator
-    was not seen is still labelled. Later label rows win.
-
     Parameters
     ----------
     flows
         A validated flows table.
     labels
-        As `exfilml.read_labels` gives it.
+        As `exfilml.read_labels` gives it; see `label_rows` for what matches.
     """
     labelled = flows.copy()
     label = labelled["label"].astype(object).to_numpy().copy()
     scenario = np.full(len(flows), None, dtype=object)
-    for row in labels.to_dict("records"):
-        match = _ends_match(flows, row, "src", "dst") | _ends_match(
-            flows, row, "dst", "src"
-        )
+    rows, matched = label_rows(flows, labels)
+    label[rows] = labels["label"].to_numpy(dtype=object)[matched]
+    scenario[rows] = labels["scenario"].to_numpy(dtype=object)[matched]
+    labelled["label"] = pd.Series(label, index=flows.index).astype("str")
+    labelled["scenario"] = pd.Series(scenario, index=flows.index).astype("str")
+    return labelled
+
+
+def label_rows(
+    flows: pd.DataFrame, labels: pd.DataFrame
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Match label rows to flows.
+
+    A label row matches a flow in either orientation, so that a flow whose initiator
+    was not seen is still labelled; empty ports and times match all. Where several
+    rows match a flow, the last one counts.
+
+    Returns
+    -------
+    rows, matched : numpy.ndarray of int64, shape (n_labelled,)
+        Positions of the labelled flows, in order, and of the label row of each.
+    """
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    whole = labels[list(_ENDS)].notna().all(axis=1).to_numpy(dtype=bool)
+    asked = labels.loc[whole, [*_ENDS, "start", "end"]].assign(
+        matched=np.flatnonzero(whole)
+    )
+    known = flows[list(_ENDS)].reset_index(drop=True)
+    start = flows["start"].reset_index(drop=True)
+    for theirs in (_ENDS, (*_ENDS[2:4], *_ENDS[:2], "protocol")):
+        turned = asked.rename(columns=dict(zip(theirs, _ENDS, strict=True)))
+        turned = turned.astype({name: known[name].dtype for name in _ENDS})
+        pairs = known.assign(row=np.arange(len(known))).merge(turned, on=list(_ENDS))
+        began = start.iloc[pairs["row"]].reset_index(drop=True)
+        early, late = began < pairs["start"], began > pairs["end"]
+        pairs = pairs[~(early | late)]
+        parts.append((pairs["row"].to_numpy(), pairs["matched"].to_numpy()))
+    for at in np.flatnonzero(~whole):
+        row = labels.iloc[at].to_dict()
+        match = _ends_match(flows, row, "src", "dst")
+        match |= _ends_match(flows, row, "dst", "src")
         match &= (flows["protocol"] == row["protocol"]).to_numpy()
         if pd.notna(row["start"]):
             match &= (flows["start"] >= row["start"]).to_numpy()
         if pd.notna(row["end"]):
             match &= (flows["start"] <= row["end"]).to_numpy()
-        label[match] = row["label"]
-        scenario[match] = row["scenario"]
-    labelled["label"] = pd.Series(label, index=flows.index).astype("str")
-    labelled["scenario"] = pd.Series(scenario, index=flows.index).astype("str")
-    return labelled
+        rows = np.flatnonzero(match)
+        parts.append((rows, np.full(len(rows), at)))
+    rows, matched = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((matched, rows))
+    rows, matched = rows[order], matched[order]
+    last = np.append(rows[1:] != rows[:-1], True)[: len(rows)]
+    return rows[last], matched[last]
 
 
 def _ends_match(

@@ -10,13 +10,16 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import pandas as pd
 
 from exfilml.export import printable
 from exfilml.features import human_bytes
+
+if TYPE_CHECKING:
+    from exfilml.evaluation import Evaluation
 
 WIDTH: Final = 110
 LONGEST_PLACE: Final = 40
@@ -81,6 +84,36 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
         for cell, width, name in zip(cells, widths, (*HEADER, "flows"), strict=True)
     )
     return "  ".join(padded).rstrip()
+
+
+def evaluation_text(found: Evaluation) -> str:
+    """Lay out an evaluation: its figures, then a line for each scenario."""
+    header = ("label", "scenario", "rank", "bits", "", "up", "gone before", "cases")
+    rows = [
+        (
+            printable(row["label"]),
+            printable(row["scenario"]),
+            str(row["rank"]),
+            f"{row['suspicion']:.1f}",
+            "ALERT" if row["alert"] else "",
+            human_bytes(row["up_bytes"]),
+            "" if pd.isna(row["bytes_before"]) else human_bytes(row["bytes_before"]),
+            str(row["cases"]),
+        )
+        for row in found.table.to_dict("records")
+    ]
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    right = {"rank", "bits", "up", "gone before", "cases"}
+    lines = [
+        "  ".join(
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, header, strict=True)
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+    lines[0] = click.style(lines[0], underline=True)
+    text = [printable(line) for line in found.lines()]
+    return "\n".join([*text, "", *lines]) + "\n"
 
 
 def card_text(card: dict[str, Any]) -> str:

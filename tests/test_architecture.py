@@ -29,6 +29,7 @@ FLOORS = {
     "detector": 4,
     "ranking": 5,
     "persistence": 6,
+    "evaluation": 6,
     "terminal": 7,
     "cli": 8,
     "__main__": 9,

@@ -1,0 +1,541 @@
+"""Precision and recall as an analyst meets them: by case, at a budget, by scenario.
+
+A detector ranks cases, an analyst opens the first few a day. So the questions are:
+how many of the first k cases are what they should be, how many scenarios are among
+them, how many false alarms a budget costs, and how much had left the site when a case
+would have come up. `evaluate` answers them for a detector; `measure` answers the
+ranking questions for any score of cases, so that other methods stand beside it.
+
+Labels say what a flow is (see `exfilml.schema.LABEL_COLUMNS`). ``exfil`` is what
+should be found; flows without a label and ``hard-negative`` ones should not; any
+other label (``c2``, ``exfil-like`` …) counts neither way. A case is what the worst
+label of its flows says: ``exfil`` before any other, ``hard-negative`` last.
+
+One file because a figure means nothing apart from how it was counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.exceptions import LabelsError, OptionError
+from exfilml.ranking import alerted_cases
+from exfilml.schema import START_DTYPE, label_rows, validate_flows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from exfilml.detector import Detector, Scored
+
+POSITIVE: Final = "exfil"
+NEGATIVE: Final = ("", "hard-negative")
+CUTS: Final = (5, 10, 20, 50, 100)
+# An analyst's first page.
+PAGE: Final = 20
+ROUNDS: Final = 1000
+CONFIDENCE: Final = 0.9
+DAY_S: Final = 86400.0
+# Label times farther off than this are no matter of rounding.
+SKEW_S: Final = 2.0
+MOST_NAMED: Final = 5
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What labels say of flows and of the cases that the flows form.
+
+    Attributes
+    ----------
+    label, scenario
+        object arrays of shape (n_flows,), ``""`` where no label row matches.
+    case
+        int64, shape (n_flows,): case of each flow.
+    case_label
+        object, shape (n_cases,).
+    notes
+        What did not fit, each with names and counts.
+    """
+
+    label: NDArray[np.object_]
+    scenario: NDArray[np.object_]
+    case: NDArray[np.int64]
+    case_label: NDArray[np.object_]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, flows: pd.DataFrame, labels: pd.DataFrame, case: NDArray[np.int64]
+    ) -> Truth:
+        """Match labels to flows and say what does not fit.
+
+        Parameters
+        ----------
+        flows
+            A validated flows table.
+        labels
+            As `exfilml.read_labels` gives it.
+        case
+            int64, shape (n_flows,): case of each flow, 0 … n_cases − 1.
+
+        Raises
+        ------
+        LabelsError
+            If no flow is labelled ``exfil``, or every flow is.
+        """
+        rows, matched = label_rows(flows, labels)
+        label = np.full(len(flows), "", dtype=object)
+        scenario = np.full(len(flows), "", dtype=object)
+        label[rows] = labels["label"].fillna("").to_numpy(dtype=object)[matched]
+        scenario[rows] = labels["scenario"].fillna("").to_numpy(dtype=object)[matched]
+        notes = [
+            *_unmatched(flows, labels, matched),
+            *_scattered(labels, case[rows], matched),
+        ]
+        case_label = np.full(case.max(initial=-1) + 1, "", dtype=object)
+        aside = ~np.isin(label, [POSITIVE, *NEGATIVE])
+        for rank in (label == "hard-negative", aside, label == POSITIVE):
+            case_label[case[rank]] = label[rank]
+        if aside.any():
+            names, counts = np.unique(label[aside].astype(str), return_counts=True)
+            said = ", ".join(f"{n:,} {k}" for k, n in zip(names, counts, strict=True))
+            notes.append(
+                f"flows that count neither as found nor as false alarm: {said}"
+            )
+        positive = case_label == POSITIVE
+        if not positive.any():
+            raise LabelsError(
+                f"No flow is labelled {POSITIVE!r}: {len(labels):,} label rows, "
+                f"{len(rows):,} of {len(flows):,} flows matched"
+                + "".join(f"; {note}" for note in notes)
+                + ". Addresses, ports, protocol and times of labels must be those of "
+                "the flows."
+            )
+        if positive.all():
+            raise LabelsError(
+                f"Every case is labelled {POSITIVE!r}: there is nothing to tell them "
+                "from. Add normal traffic of the same time."
+            )
+        return cls(label, scenario, case, case_label, tuple(notes))
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """Whether a case counts as found or as false alarm, shape (n_cases,)."""
+        counted: NDArray[np.bool_] = np.isin(self.case_label, [POSITIVE, *NEGATIVE])
+        return counted
+
+
+def _unmatched(
+    flows: pd.DataFrame, labels: pd.DataFrame, matched: NDArray[np.int64]
+) -> list[str]:
+    """Name label rows without a flow, and those that only their times keep from one."""
+    lost = np.setdiff1d(np.arange(len(labels)), matched)
+    if len(lost) == 0:
+        return []
+    missing = labels.iloc[lost]
+    named = ", ".join(missing["scenario"].fillna("?").unique()[:MOST_NAMED])
+    notes = [f"{len(lost):,} of {len(labels):,} label rows match no flow ({named})"]
+    anytime = pd.Series(pd.NaT, index=missing.index, dtype=START_DTYPE)
+    timeless = missing.assign(start=anytime, end=anytime)
+    rows, again = label_rows(flows, timeless)
+    if len(rows):
+        start = flows["start"].iloc[rows].reset_index(drop=True)
+        low = missing["start"].iloc[again].reset_index(drop=True)
+        off = (start - low).dt.total_seconds().dropna()
+        if len(off) and abs(off.median()) > SKEW_S:
+            notes.append(
+                f"{len(np.unique(again)):,} of them would match without their times: "
+                f"flows start {off.median():+,.0f} s from the label's start (median); "
+                "do the clocks differ?"
+            )
+    return notes
+
+
+def _scattered(
+    labels: pd.DataFrame, case: NDArray[np.int64], matched: NDArray[np.int64]
+) -> list[str]:
+    """Name label rows whose flows form several cases."""
+    pairs = pd.DataFrame({"row": matched, "case": case}).drop_duplicates()
+    several = pairs["row"].value_counts()
+    several = several[several > 1]
+    if several.empty:
+        return []
+    named = labels["scenario"].iloc[several.index].fillna("?").unique()[:MOST_NAMED]
+    return [
+        (
+            f"{len(several):,} label rows match flows of several cases "
+            f"({', '.join(named)}; up to {several.max():,} cases)"
+        )
+    ]
+
+
+def measure(
+    score: NDArray[np.float64], truth: NDArray[np.bool_], *, seed: int = 0
+) -> dict[str, float]:
+    """Return how well a score puts the true ones first.
+
+    Ties count against the score: among equals, the false ones come first.
+
+    Parameters
+    ----------
+    score
+        float64, shape (n,), higher = worse.
+    truth
+        bool, shape (n,): what should come first.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``average_precision`` (Σ over true ones of precision at their rank, divided
+        by their number), its 90 % bootstrap interval over resampled true and false
+        ones (B. Efron, R. Tibshirani, 1993) as ``low`` and ``high``, and
+        ``precision_at_k`` and ``recall_at_k`` for k of `CUTS`.
+    """
+    rng = np.random.default_rng(seed)
+    ranks = _ranks(score, truth)
+    found: dict[str, float] = {"average_precision": _average_precision(ranks)}
+    true, false = np.flatnonzero(truth), np.flatnonzero(~truth)
+    # Only false ones above the lowest true one can change a precision.
+    ahead = false[score[false] >= score[true].min()]
+    rounds = np.empty(ROUNDS)
+    for i in range(ROUNDS):
+        # How often each false one is drawn in n draws, for the few that matter.
+        times = rng.multinomial(len(false), _chances(len(ahead), len(false)))[:-1]
+        drawn = np.concatenate([rng.choice(true, len(true)), np.repeat(ahead, times)])
+        rounds[i] = _average_precision(_ranks(score[drawn], truth[drawn]))
+    outside = (1.0 - CONFIDENCE) / 2.0
+    for name, q in (("low", outside), ("high", 1.0 - outside)):
+        found[name] = float(np.quantile(rounds, q))
+    for k in CUTS:
+        hits = int((ranks <= k).sum())
+        found[f"precision_at_{k}"] = hits / k
+        found[f"recall_at_{k}"] = hits / len(ranks)
+    return found
+
+
+def _chances(few: int, of: int) -> NDArray[np.float64]:
+    chances = np.full(few + 1, 1.0 / max(of, 1))
+    chances[-1] = max(0.0, 1.0 - few / max(of, 1))
+    return chances
+
+
+def _ranks(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the ranks of the true ones, 1 for the worst score, in order."""
+    order = np.lexsort((truth, -score))
+    ranks: NDArray[np.int64] = np.flatnonzero(truth[order]) + 1
+    return ranks
+
+
+def _average_precision(ranks: NDArray[np.int64]) -> float:
+    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector finds in labelled flows, and what it costs.
+
+    Attributes
+    ----------
+    cases, flows
+        As `measure` gives it.
+    n_cases, n_normal, n_flows, n_hosts, days
+        What was evaluated; `n_normal` of the cases are false alarms if they alert.
+    alerts, alerts_true, false_alarms
+        Cases alerted at the budget; true ones among them, and the others.
+    scenarios_found, scenarios
+        Scenarios with an alerted case, and all.
+    budget
+        Alert budget in cases a day.
+    table
+        A row for each labelled scenario: ``label scenario cases rank suspicion alert
+        up_bytes bytes_before`` (rank of its best case; uploaded bytes of that case,
+        and how many of them were gone when it would have come among the first 20;
+        missing where it never did).
+    precision, recall
+        float64: the curve over cases.
+    notes
+        What did not fit.
+    """
+
+    cases: dict[str, float]
+    flows: dict[str, float]
+    n_cases: int
+    n_normal: int
+    n_flows: int
+    n_hosts: int
+    days: float
+    alerts: int
+    alerts_true: int
+    false_alarms: int
+    scenarios_found: int
+    scenarios: int
+    budget: float
+    table: pd.DataFrame
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    notes: tuple[str, ...]
+
+    @property
+    def false_alarms_per_1000_cases(self) -> float:
+        """False alarms among a thousand cases that are none."""
+        return 1e3 * self.false_alarms / self.n_normal
+
+    @property
+    def false_alarms_per_day_per_1000_hosts(self) -> float:
+        """False alarms a day at a site of a thousand such hosts."""
+        return 1e3 * self.false_alarms / self.days / self.n_hosts
+
+    def lines(self) -> list[str]:
+        """Return the figures as sentences, with their arithmetic."""
+        ap, low, high = (self.cases[k] for k in ("average_precision", "low", "high"))
+        flows = self.flows["average_precision"]
+        at = [f"{self.cases[f'recall_at_{k}']:.0%} at {k}" for k in CUTS]
+        right = [f"{self.cases[f'precision_at_{k}']:.0%} at {k}" for k in CUTS]
+        return [
+            (
+                f"{self.n_flows:,} flows in {self.n_cases:,} cases of {self.n_hosts:,} "
+                f"local hosts, {self.days:.2f} days"
+            ),
+            (
+                f"average precision over cases {ap:.3f} (90 % interval {low:.3f} to "
+                f"{high:.3f}), over flows {flows:.3f}"
+            ),
+            f"recall over cases: {', '.join(at)}",
+            f"precision over cases: {', '.join(right)}",
+            (
+                f"at a budget of {self.budget:g} alerts a day: {self.alerts:,} alerts, "
+                f"{self.alerts_true:,} right; {self.scenarios_found} of {self.scenarios} "
+                "scenarios found"
+            ),
+            (
+                f"false alarms: {self.false_alarms:,} / {self.n_normal:,} cases × 1,000 = "
+                f"{self.false_alarms_per_1000_cases:.1f} per 1,000 cases"
+            ),
+            (
+                f"              {self.false_alarms:,} / {self.days:.2f} days / "
+                f"{self.n_hosts:,} hosts × 1,000 = "
+                f"{self.false_alarms_per_day_per_1000_hosts:.1f} per day per 1,000 hosts"
+            ),
+            *(f"note: {note}" for note in self.notes),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain JSON values."""
+        names = (
+            *(
+                "cases",
+                "flows",
+                "n_cases",
+                "n_normal",
+                "n_flows",
+                "n_hosts",
+                "days",
+                "budget",
+            ),
+            *("alerts", "alerts_true", "false_alarms", "scenarios_found", "scenarios"),
+        )
+        return {
+            **{name: getattr(self, name) for name in names},
+            "false_alarms_per_1000_cases": self.false_alarms_per_1000_cases,
+            "false_alarms_per_day_per_1000_hosts": (
+                self.false_alarms_per_day_per_1000_hosts
+            ),
+            "table": self.table.astype(object)
+            .where(self.table.notna(), None)
+            .to_dict("records"),
+            "notes": list(self.notes),
+        }
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw precision over recall of cases; return the Axes."""
+        from matplotlib import pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        ap = self.cases["average_precision"]
+        recall = np.r_[0.0, self.recall]
+        precision = np.r_[self.precision[:1], self.precision]
+        ax.step(recall, precision, where="pre", label=f"AP {ap:.2f}")
+        for k in CUTS:
+            hit = self.cases[f"recall_at_{k}"], self.cases[f"precision_at_{k}"]
+            ax.plot(*hit, "o", color="black", markersize=4)
+            ax.annotate(
+                f"first {k}",
+                hit,
+                textcoords="offset points",
+                xytext=(-4, 5),
+                ha="right",
+            )
+        ax.set(
+            xlabel="recall over cases",
+            ylabel="precision",
+            xlim=(0, 1.02),
+            ylim=(0, 1.05),
+        )
+        ax.legend(loc="lower left")
+        return ax
+
+
+def evaluate(
+    detector: Detector,
+    flows: pd.DataFrame,
+    labels: pd.DataFrame,
+    *,
+    alerts_per_day: float | None = None,
+    seed: int = 0,
+    progress: Callable[[str], object] | None = None,
+) -> Evaluation:
+    """Say what a detector finds in labelled flows, and what it costs.
+
+    Parameters
+    ----------
+    detector
+        Fitted on traffic of another time.
+    flows
+        A flows table.
+    labels
+        As `exfilml.read_labels` gives it.
+    alerts_per_day
+        Alert budget in cases a day; `None` for the detector's own.
+    seed
+        Of the bootstrap.
+    progress
+        Called with each step's name.
+
+    Raises
+    ------
+    FlowsError
+        If `flows` is no flows table.
+    LabelsError
+        If labels leave nothing to find, or nothing to tell it from.
+    OptionError
+        If the flows overlap the detector's baseline in time.
+    """
+    tell = progress or (lambda _: None)
+    flows = validate_flows(flows)
+    _refuse_overlap(detector, flows)
+    tell("scoring flows")
+    scored = detector.score(flows)
+    tell("matching labels")
+    truth = Truth.of(flows, labels, scored.case)
+    budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
+    alerted = alerted_cases(detector, scored, alerts_per_day=budget)
+    positive = truth.case_label == POSITIVE
+    counted = truth.judged
+    tell("resampling")
+    by_case = measure(scored.case_suspicion[counted], positive[counted], seed=seed)
+    judged = counted[scored.case]
+    by_flow = measure(
+        scored.suspicion[judged], (truth.label == POSITIVE)[judged], seed=seed
+    )
+    tell("following scenarios")
+    table = _scenarios(detector, flows, scored, truth, alerted)
+    wanted = table["label"] == POSITIVE
+    ranks = _ranks(scored.case_suspicion[counted], positive[counted])
+    span = (flows["start"].max() - flows["start"].min()).total_seconds()
+    return Evaluation(
+        cases=by_case,
+        flows=by_flow,
+        n_cases=int(counted.sum()),
+        n_normal=int((counted & ~positive).sum()),
+        n_flows=len(flows),
+        n_hosts=scored.asked.oriented["local_ip"].nunique(),
+        days=max(span, 1.0) / DAY_S,
+        alerts=int(alerted[counted].sum()),
+        alerts_true=int((alerted & positive).sum()),
+        false_alarms=int((alerted & counted & ~positive).sum()),
+        scenarios_found=int((wanted & table["alert"]).sum()),
+        scenarios=int(wanted.sum()),
+        budget=float(budget),
+        table=table,
+        precision=np.arange(1, len(ranks) + 1) / ranks,
+        recall=np.arange(1, len(ranks) + 1) / len(ranks),
+        notes=truth.notes,
+    )
+
+
+def _refuse_overlap(detector: Detector, flows: pd.DataFrame) -> None:
+    if len(flows) == 0:
+        raise LabelsError("There are no flows to evaluate.")
+    first, last = detector.window_
+    begin, end = flows["start"].min(), flows["start"].max()
+    if begin <= last and end >= first:
+        raise OptionError(
+            f"The flows ({begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}) overlap the "
+            f"model's baseline ({first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}): what "
+            "it has seen it finds normal, so that a random split of one capture proves "
+            "nothing. Train on an earlier time and evaluate on a later one."
+        )
+
+
+def _scenarios(
+    detector: Detector,
+    flows: pd.DataFrame,
+    scored: Scored,
+    truth: Truth,
+    alerted: NDArray[np.bool_],
+) -> pd.DataFrame:
+    """Return a row for each labelled scenario, found ones first."""
+    suspicion = scored.case_suspicion
+    # Ties rank last, as everywhere here.
+    order = np.lexsort((truth.case_label == POSITIVE, -suspicion))
+    rank = np.empty(len(suspicion), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    labelled = pd.DataFrame(
+        {"label": truth.label, "scenario": truth.scenario, "case": truth.case}
+    )
+    labelled = labelled[labelled["label"] != ""]
+    rows = []
+    for (label, scenario), group in labelled.groupby(["label", "scenario"], sort=True):
+        cases = group["case"].unique()
+        best = int(cases[np.argmin(rank[cases])])
+        up = float(scored.asked.up[group.index[group["case"] == best]].sum())
+        before = None
+        if label == POSITIVE:
+            mine = np.flatnonzero(scored.case == best)
+            others = np.delete(suspicion, best)
+            before = _bytes_before(detector, flows.iloc[mine], others)
+        rows.append(
+            {
+                "label": label,
+                "scenario": scenario,
+                "cases": len(cases),
+                "rank": int(rank[best]),
+                "suspicion": float(suspicion[best]),
+                "alert": bool(alerted[cases].any()),
+                "up_bytes": up,
+                "bytes_before": before,
+            }
+        )
+    table = pd.DataFrame(rows)
+    table["bytes_before"] = table["bytes_before"].astype("float64")
+    return table.sort_values(["label", "rank"], ignore_index=True)
+
+
+def _bytes_before(
+    detector: Detector, flows: pd.DataFrame, others: NDArray[np.float64]
+) -> float | None:
+    """Return the bytes a case had uploaded when it would have come up, if it did.
+
+    The case is scored on its first flows, by bisection, against all that the other
+    cases do in the whole table: a little late rather than early.
+    """
+    flows = flows.sort_values("start")
+    limit = np.sort(others)[-PAGE] if len(others) >= PAGE else -np.inf
+
+    def comes_up(n: int) -> bool:
+        return bool(detector.score(flows.iloc[:n]).case_suspicion.max() > limit)
+
+    low, high = 0, len(flows)
+    if not comes_up(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if comes_up(middle) else (middle, high)
+    return float(detector.score(flows.iloc[:high]).asked.up.sum())
