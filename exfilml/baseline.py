@@ -9,6 +9,7 @@ Nothing here decides what is suspicious; `exfilml.features` asks questions of it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.tally import Tally, combine, hash_names
+from exfilml.names import Names
+from exfilml.places import Oriented
+from exfilml.tally import Tally, combine, grouped, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,11 +97,24 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Observed:
-    """Oriented flows in the form that tables count: hashed names and value columns."""
+    """Oriented flows in the form that tables count: hashed names and value columns.
+
+    Attributes
+    ----------
+    hashes
+        Hashes of each column of names.
+    values
+        Columns of numbers.
+    day
+        UTC day of each flow, counted from 1970.
+    names
+        The columns of names that evidence reads.
+    """
 
     hashes: Mapping[str, NDArray[np.uint64]]
     values: Mapping[str, NDArray[np.float64]]
     day: NDArray[np.int64]
+    names: Mapping[str, Names] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -106,44 +122,50 @@ class Observed:
         return len(self.day)
 
     @classmethod
-    def of(cls, oriented: pd.DataFrame) -> Observed:
+    def of(cls, oriented: Oriented) -> Observed:
         """Prepare what `exfilml.places.orient` gave."""
+        wrappers = wrapper_names(oriented)
+        tokens = _tokens(oriented)
         names = {
-            name: oriented[name]
+            name: oriented.names(name)
             for name in ("local_ip", "remote_ip", "network", "place", "service")
         }
-        names["wrapper"] = wrapper(oriented)
-        names["token"] = token(oriented)
-        up = oriented["up_volume"].to_numpy(dtype="float64")
-        bits = np.log2(1.0 + up)
-        judged = is_judged(oriented)
-        bare = is_bare(oriented)
-        unverified = judged & (names["token"] == UNVERIFIED).to_numpy(dtype=bool)
+        names |= {"wrapper": wrappers, "token": tokens}
+        up = oriented.numbers("up_volume")
+        sampled = oriented.numbers("up_sampled_bytes")
+        judged = sampled >= MIN_JUDGED_BYTES
+        concealed = oriented.numbers("up_concealed") == 1.0
+        bare = concealed & wrappers.each(lambda text: text == BARE, missing=False)
+        unverified = judged & tokens.each(lambda t: t == UNVERIFIED, missing=False)
+        volume = _volume_values(up, oriented.numbers("down_volume"))
         values = {
-            **_volume_values(up, oriented["down_volume"].to_numpy(dtype="float64")),
+            **volume,
+            "visible": (~np.isnan(sampled)).astype("float64"),
             "judged": judged.astype("float64"),
-            "concealed": is_concealed(oriented).astype("float64"),
+            "concealed": concealed.astype("float64"),
             "bare": bare.astype("float64"),
             "unverified": unverified.astype("float64"),
-            "bare_bits": np.where(bare, bits, 0.0),
+            "bare_bits": np.where(bare, volume["bits"], 0.0),
         }
         day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
-        hashes = {name: hash_names(series) for name, series in names.items()}
-        return cls(hashes, values, day)
+        hashes = {name: hash_names(column) for name, column in names.items()}
+        return cls(
+            hashes, values, day, {name: names[name] for name in ("service", "token")}
+        )
 
-    def rows(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> Observed:
+    def rows(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Observed:
         """Return some of the rows."""
         return Observed(
             {name: column[at] for name, column in self.hashes.items()},
             {name: column[at] for name, column in self.values.items()},
             self.day[at],
+            {name: column[at] for name, column in self.names.items()},
         )
 
     def case_days(self) -> Observed:
         """Return one row for each local host, place, service and UTC day."""
         keys = case_key(self.hashes)
-        daily = combine(keys, self.day.astype(np.uint64))
-        _, first, group = np.unique(daily, return_index=True, return_inverse=True)
+        first, group = grouped(combine(keys, self.day.astype(np.uint64)))
         up, down = (
             np.bincount(group, self.values[v], minlength=len(first)).astype(np.float64)
             for v in ("up", "down")
@@ -174,38 +196,29 @@ def _volume_values(
     }
 
 
+BARE: Final = "none"
 UNVERIFIED: Final = "?"
 
 
-def wrapper(oriented: pd.DataFrame) -> pd.Series:
+def wrapper(oriented: Oriented) -> pd.Series:
     """Name the handshake that either side showed, ``none`` where there is none."""
-    return oriented["up_handshake"].fillna(oriented["down_handshake"]).fillna("none")
+    return wrapper_names(oriented).series(oriented.index)
 
 
-def token(oriented: pd.DataFrame) -> pd.Series:
+def wrapper_names(oriented: Oriented) -> Names:
+    """Return what `wrapper` returns, each name once."""
+    up, down = oriented.names("up_handshake"), oriented.names("down_handshake")
+    return up.where(~up.missing, down).filled(BARE)
+
+
+def _tokens(oriented: Oriented) -> Names:
     """Name the application if it was verified, else `UNVERIFIED`.
 
     nDPI writes ``TLS.Google`` for TLS to an address of Google: the part before the
     dot is the protocol, the rest a fact about the place.
     """
-    verified = oriented["app_verified"].fillna(value=False).astype(bool)
-    return (
-        oriented["app"].str.replace(r"\..*", "", regex=True).where(verified, UNVERIFIED)
+    verified = oriented.numbers("app_verified") == 1.0
+    apps = oriented.names("app").map(lambda app: re.sub(r"\..*", "", app))
+    return apps.where(
+        verified, Names.one_of([UNVERIFIED], np.zeros(len(apps), dtype=np.int64))
     )
-
-
-def is_judged(oriented: pd.DataFrame) -> NDArray[np.bool_]:
-    """Say whether enough upload payload was seen to judge it."""
-    seen = oriented["up_sampled_bytes"].to_numpy(dtype="float64", na_value=0.0)
-    judged: NDArray[np.bool_] = seen >= MIN_JUDGED_BYTES
-    return judged
-
-
-def is_concealed(oriented: pd.DataFrame) -> NDArray[np.bool_]:
-    """Say whether the upload is opaque, or opaque once decoded."""
-    return oriented["up_concealed"].to_numpy(dtype=bool, na_value=False)
-
-
-def is_bare(oriented: pd.DataFrame) -> NDArray[np.bool_]:
-    """Say whether the upload is concealed and neither side showed a handshake."""
-    return is_concealed(oriented) & (wrapper(oriented) == "none").to_numpy(dtype=bool)

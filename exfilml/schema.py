@@ -21,7 +21,9 @@ for what may not are read together.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import socket
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.exceptions import FlowsError
+from exfilml.names import Names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,6 +171,14 @@ _ENUMS: Final[dict[str, tuple[str, ...]]] = {
     "dst_verdict": VERDICTS,
 }
 _ADDRESSES: Final = ("src_ip", "dst_ip")
+_NAMES: Final = list(DTYPES)
+_DTYPES: Final = list(DTYPES.values())
+# Columns in which a value of the right type can still be wrong.
+_BOUNDED: Final = tuple(
+    c
+    for c in COLUMNS
+    if c.high is not None or c.name in {"start", *_ADDRESSES, *_ENUMS}
+)
 
 
 def empty_flows() -> pd.DataFrame:
@@ -203,9 +214,13 @@ def validate_flows(flows: pd.DataFrame) -> pd.DataFrame:
             f"Expected a flows table (pandas.DataFrame), got {type(flows).__name__}. "
             "exfilml.read_flows(path) makes one from a capture or a Parquet file."
         )
+    if _is_flows_table(flows):
+        table = flows.copy(deep=False)
+        table.attrs = {}
+        return table
     problems: list[str] = []
-    repeated = flows.columns[flows.columns.duplicated()].unique()
-    if len(repeated):
+    if not flows.columns.is_unique:
+        repeated = flows.columns[flows.columns.duplicated()].unique()
         raise FlowsError(
             f"Columns appear more than once: {', '.join(map(str, repeated))}. "
             "Rename or drop the copies."
@@ -214,9 +229,13 @@ def validate_flows(flows: pd.DataFrame) -> pd.DataFrame:
     if missing:
         problems.append(f"  missing columns: {', '.join(missing)}")
     checked: dict[str, pd.Series] = {}
+    # pandas copies a column before it is written to, so that columns of missing
+    # values can share one.
+    absent = functools.cache(lambda dtype: _absent(dtype, flows.index))
     for column in COLUMNS:
         if column.name not in flows.columns:
-            checked[column.name] = _absent(column, flows.index)
+            if not column.required:
+                checked[column.name] = absent(column.dtype)
             continue
         series, problem = _convert(flows[column.name], column)
         problem = problem or _impossible(series, column)
@@ -235,18 +254,31 @@ def validate_flows(flows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**checked, **extra}, index=flows.index, copy=False)
 
 
-def _absent(column: Column, index: pd.Index) -> pd.Series:
-    """Return a column of missing values; required ones are reported elsewhere."""
-    if column.required:
-        return pd.Series(dtype=object)
-    return pd.Series(
-        np.nan if column.dtype == "float64" else pd.NA, index=index, dtype=column.dtype
+def _is_flows_table(flows: pd.DataFrame) -> bool:
+    """Whether nothing needs to be added, moved, converted or refused.
+
+    So it is with most tables that are scored, because they passed before.
+    """
+    given = flows.columns
+    return (
+        type(flows) is pd.DataFrame
+        and given.is_unique
+        and given.name is None
+        and given[: len(COLUMNS)].tolist() == _NAMES
+        and [_name(dtype) for dtype in flows.dtypes.iloc[: len(COLUMNS)]] == _DTYPES
+        and not any(_impossible(flows[column.name], column) for column in _BOUNDED)
     )
+
+
+def _absent(dtype: Any, index: pd.Index) -> pd.Series:
+    """Return a column of missing values."""
+    missing = np.nan if dtype == "float64" else pd.NA
+    return pd.Series(missing, index=index, dtype=dtype)
 
 
 def _convert(series: pd.Series, column: Column) -> tuple[pd.Series, str | None]:
     """Convert to the column's dtype, or say in one line why it cannot be done."""
-    if str(series.dtype) == column.dtype:
+    if _name(series.dtype) == column.dtype:
         return series, None
     if column.dtype == START_DTYPE:
         return _convert_time(series)
@@ -262,6 +294,12 @@ def _convert(series: pd.Series, column: Column) -> tuple[pd.Series, str | None]:
         return series.astype(dtype), None
     except (TypeError, ValueError, OverflowError):
         return series, f"expected {column.dtype}, got {_shown(series)}"
+
+
+@functools.lru_cache(maxsize=64)
+def _name(dtype: Any) -> str:
+    """Return a dtype's name; pandas spells it anew each time."""
+    return str(dtype)
 
 
 def _convert_integer(series: pd.Series, column: Column) -> tuple[pd.Series, str | None]:
@@ -283,11 +321,13 @@ def _convert_integer(series: pd.Series, column: Column) -> tuple[pd.Series, str 
 def _convert_text(series: pd.Series) -> tuple[pd.Series, str | None]:
     if series.dtype == object or isinstance(series.dtype, pd.CategoricalDtype):
         values = series.astype(object)
-        odd = pd.Series(
-            [not (isinstance(v, str) or pd.isna(v)) for v in values], index=series.index
-        )
-        if odd.any():
-            return series, f"{_count(odd)} not text: {_examples(series, odd)}"
+        if pd.api.types.infer_dtype(values, skipna=True) not in {"string", "empty"}:
+            odd = pd.Series(
+                [not (isinstance(v, str) or pd.isna(v)) for v in values],
+                index=series.index,
+            )
+            if odd.any():
+                return series, f"{_count(odd)} not text: {_examples(series, odd)}"
         return values.astype("str"), None
     if isinstance(series.dtype, pd.StringDtype) or series.isna().all():
         return series.astype("str"), None
@@ -310,41 +350,43 @@ def _convert_time(series: pd.Series) -> tuple[pd.Series, str | None]:
 
 def _impossible(series: pd.Series, column: Column) -> str | None:
     """Say in one line which values cannot be, or return None."""
-    if len(series) == 0:
-        return None
     if column.dtype == START_DTYPE:
-        years = series.dt.year
-        bad = series.isna() | (years < FIRST_YEAR) | (years > LAST_YEAR)
+        times = series.to_numpy(dtype="datetime64[us]")
+        bad = np.isnat(times) | (times < _EARLIEST) | (times >= _TOO_LATE)
         what = f"missing or outside {FIRST_YEAR}–{LAST_YEAR}"
     elif column.name in _ADDRESSES:
-        bad = _not_addresses(series)
+        bad = ~Names.of(series).each(_is_address, missing=False)
         what = "not an IPv4 or IPv6 address"
     elif column.name in _ENUMS:
-        bad = series.notna() & ~series.isin(_ENUMS[column.name])
+        known = _ENUMS[column.name]
+        bad = Names.of(series).each(lambda text: text not in known, missing=False)
         what = f"not one of {', '.join(_ENUMS[column.name])}"
     elif column.high is not None:
-        values = series.to_numpy(dtype="float64", na_value=np.nan)
-        bad = pd.Series((values < 0) | (values > column.high), index=series.index)
+        values = numbers(series)
+        bad = (values < 0) | (values > column.high)
         what = f"outside 0 … {column.high:g} {column.unit}"
     else:
         return None
     if not bad.any():
         return None
-    return f"{_count(bad)} {what}: {_examples(series, bad)}"
+    rows = pd.Series(bad, index=series.index)
+    return f"{_count(rows)} {what}: {_examples(series, rows)}"
 
 
-def _not_addresses(series: pd.Series) -> pd.Series:
-    def is_address(text: object) -> bool:
+_EARLIEST: Final = np.datetime64(f"{FIRST_YEAR}-01-01", "us")
+_TOO_LATE: Final = np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        # Most are of version 4, and known to the operating system in less time.
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
         try:
-            ipaddress.ip_address(str(text))
+            ipaddress.ip_address(text)
         except ValueError:
             return False
-        return True
-
-    codes, distinct = pd.factorize(series, use_na_sentinel=True)
-    valid: NDArray[np.bool_] = np.array([is_address(v) for v in distinct], dtype=bool)
-    good = np.append(valid, np.array([False]))[codes]
-    return pd.Series(~good, index=series.index)
+    return True
 
 
 def _count(bad: pd.Series) -> str:
@@ -361,6 +403,17 @@ def _shown(series: pd.Series) -> str:
     return f"{series.dtype} (first: {first})"
 
 
+def numbers(column: pd.Series) -> NDArray[np.float64]:
+    """Return a column of numbers as float64, NaN where missing."""
+    if isinstance(column.dtype, np.dtype):
+        plain: NDArray[np.float64] = column.to_numpy().astype(np.float64, copy=False)
+        return plain
+    filled: NDArray[np.float64] = column.array.to_numpy(
+        dtype="float64", na_value=np.nan
+    )
+    return filled
+
+
 def capability(flows: pd.DataFrame) -> NDArray[np.str_]:
     """Say for each flow the most that its source could see.
 
@@ -374,15 +427,10 @@ def capability(flows: pd.DataFrame) -> NDArray[np.str_]:
     numpy.ndarray of str, shape (n_flows,)
         ``payload``, ``application``, ``packets`` or ``volume``.
     """
-    return np.select(
-        [
-            flows["src_sampled_bytes"].notna().to_numpy(),
-            flows["app"].notna().to_numpy(),
-            flows["src_packets"].notna().to_numpy(),
-        ],
-        ["payload", "application", "packets"],
-        default="volume",
-    )
+    most = np.where(flows["src_packets"].array.isna(), 0, 1)
+    most[~flows["app"].array.isna()] = 2
+    most[~flows["src_sampled_bytes"].array.isna()] = 3
+    return np.array(CAPABILITIES)[most]
 
 
 def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

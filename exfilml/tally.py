@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from exfilml.names import Names
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -24,14 +26,18 @@ MAX_KEYS: Final = 1_000_000
 PEAKS: Final = frozenset({"peak_bits"})
 
 
-def hash_names(names: pd.Series) -> NDArray[np.uint64]:
-    """Hash each name to 64 bits; equal names give equal hashes on every machine."""
-    codes, distinct = pd.factorize(names, use_na_sentinel=True)
-    hashes = np.zeros(len(distinct) + 1, dtype=np.uint64)
-    if len(distinct):
-        texts = np.array([str(v) for v in distinct], dtype=object)
-        hashes[:-1] = pd.util.hash_array(texts, categorize=False)
-    return hashes[codes]
+def hash_names(names: Names | pd.Series) -> NDArray[np.uint64]:
+    """Hash each name to 64 bits; equal names give equal hashes on every machine.
+
+    A missing name hashes to 0.
+    """
+    if not isinstance(names, Names):
+        names = Names.of(names)
+    there = np.array([text is not None for text in names.texts])
+    hashes = np.zeros(len(there), dtype=np.uint64)
+    if there.any():
+        hashes[there] = pd.util.hash_array(names.texts[there], categorize=False)
+    return hashes[names.codes]
 
 
 def combine(*hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -41,6 +47,28 @@ def combine(*hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         mixed = (mixed ^ part) * np.uint64(0xBF58476D1CE4E5B9)
         mixed ^= mixed >> np.uint64(31)
     return mixed
+
+
+def grouped(
+    keys: NDArray[np.uint64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group rows by key, in the order of keys.
+
+    Returns
+    -------
+    first
+        First row of each group, shape (n_groups,).
+    group
+        Group of each row, shape (n_rows,).
+    """
+    # To hash all keys and sort the distinct ones takes a quarter of the time that
+    # `numpy.unique` takes to sort them all, where many rows share a key.
+    seen, distinct = pd.factorize(keys)
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(seen), prepend=-1))
+    order = np.argsort(distinct)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[seen]
 
 
 @dataclass(frozen=True)
@@ -128,7 +156,21 @@ class Tally:
 
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return a value for rows that `find` gave; 0 where never seen."""
-        return np.append(self.values[name], 0.0)[rows]
+        values = self.values[name]
+        if len(values) == 0:
+            return np.zeros(len(rows))
+        taken = values[rows]
+        taken[rows < 0] = 0.0
+        return taken
+
+    @cached_property
+    def unseen_share(self) -> float:
+        """Chance that the next row's key is new: Good and Turing's, smoothed.
+
+        Keys seen once plus one, over rows plus two.
+        """
+        count = self.values["n"]
+        return (float((count == 1).sum()) + 1.0) / (float(count.sum()) + 2.0)
 
     @cached_property
     def by_second(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

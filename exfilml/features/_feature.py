@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 
 from exfilml.baseline import TABLES, Baseline, Observed
+from exfilml.places import Oriented
 from exfilml.tally import Tally, combine
 
 if TYPE_CHECKING:
@@ -36,27 +36,47 @@ class Asked:
         which knew `baseline` alone. Reasons speak of it.
     """
 
-    oriented: pd.DataFrame
+    oriented: Oriented
     observed: Observed
     baseline: Baseline
     known: Baseline
+    # What was looked up before: several features ask for the same.
+    _found: dict[str, NDArray[np.int64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _taken: dict[tuple[str, str], NDArray[np.float64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def told(self) -> Asked:
         """The same flows, asked about against all that is known: for reasons."""
         return replace(self, baseline=self.known)
 
-    def only(self, rows: NDArray[np.int64]) -> Asked:
+    def only(self, rows: NDArray[Any] | slice) -> Asked:
         """Ask about some of the flows."""
         return replace(
-            self, oriented=self.oriented.iloc[rows], observed=self.observed.rows(rows)
+            self, oriented=self.oriented.rows(rows), observed=self.observed.rows(rows)
         )
+
+    def keys(self, tally: str) -> NDArray[np.uint64]:
+        """Return what each flow is counted under in a table of the baseline."""
+        parts = [self.observed.hashes[k] for k in TABLES[tally].keys]
+        return combine(*parts) if parts else np.zeros(self.n_flows, dtype=np.uint64)
 
     def rows(self, tally: str) -> NDArray[np.int64]:
         """Return the row of each flow in a table of the baseline, −1 if unseen."""
-        parts = [self.observed.hashes[k] for k in TABLES[tally].keys]
-        keys = combine(*parts) if parts else np.zeros(self.n_flows, dtype=np.uint64)
-        return self.tally(tally).find(keys)
+        if tally not in self._found:
+            self._found[tally] = self.tally(tally).find(self.keys(tally))
+        return self._found[tally]
+
+    def is_new(self, tally: str) -> NDArray[np.bool_]:
+        """Say of which flows the key in a table was never seen at all."""
+        new: NDArray[np.bool_] = self.rows(tally) < 0
+        if new.any():
+            late = self.known.tables[tally].find(self.keys(tally)[new])
+            new[new] = late < 0
+        return new
 
     def tally(self, name: str) -> Tally:
         """Return a table of the baseline."""
@@ -64,8 +84,11 @@ class Asked:
 
     def take(self, tally: str, *names: str) -> list[NDArray[np.float64]]:
         """Return values of a table for each flow, 0 where its key is unseen."""
-        rows = self.rows(tally)
-        return [self.tally(tally).take(name, rows) for name in names]
+        for name in names:
+            if (tally, name) not in self._taken:
+                taken = self.tally(tally).take(name, self.rows(tally))
+                self._taken[tally, name] = taken
+        return [self._taken[tally, name] for name in names]
 
     @property
     def n_flows(self) -> int:
@@ -81,6 +104,14 @@ class Asked:
     def bits(self) -> NDArray[np.float64]:
         """Uploaded bytes as log2(1 + bytes), shape (n_flows,)."""
         return self.observed.values["bits"]
+
+    def is_true(self, flag: str) -> NDArray[np.bool_]:
+        """Return a flag of `Observed`: ``visible``, ``judged``, ``concealed``, ``bare``.
+
+        Shape (n_flows,).
+        """
+        flags: NDArray[np.bool_] = self.observed.values[flag] > 0
+        return flags
 
 
 # What is worth a reader's time, by unit.

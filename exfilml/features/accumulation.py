@@ -7,15 +7,15 @@ UTC day, against the usual high mark of such a day for this host and service.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exfilml.baseline import case_key
+from exfilml.baseline import Observed, case_key
 from exfilml.features._feature import Asked
 from exfilml.features.volume import mark
-from exfilml.tally import combine
+from exfilml.tally import combine, grouped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,17 +49,22 @@ class Cases:
     def of(cls, asked: Asked) -> Cases:
         """Group flows into cases."""
         keys = case_key(asked.observed.hashes)
-        _, first, code = np.unique(keys, return_index=True, return_inverse=True)
+        first, code = grouped(keys)
         days = asked.observed.day.astype(np.uint64)
-        _, day_first, day_code = np.unique(
-            combine(keys, days), return_index=True, return_inverse=True
-        )
+        day_first, day_code = grouped(combine(keys, days))
         up = np.bincount(day_code, asked.up, minlength=len(day_first)).astype(
             np.float64
         )
         size = np.bincount(day_code, minlength=len(day_first))
         most = largest_of_case(up, code[day_first])
-        marks = mark(asked.only(first), "host_service_day", "service_day")
+        # Only these are looked up, and cases can be many.
+        seen = Observed(
+            {k: asked.observed.hashes[k][first] for k in ("local_ip", "service")},
+            {},
+            asked.observed.day[first],
+        )
+        usual = replace(asked, oriented=asked.oriented.rows(first), observed=seen)
+        marks = mark(usual, "host_service_day", "service_day")
         return cls(code, len(first), size[most], up[most], marks)
 
     @property
@@ -80,6 +85,11 @@ def largest_of_case(
     code
         Case of each flow, 0 … n_cases − 1, shape (n_flows,).
     """
-    order = np.lexsort((-values, code))
-    rows: NDArray[np.int64] = order[np.unique(code[order], return_index=True)[1]]
-    return rows
+    # Cheaper than to sort a million rows for a largest one in each of many cases.
+    largest = np.full(code.max(initial=-1) + 1, -np.inf)
+    np.maximum.at(largest, code, values)
+    rows = np.flatnonzero(values == largest[code])
+    earliest = np.empty(len(largest), dtype=np.int64)
+    # Of several values for one place the last stays.
+    earliest[code[rows[::-1]]] = rows[::-1]
+    return earliest

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import UNVERIFIED, is_judged, token
+from exfilml.baseline import UNVERIFIED
 from exfilml.features._feature import Asked, Feature, column, surprise
 from exfilml.places import is_registered
 
@@ -81,16 +81,20 @@ def _expects(service: str, spoken: str) -> bool:
 
 def _probability(asked: Asked) -> NDArray[np.float64]:
     """P(application | service), baseline counts on a prior from the registry."""
-    services = asked.oriented["service"]
-    spoken = token(asked.oriented)
-    pairs = services.str.cat(spoken, sep="\t")
-    codes, distinct = pd.factorize(pairs)
-    expected = np.array([_expects(*str(d).split("\t")) for d in distinct], dtype=bool)
-    on_registry = np.where(expected[codes], EXPECTED, OTHER)
+    services, spoken = asked.observed.names["service"], asked.observed.names["token"]
+    # Judged once for each service and application, however many flows.
+    width = len(spoken.texts) + 1
+    codes, pairs = pd.factorize(services.codes * width + (spoken.codes + 1))
+    expected, registered = np.zeros((2, len(pairs)), dtype=bool)
+    for i, pair in enumerate(pairs.tolist()):
+        service, token = services.texts[pair // width], spoken.texts[pair % width - 1]
+        expected[i] = token is not None and _expects(service, token)
+        registered[i] = is_registered(service)
+    on_registry = np.where(expected, EXPECTED, OTHER)[codes]
     (judged_site,) = asked.take("site", "judged")
     (judged_token,) = asked.take("token", "judged")
     anywhere = (judged_token + OTHER) / (judged_site + 1.0)
-    prior = np.where(is_registered(services), on_registry, anywhere)
+    prior = np.where(registered[codes], on_registry, anywhere)
     (both,) = asked.take("service_token", "judged")
     (judged,) = asked.take("service", "judged")
     return (both + PRIOR_COUNT * prior) / (judged + PRIOR_COUNT)
@@ -103,9 +107,8 @@ def mismatch(asked: Asked) -> NDArray[np.float64]:
     0.02 for anything else; on unregistered ports the application's share of all
     traffic at the site.
     """
-    bits = np.where(is_judged(asked.oriented), surprise(_probability(asked)), 0.0)
-    visible = asked.oriented["up_sampled_bytes"].notna().to_numpy()
-    return np.where(visible, bits, np.nan)
+    bits = np.where(asked.is_true("judged"), surprise(_probability(asked)), 0.0)
+    return np.where(asked.is_true("visible"), bits, np.nan)
 
 
 def _say_mismatch(asked: Asked) -> list[str]:
@@ -116,7 +119,7 @@ def _say_mismatch(asked: Asked) -> list[str]:
     parts = []
     for service, spoken, app, n, k in zip(
         column(asked, "service"),
-        token(asked.oriented).tolist(),
+        asked.observed.names["token"].tolist(),
         column(asked, "app"),
         judged,
         both,

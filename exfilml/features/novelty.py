@@ -29,16 +29,14 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     table's key), blended with that of the whole site.
     """
     tally = asked.tally(table)
-    count = tally.values["n"]
-    site = (float((count == 1).sum()) + 1.0) / (float(count.sum()) + 2.0)
+    site = tally.unseen_share
     chance = np.full(asked.n_flows, site)
     if level is not None:
         who = asked.observed.hashes[level]
         once = _lookup(*tally.singletons, who)
         (total,) = asked.take(_LEVEL_TABLE[level], "n")
         chance = blend(total, (once + 1.0) / (total + 2.0), site)
-    unseen = (asked.rows(table) < 0) & (asked.told.rows(table) < 0)
-    return np.where(unseen, surprise(chance), 0.0)
+    return np.where(asked.is_new(table), surprise(chance), 0.0)
 
 
 _LEVEL_TABLE: Final = {"local_ip": "host", "service": "service"}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.baseline import is_bare, is_concealed, is_judged
 from exfilml.features._feature import (
     Asked,
     Feature,
@@ -37,10 +36,6 @@ FIRST_BARE_BITS: Final = 6.0
 BARE_SLACK_BITS: Final = 2.0
 
 
-def _visible(asked: Asked) -> NDArray[np.bool_]:
-    return asked.oriented["up_sampled_bytes"].notna().to_numpy()
-
-
 def _usual_share(asked: Asked) -> NDArray[np.float64]:
     """P(concealed | service, handshake), falling back to the handshake alone."""
     judged, concealed = asked.take("wrapper", "judged", "concealed")
@@ -55,9 +50,9 @@ def concealed(asked: Asked) -> NDArray[np.float64]:
     The probability is the smoothed share in the baseline: Beta prior with 2
     pseudo-counts from the same handshake on all services, itself from one half.
     """
-    counts = is_judged(asked.oriented) & is_concealed(asked.oriented)
+    counts = asked.is_true("judged") & asked.is_true("concealed")
     bits = np.where(counts, surprise(_usual_share(asked)), 0.0)
-    return np.where(_visible(asked), bits, np.nan)
+    return np.where(asked.is_true("visible"), bits, np.nan)
 
 
 def bare_host(asked: Asked) -> NDArray[np.float64]:
@@ -71,8 +66,10 @@ def bare_host(asked: Asked) -> NDArray[np.float64]:
     general = (bare + PRIOR_COUNT * 0.5) / (judged + PRIOR_COUNT)
     judged, bare = asked.take("host", "judged", "bare")
     share = (bare + PRIOR_COUNT * general) / (judged + PRIOR_COUNT)
-    counts = is_judged(asked.oriented) & is_bare(asked.oriented)
-    return np.where(_visible(asked), np.where(counts, surprise(share), 0.0), np.nan)
+    counts = asked.is_true("judged") & asked.is_true("bare")
+    return np.where(
+        asked.is_true("visible"), np.where(counts, surprise(share), 0.0), np.nan
+    )
 
 
 def bare_volume(asked: Asked) -> NDArray[np.float64]:
@@ -88,8 +85,8 @@ def bare_volume(asked: Asked) -> NDArray[np.float64]:
         own = bits / np.maximum(count, 1.0) + BARE_SLACK_BITS
         usual = blend(count, own, usual)
     excess = np.maximum(asked.bits - usual, 0.0)
-    bare = is_judged(asked.oriented) & is_bare(asked.oriented)
-    return np.where(_visible(asked), np.where(bare, excess, 0.0), np.nan)
+    bare = asked.is_true("judged") & asked.is_true("bare")
+    return np.where(asked.is_true("visible"), np.where(bare, excess, 0.0), np.nan)
 
 
 def _appearance(asked: Asked) -> list[str]:
