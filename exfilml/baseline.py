@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MIN_JUDGED_BYTES: Final = 32
 
 VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
+# Columns of names that evidence and reasons read, not only count.
+KEPT_NAMES: Final = ("service", "wrapper", "token")
 PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 
 
@@ -108,7 +110,7 @@ class Observed:
     day
         UTC day of each flow, counted from 1970.
     names
-        The columns of names that evidence reads.
+        The columns of `KEPT_NAMES`.
     """
 
     hashes: Mapping[str, NDArray[np.uint64]]
@@ -149,9 +151,7 @@ class Observed:
         }
         day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
         hashes = {name: hash_names(column) for name, column in names.items()}
-        return cls(
-            hashes, values, day, {name: names[name] for name in ("service", "token")}
-        )
+        return cls(hashes, values, day, {n: names[n] for n in KEPT_NAMES})
 
     def rows(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Observed:
         """Return some of the rows."""

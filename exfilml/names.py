@@ -104,10 +104,16 @@ class Names:
         texts: list[str | None] = self.texts[self.codes].tolist()
         return texts
 
+    @property
+    def array(self) -> pd.api.extensions.ExtensionArray:
+        """The column as pandas keeps texts."""
+        if len(self) < len(self.texts):
+            return pd.array(self.texts[self.codes], dtype="str")
+        return pd.array(self.texts, dtype="str")[self.codes]
+
     def series(self, index: pd.Index) -> pd.Series:
-        """Return the column as pandas has it."""
-        texts = pd.array(self.texts, dtype="str")
-        return pd.Series(texts[self.codes], index=index)
+        """Return the column as a Series."""
+        return pd.Series(self.array, index=index)
 
 
 def _ended(texts: NDArray[np.object_] | list[str]) -> NDArray[np.object_]:

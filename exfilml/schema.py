@@ -172,7 +172,7 @@ _ENUMS: Final[dict[str, tuple[str, ...]]] = {
 }
 _ADDRESSES: Final = ("src_ip", "dst_ip")
 _NAMES: Final = list(DTYPES)
-_DTYPES: Final = list(DTYPES.values())
+_TYPES: Final = [pd.api.types.pandas_dtype(dtype) for dtype in DTYPES.values()]
 # Columns in which a value of the right type can still be wrong.
 _BOUNDED: Final = tuple(
     c
@@ -264,8 +264,8 @@ def _is_flows_table(flows: pd.DataFrame) -> bool:
         type(flows) is pd.DataFrame
         and given.is_unique
         and given.name is None
-        and given[: len(COLUMNS)].tolist() == _NAMES
-        and [_name(dtype) for dtype in flows.dtypes.iloc[: len(COLUMNS)]] == _DTYPES
+        and given.tolist()[: len(COLUMNS)] == _NAMES
+        and flows.dtypes.tolist()[: len(COLUMNS)] == _TYPES
         and not any(_impossible(flows[column.name], column) for column in _BOUNDED)
     )
 
@@ -427,10 +427,15 @@ def capability(flows: pd.DataFrame) -> NDArray[np.str_]:
     numpy.ndarray of str, shape (n_flows,)
         ``payload``, ``application``, ``packets`` or ``volume``.
     """
-    most = np.where(flows["src_packets"].array.isna(), 0, 1)
-    most[~flows["app"].array.isna()] = 2
-    most[~flows["src_sampled_bytes"].array.isna()] = 3
-    return np.array(CAPABILITIES)[most]
+    return np.array(CAPABILITIES)[capability_level(flows)]
+
+
+def capability_level(flows: pd.DataFrame) -> NDArray[np.int64]:
+    """Return what `capability` says as positions in `CAPABILITIES`."""
+    level = np.where(flows["src_packets"].array.isna(), 0, 1)
+    level[~flows["app"].array.isna()] = 2
+    level[~flows["src_sampled_bytes"].array.isna()] = 3
+    return level
 
 
 def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

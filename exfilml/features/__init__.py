@@ -8,6 +8,7 @@ flows and of what the baseline taught. `NaN` means "cannot be judged here", neve
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -54,12 +55,12 @@ class FlowFeatures:
         """Column names."""
         return tuple(f.name for f in self.features)
 
-    @property
+    @cached_property
     def families(self) -> NDArray[np.int64]:
         """Index into `FAMILIES` of each column."""
         return np.array([FAMILIES.index(f.family) for f in self.features])
 
-    @property
+    @cached_property
     def worth_telling(self) -> NDArray[np.float64]:
         """Evidence from which on each column is worth a reader's time."""
         return np.array([WORTH_TELLING[f.unit] for f in self.features])
