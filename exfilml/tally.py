@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_KEYS: Final = 1_000_000
 
+# So few keys are found by bisection before a directory is of use.
+FEW: Final = 100
+
 # Value columns that merge by maximum; all others merge by sum.
 PEAKS: Final = frozenset({"peak_bits"})
 
@@ -151,8 +154,36 @@ class Tally:
         """Return the row of each key, −1 where it was never seen."""
         if len(self.keys) == 0:
             return np.full(len(keys), -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, -1)
+        if len(keys) < FEW:
+            at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+            return np.where(self.keys[at] == keys, at, -1)
+        shift, start, ordered = self._directory
+        at = start[keys >> shift].astype(np.int64)
+        behind = np.flatnonzero(ordered[at] < keys)
+        while len(behind):
+            at[behind] += 1
+            behind = behind[ordered[at[behind]] < keys[behind]]
+        found = (ordered[at] == keys) & (at < len(self.keys))
+        return np.where(found, at, -1)
+
+    @cached_property
+    def _directory(
+        self,
+    ) -> tuple[np.uint64, NDArray[np.int32], NDArray[np.uint64]]:
+        """Where the keys with the same leading bits begin.
+
+        Returns how far to shift a key to its leading bits, the row where keys with
+        these begin, and the keys with one behind them that none exceeds.
+
+        Hashes are spread evenly: with four times as many beginnings as keys the
+        first guess is nearly always right, where bisection guesses a dozen times.
+        """
+        bits = len(self.keys).bit_length() + 2
+        shift = np.uint64(64 - bits)
+        begin = np.arange(2**bits, dtype=np.uint64) << shift
+        start = np.searchsorted(self.keys, begin).astype(np.int32)
+        last = np.array([np.iinfo(np.uint64).max], dtype=np.uint64)
+        return shift, start, np.concatenate([self.keys, last])
 
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return a value for rows that `find` gave; 0 where never seen."""

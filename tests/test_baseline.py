@@ -59,6 +59,33 @@ def test_a_full_table_forgets_its_rarest_keys(monkeypatch):
     assert (np.diff(tally.keys.astype("f8")) > 0).all()
 
 
+@pytest.mark.parametrize("n_keys", [0, 1, 2, 500])
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_keys_are_found_and_others_are_not(n_keys, few, monkeypatch):
+    monkeypatch.setattr(exfilml.tally, "FEW", few)
+    rng = np.random.default_rng(n_keys)
+    top = 2**64 - 1
+    keys = np.unique(rng.integers(0, top, n_keys, dtype=np.uint64, endpoint=True))
+    # Neighbours share a beginning in the directory; the ends are ends.
+    keys = np.unique(np.concatenate([keys, keys[:3] + np.uint64(1)]))
+    ends = np.array([0, top], dtype=np.uint64)
+    asked = np.concatenate([keys, keys + np.uint64(2), ends])
+    where = {int(k): i for i, k in enumerate(keys)}
+    expected = [where.get(int(k), -1) for k in asked]
+    assert Tally(keys, keys, keys, {}).find(asked).tolist() == expected
+    held = np.unique(np.concatenate([keys, ends]))
+    rows = Tally(held, held, held, {}).find(held)
+    assert rows.tolist() == list(range(len(held)))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)))
+def test_groups_are_those_of_numpy(keys):
+    keys = np.array(keys, dtype=np.uint64)
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    found = exfilml.tally.grouped(keys)
+    assert [x.tolist() for x in found] == [first.tolist(), group.tolist()]
+
+
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=20))
 def test_equal_names_hash_alike_and_others_differ(names):
     series = pd.Series(names, dtype="str")

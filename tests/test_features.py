@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sites import office, theft
 
+import exfilml.features
 from exfilml.baseline import Baseline, Observed
 from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_bytes
-from exfilml.features.accumulation import Cases
+from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.places import PRIVATE_NETWORKS, orient
 
 ALL = FlowFeatures(payload=True)
@@ -123,6 +126,24 @@ def test_a_case_adds_up_its_day(baseline):
     assert cases.n_cases == 1
     assert cases.day_up[0] == 40 * 25_000
     assert cases.excess[0] > Cases.of(ask(drip.iloc[:1], baseline)).excess[0] + 5
+
+
+def test_blocks_do_not_show(baseline, monkeypatch):
+    flows = pd.concat([office(100, seed=3), office(60, seed=4, payload=False)])
+    whole = evidence(flows, baseline)
+    monkeypatch.setattr(exfilml.features, "BLOCK", 7)
+    pd.testing.assert_frame_equal(evidence(flows, baseline), whole, check_exact=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1))
+def test_the_largest_of_a_case_is_its_first_largest(rows):
+    values, code = (np.array(x) for x in zip(*rows, strict=True))
+    _, code = np.unique(code, return_inverse=True)
+    expected = [
+        max(np.flatnonzero(code == c), key=lambda row: (values[row], -row))
+        for c in range(code.max() + 1)
+    ]
+    assert largest_of_case(values.astype(float), code).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -70,6 +71,34 @@ def test_up_is_local_to_remote_whoever_opened_the_connection():
     assert (one(accepted, "up_bytes"), one(accepted, "down_bytes")) == (70, 1000)
     assert one(accepted, "local_ip") == "10.0.0.5"
     assert one(accepted, "remote_ip") == "203.0.113.7"
+
+
+def test_rows_of_oriented_flows_are_those_of_the_table():
+    flows = pd.concat(
+        [
+            flow(src_payload_bytes=9, app="HTTP"),
+            flow(
+                "203.0.113.7", "10.0.0.5", 22, dst_payload_bytes=7, dst_verdict="text"
+            ),
+            flow("203.0.113.7", "224.0.0.1", server_name="a.example.com"),
+        ],
+        ignore_index=True,
+    )
+    whole = orient(flows, PRIVATE_NETWORKS)
+    names = [*whole.named, *whole.values, "start", "up_verdict", "down_payload_bytes"]
+    table = whole[names]
+    assert table["up_verdict"].tolist()[1] == "text"
+    for rows in (slice(1, 3), np.array([2, 0]), np.array([False, True, False])):
+        some = whole.iloc[rows]
+        pd.testing.assert_frame_equal(some[names], table.iloc[rows])
+        again = some.rows(slice(0, 1))
+        pd.testing.assert_frame_equal(again[names], table.iloc[rows].iloc[:1])
+        assert len(again) == 1
+        for name in ("up_payload_bytes", "down_payload_bytes", "up_volume"):
+            expected = whole[name].iloc[rows].astype("float64")
+            assert np.array_equal(some.numbers(name), expected, equal_nan=True)
+    with pytest.raises(KeyError):
+        whole["nothing"]
 
 
 def test_without_a_local_end_up_is_initiator_to_responder():

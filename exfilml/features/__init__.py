@@ -31,7 +31,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     *novelty.FEATURES,
 )
 FAMILIES: Final = ("volume", "payload", "mismatch", "novelty")
-BLOCK: Final = 16384
+BLOCK: Final = 32768
 
 
 class FlowFeatures:
