@@ -41,6 +41,9 @@ class Asked:
     baseline: Baseline
     known: Baseline
     # What was looked up before: several features ask for the same.
+    _keys: dict[tuple[str, ...], NDArray[np.uint64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _found: dict[str, NDArray[np.int64]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -61,8 +64,12 @@ class Asked:
 
     def keys(self, tally: str) -> NDArray[np.uint64]:
         """Return what each flow is counted under in a table of the baseline."""
-        parts = [self.observed.hashes[k] for k in TABLES[tally].keys]
-        return combine(*parts) if parts else np.zeros(self.n_flows, dtype=np.uint64)
+        names = TABLES[tally].keys
+        if names not in self._keys:
+            parts = [self.observed.hashes[k] for k in names]
+            nothing = np.zeros(self.n_flows, dtype=np.uint64)
+            self._keys[names] = combine(*parts) if parts else nothing
+        return self._keys[names]
 
     def rows(self, tally: str) -> NDArray[np.int64]:
         """Return the row of each flow in a table of the baseline, −1 if unseen."""
