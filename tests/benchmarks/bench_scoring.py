@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 import exfilml
 from exfilml.baseline import Observed
-from exfilml.features import Asked, FlowFeatures
+from exfilml.features import Asked
 from exfilml.features.accumulation import Cases
 from exfilml.persistence import default_model
 from exfilml.places import orient
@@ -44,6 +44,8 @@ from sites import office
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from exfilml.detector import Learned
 
 SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
 MANY = 1_000_000
@@ -72,6 +74,11 @@ def machine() -> None:
     versions = [f"{p} {importlib.metadata.version(p)}" for p in PACKAGES]
     say(f"Python {platform.python_version()}, {', '.join(versions)}")
     say()
+
+
+def strongest(detector: exfilml.Detector) -> Learned:
+    """Return what was learned with payload, where there is any."""
+    return detector.learned_.get("payload", detector.learned_["volume"])
 
 
 def text(values: np.ndarray) -> pd.Series:
@@ -171,7 +178,7 @@ def many(detector: exfilml.Detector, flows: pd.DataFrame, title: str) -> None:
     say(f"{len(flows):,} flows {title}, seconds")
     asked = detector.score(flows).asked
     n_cases = len(np.unique(Cases.of(asked).code))
-    evidence = FlowFeatures(payload="payload" in detector.learned_).matrix(asked)
+    evidence = strongest(detector).features.matrix(asked)
     say(f"{n_cases:,} cases, {evidence.shape[1]} columns of evidence")
     runs: Runs = {
         "score_flows": lambda: exfilml.score_flows(detector, flows),
@@ -190,8 +197,7 @@ def many(detector: exfilml.Detector, flows: pd.DataFrame, title: str) -> None:
 def steps(detector: exfilml.Detector, flows: pd.DataFrame) -> None:
     """Print what each step takes, one after the other."""
     say(f"steps of {len(flows):,} flows, seconds: best of {TURNS_OF_MANY}")
-    name = "payload" if "payload" in detector.learned_ else "volume"
-    learned, features = detector.learned_[name], FlowFeatures(payload=name == "payload")
+    learned = strongest(detector)
     best: dict[str, float] = {}
 
     def step(what: str, run: Callable[[], Any]) -> Any:
@@ -206,9 +212,9 @@ def steps(detector: exfilml.Detector, flows: pd.DataFrame) -> None:
         observed = step("hash", lambda t=oriented: Observed.of(t))
         asked = Asked(oriented, observed, detector.baseline_, detector.known_)
         step("cases", lambda a=asked: Cases.of(a))
-        evidence = step("features", lambda a=asked: features.matrix(a))
+        evidence = step("features", lambda a=asked: learned.features.matrix(a))
         step("forest", lambda e=evidence: learned.forest.monotone_scores(e))
-        parts = learned.parts(evidence, features.families)
+        parts = learned.parts(evidence)
         step(
             "calibration",
             lambda raw=parts.raw: (
@@ -234,8 +240,8 @@ def main() -> None:
     sample = exfilml.read_flows(str(SAMPLE / "test.pcap"))
     machine()
     with threadpool_limits(1):
-        features = FlowFeatures(payload="payload" in detector.learned_)
-        one_flow(detector, sample, features.matrix(detector.score(sample).asked))
+        asked = detector.score(sample).asked
+        one_flow(detector, sample, strongest(detector).features.matrix(asked))
         flows = many_flows(sample, n)
         many(detector, flows, "as they were made")
         flows = through_parquet(flows)
