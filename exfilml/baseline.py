@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from exfilml.names import Names
 from exfilml.places import Oriented
@@ -200,13 +199,8 @@ BARE: Final = "none"
 UNVERIFIED: Final = "?"
 
 
-def wrapper(oriented: Oriented) -> pd.Series:
-    """Name the handshake that either side showed, ``none`` where there is none."""
-    return wrapper_names(oriented).series(oriented.index)
-
-
 def wrapper_names(oriented: Oriented) -> Names:
-    """Return what `wrapper` returns, each name once."""
+    """Name the handshake that either side showed, `BARE` where there is none."""
     up, down = oriented.names("up_handshake"), oriented.names("down_handshake")
     return up.where(~up.missing, down).filled(BARE)
 

@@ -13,6 +13,8 @@ Statistics 3, 1975, with shape 0). Beyond the block it is an extrapolation, and 
 p-value.
 
 Here, and only here, the sign flips: block scores and suspicion are *higher = worse*.
+
+One file because everything in it is read off the same block of scores.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import math
 import numbers
 import warnings
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -85,7 +88,13 @@ class Calibrator:
         lower = np.searchsorted(self.block, s, side="left").astype(np.float64)
         return (1.0 + (n - lower)) / (n + 1.0)
 
-    @property
+    @cached_property
+    def _curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Distinct scores of the block, and the suspicion of each in bits."""
+        distinct = np.unique(self.block)
+        return distinct, -np.log2(self.p_values(distinct))
+
+    @cached_property
     def tail(self) -> tuple[float, float]:
         """Where the tail begins, and its mean excess (both in score units)."""
         n = len(self.block)
@@ -101,8 +110,7 @@ class Calibrator:
         Equal to −log2 of the p-value at the block's own scores.
         """
         s = np.asarray(scores, dtype=np.float64)
-        distinct = np.unique(self.block)
-        bits = -np.log2(self.p_values(distinct))
+        distinct, bits = self._curve
         inside = np.interp(s, distinct, bits)
         _, mean_excess = self.tail
         beyond = np.maximum(s - distinct[-1], 0.0) / (mean_excess * LN2)
@@ -166,11 +174,8 @@ class Calibrator:
             Lower and upper bound in bits; the upper one is infinite where the block
             is too short to bound it.
         """
-        from scipy.stats import binom
-
         n, share = len(self.block), self._alerted_share(alerts_per_day)
-        outside = (1.0 - confidence) / 2.0
-        few, many = (int(binom.ppf(q, n, share)) for q in (outside, 1.0 - outside))
+        few, many = _count_interval(n, share, confidence)
         low = -math.log2(min(1.0, (2.0 + many) / (n + 1.0)))
         high = -math.log2((1.0 + few) / (n + 1.0)) if few > 0 else math.inf
         return low, high
@@ -183,13 +188,8 @@ class Calibrator:
         Clopper and Pearson's interval (Biometrika 26, 1934) for the share of normal
         scores, from the share of the block's, times normal scores a day.
         """
-        from scipy.stats import beta
-
-        n = len(self.block)
         k = int((self.suspicion(self.block) >= suspicion - 1e-9).sum())
-        outside = (1.0 - confidence) / 2.0
-        low = float(beta.ppf(outside, k, n - k + 1)) if k > 0 else 0.0
-        high = float(beta.ppf(1.0 - outside, k + 1, n - k)) if k < n else 1.0
+        low, high = _share_interval(k, len(self.block), confidence)
         return low * self.per_day, high * self.per_day
 
     def warn_if_too_short(
@@ -230,6 +230,29 @@ class Calibrator:
             CalibrationWarning,
             stacklevel=2,
         )
+
+
+# A pipeline asks for the same intervals with every flow, and scipy takes longer to
+# answer than the flow to be scored.
+@lru_cache(maxsize=256)
+def _count_interval(n: int, share: float, confidence: float) -> tuple[int, int]:
+    """Return the interval of a binomial count of n draws with chance `share`."""
+    from scipy.stats import binom
+
+    outside = (1.0 - confidence) / 2.0
+    few, many = (int(binom.ppf(q, n, share)) for q in (outside, 1.0 - outside))
+    return few, many
+
+
+@lru_cache(maxsize=256)
+def _share_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
+    """Return Clopper and Pearson's interval of a share seen as k of n."""
+    from scipy.stats import beta
+
+    outside = (1.0 - confidence) / 2.0
+    low = float(beta.ppf(outside, k, n - k + 1)) if k > 0 else 0.0
+    high = float(beta.ppf(1.0 - outside, k + 1, n - k)) if k < n else 1.0
+    return low, high
 
 
 def check_budget(alerts_per_day: float) -> None:

@@ -41,6 +41,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -52,7 +53,7 @@ from sklearn.utils.validation import check_is_fitted
 from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
 from exfilml.exceptions import BaselineError, CapabilityWarning
-from exfilml.features import FAMILIES, Asked, FlowFeatures
+from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
 from exfilml.places import orient, parse_networks
@@ -106,8 +107,17 @@ class Learned:
         if len(evidence) == 0:
             return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
         anomaly = -self.forest.monotone_scores(evidence)
+        tails = np.zeros_like(evidence)
+        # Block by block, what lies between stays in the processor's cache.
+        for first in range(0, len(evidence), BLOCK):
+            rows = slice(first, first + BLOCK)
+            self._fill_tails(evidence[rows], tails[rows])
+        return Parts(evidence, (anomaly - self.centre) * self.scale, tails)
+
+    def _fill_tails(
+        self, evidence: NDArray[np.float64], tails: NDArray[np.float64]
+    ) -> None:
         beyond = np.nan_to_num(np.maximum(evidence - self.edges, 0.0))
-        tails = np.zeros_like(beyond)
         rows = np.arange(len(evidence))
         for family in range(len(FAMILIES)):
             columns = np.flatnonzero(self.features.families == family)
@@ -115,7 +125,6 @@ class Learned:
                 # Columns of a family see the same thing: only the strongest counts.
                 strongest = columns[np.argmax(beyond[:, columns], axis=1)]
                 tails[rows, strongest] = beyond[rows, strongest]
-        return Parts(evidence, (anomaly - self.centre) * self.scale, tails)
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class Parts:
     forest_bits: NDArray[np.float64]
     tails: NDArray[np.float64]
 
-    @property
+    @cached_property
     def raw(self) -> NDArray[np.float64]:
         """Raw score, higher = worse, shape (n_flows,)."""
         total: NDArray[np.float64] = self.forest_bits + self.tails.sum(axis=1)
@@ -357,7 +366,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
         parts = learned.parts(features.matrix(calibration))
         cases = Cases.of(calibration)
-        raw_cases, _ = _case_raw(learned, parts, cases)
+        everyone = np.arange(calibration.n_flows)
+        raw_cases, _ = _case_raw(learned, parts, cases, everyone)
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
@@ -376,7 +386,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
         asked = Asked(oriented, Observed.of(oriented), self.baseline_, self.known_)
-        visible = capability(flows) == "payload"
+        visible = ~flows["src_sampled_bytes"].array.isna()
         if visible.any() and "payload" not in self.learned_:
             warnings.warn(
                 "The model was trained on flows without payload; the payload of "
@@ -397,20 +407,31 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         case_visible = np.zeros(cases.n_cases, dtype=bool)
         case_visible[cases.code[visible]] = True
         worst = np.zeros(cases.n_cases, dtype=np.int64)
+        # What shows payload shows all that volumes show.
+        whole = self.learned_.get("payload", self.learned_["volume"]).features
+        evidence = whole.matrix(asked)
         for name, learned in self.learned_.items():
             payload = name == "payload"
             rows = visible if payload else ~visible
             if not rows.any():
                 continue
-            parts = learned.parts(learned.features.matrix(asked))
-            raw[rows] = parts.raw[rows]
-            suspicion[rows] = learned.flows.suspicion(parts.raw[rows])
-            p_value[rows] = learned.flows.p_values(parts.raw[rows])
             mine = case_visible if payload else ~case_visible
-            whole, of_case = _case_raw(learned, parts, cases)
-            worst[mine] = of_case[mine]
-            case_suspicion[mine] = learned.cases.suspicion(whole[mine])
-            case_p[mine] = learned.cases.p_values(whole[mine])
+            # A case is scored by one capability, whatever its flows show.
+            some = np.flatnonzero(rows | mine[cases.code])
+            shown = evidence
+            if len(some) < n:
+                shown = shown[some]
+            names = learned.features.names
+            if names != whole.names:
+                shown = shown[:, [whole.names.index(name) for name in names]]
+            parts = learned.parts(shown)
+            raw[rows] = parts.raw[rows[some]]
+            suspicion[rows] = learned.flows.suspicion(raw[rows])
+            p_value[rows] = learned.flows.p_values(raw[rows])
+            of_case, at = _case_raw(learned, parts, cases, some)
+            worst[mine] = at[mine]
+            case_suspicion[mine] = learned.cases.suspicion(of_case[mine])
+            case_p[mine] = learned.cases.p_values(of_case[mine])
         return Scored(
             asked=asked,
             with_payload=visible,
@@ -534,12 +555,16 @@ def _visible(asked: Asked) -> Asked:
 
 
 def _case_raw(
-    learned: Learned, parts: Parts, cases: Cases
+    learned: Learned, parts: Parts, cases: Cases, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Raw score of each case, and the flow whose score it is."""
+    """Raw score of each case, and the flow whose score it is.
+
+    `parts` are those of some rows; −∞ for cases that have none of them.
+    """
     volume = learned.features.families == FAMILIES.index("volume")
     own = parts.tails[:, volume].sum(axis=1)
-    day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code]
-    raw = parts.raw + np.maximum(day - own, 0.0)
+    day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code[rows]]
+    raw = np.full(len(cases.code), -np.inf)
+    raw[rows] = parts.raw + np.maximum(day - own, 0.0)
     worst = largest_of_case(raw, cases.code)
     return raw[worst], worst

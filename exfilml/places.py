@@ -237,9 +237,8 @@ def is_registered(name: str) -> bool:
 class Oriented:
     """Flows with local and remote ends, up and down.
 
-    Reads like the table it stands for: ``oriented["place"]`` is a column,
-    ``oriented[["up_bytes", "down_bytes"]]`` a table and ``oriented.iloc[rows]`` some
-    of the rows.
+    Reads like the table it stands for: ``oriented["place"]`` is a column and
+    ``oriented[["up_bytes", "down_bytes"]]`` a table.
 
     Attributes
     ----------
@@ -268,11 +267,6 @@ class Oriented:
     def index(self) -> pd.Index:
         """Index of the flows."""
         return self.flows.index if self.at is None else self.flows.index[self.at]
-
-    @property
-    def iloc(self) -> _ByPosition:
-        """Some of the rows: a slice, positions or a mask."""
-        return _ByPosition(self)
 
     @property
     def leaves(self) -> NDArray[np.bool_]:
@@ -342,14 +336,6 @@ class Oriented:
 
 
 _SIDES: Final = {"up": ("src", "dst"), "down": ("dst", "src")}
-
-
-@dataclass(frozen=True, slots=True)
-class _ByPosition:
-    oriented: Oriented
-
-    def __getitem__(self, rows: Any) -> Oriented:
-        return self.oriented.rows(rows)
 
 
 def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import case_key, wrapper
+from exfilml.baseline import BARE, case_key
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import OptionError
 from exfilml.features import FAMILIES, Asked, human_bytes
 from exfilml.features.accumulation import largest_of_case
-from exfilml.schema import capability, validate_flows
+from exfilml.names import Names
+from exfilml.schema import CAPABILITIES, capability_level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,20 +119,20 @@ def score_flows(
         If both thresholds are given, or one is out of range.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    flows = validate_flows(flows)
     scored = detector.score(flows)
+    flows = scored.asked.oriented.flows
     alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     table = pd.DataFrame(
         {
             "suspicion": scored.suspicion,
             "p_value": scored.p_value,
             "alert": alerted[scored.case],
-            "capability": pd.Series(_capability(flows, scored), index=flows.index),
-            "not_visible": _not_visible(flows, scored),
+            "capability": _capability(scored).array,
+            "not_visible": _not_visible(scored).array,
         },
         index=flows.index,
     )
-    return _typed(table, alerted[scored.case], thresholds)
+    return _noted(table, alerted[scored.case], thresholds)
 
 
 def rank_flows(
@@ -161,22 +162,23 @@ def rank_flows(
         how often normal operation then does (``thresholds``, see `_alerts`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    flows = validate_flows(flows)
     scored = detector.score(flows)
+    flows = scored.asked.oriented.flows
     alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     oriented = scored.asked.oriented
-    order = _order(scored.suspicion, scored.asked.up, flows["start"], top)
+    begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    order = _order(scored.suspicion, scored.asked.up, begin, top)
     chosen = flows.iloc[order]
-    ours = oriented.iloc[order]
+    ours = oriented.rows(order)
     table = pd.DataFrame(
         {
             "rank": np.arange(1, len(order) + 1),
             "suspicion": scored.suspicion[order],
             "p_value": scored.p_value[order],
             "alert": alerted[scored.case[order]],
-            "case": _case_names(scored)[scored.case[order]],
-            "capability": _capability(flows, scored)[order],
-            "not_visible": _not_visible(flows, scored).iloc[order],
+            "case": _case_names(scored, order),
+            "capability": _capability(scored, order).tolist(),
+            "not_visible": _not_visible(scored, order).tolist(),
             "reasons": _reasons(detector, scored, order),
             **{c: chosen[c] for c in FLOW_COLUMNS[5:13]},
             **{c: ours[c] for c in FLOW_COLUMNS[13:18]},
@@ -212,37 +214,45 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    flows = validate_flows(flows)
     scored = detector.score(flows)
+    flows = scored.asked.oriented.flows
     alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
     up = np.bincount(code, asked.up, minlength=n_cases)
-    first_seen = flows["start"].groupby(code).min()
+    begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    first_seen = np.full(n_cases, np.iinfo(np.int64).max)
+    np.minimum.at(first_seen, code, begin)
     order = _order(scored.case_suspicion, up, first_seen, top)
     largest = largest_of_case(asked.up, code)[order]
-    leading, ours = flows.iloc[largest], asked.oriented.iloc[largest]
-    sums = asked.oriented[["up_bytes", "down_bytes"]].groupby(code).sum()
-    lasting = pd.to_timedelta(flows["duration_s"].fillna(0.0), unit="s")
-    ends = flows["start"] + lasting.astype("timedelta64[us]")
-    ports = flows["dst_port"].groupby(code).agg(["min", "max"])
-    changing = (ports["min"] != ports["max"]).to_numpy()[order]
+    leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
+    # Only the flows of ranked cases are summed up, each case under its rank.
+    rank = np.full(n_cases, -1)
+    rank[order] = np.arange(len(order))
+    members = np.flatnonzero(rank[code] >= 0)
+    rank = rank[code[members]]
+    theirs = asked.oriented.rows(members)
+    sums = theirs[["up_bytes", "down_bytes"]].groupby(rank).sum()
+    lasting = pd.to_timedelta(theirs["duration_s"].fillna(0.0), unit="s")
+    ends = theirs["start"] + lasting.astype("timedelta64[us]")
+    ports = theirs["dst_port"].groupby(rank).agg(["min", "max"])
+    changing = (ports["min"] != ports["max"]).to_numpy()
     worst = scored.worst[order]
     columns: dict[str, Any] = {
         "rank": np.arange(1, len(order) + 1),
         "suspicion": scored.case_suspicion[order],
         "p_value": scored.case_p_value[order],
         "alert": alerted[order],
-        "case": _case_names(scored)[order],
+        "case": _case_names(scored, worst),
         "dst_port": leading["dst_port"].astype("Int64").mask(changing).array,
         "flows": np.bincount(code, minlength=n_cases)[order],
-        "addresses": asked.oriented["remote_ip"].groupby(code).nunique().array[order],
-        "first_seen": first_seen.array[order],
-        "last_seen": ends.groupby(code).max().array[order],
-        "up_bytes": sums["up_bytes"].array[order],
-        "down_bytes": sums["down_bytes"].array[order],
-        "capability": _capability(flows, scored)[worst],
-        "not_visible": _not_visible(flows, scored).array[worst],
+        "addresses": theirs["remote_ip"].groupby(rank).nunique().array,
+        "first_seen": theirs["start"].groupby(rank).min().array,
+        "last_seen": ends.groupby(rank).max().array,
+        "up_bytes": sums["up_bytes"].array,
+        "down_bytes": sums["down_bytes"].array,
+        "capability": _capability(scored, worst).tolist(),
+        "not_visible": _not_visible(scored, worst).tolist(),
         "reasons": _case_reasons(detector, scored, order),
     }
     for name in ("local_ip", "place", "direction"):
@@ -281,12 +291,16 @@ def check_options(
 def _order(
     suspicion: NDArray[np.float64],
     up: NDArray[Any],
-    start: pd.Series,
+    time: NDArray[np.int64],
     top: int | None,
 ) -> NDArray[np.int64]:
     """Worst first; ties by upload, then by time."""
-    time = start.to_numpy(dtype="datetime64[us]").astype("int64")
-    order: NDArray[np.int64] = np.lexsort((time, -up, -suspicion))
+    rows = np.arange(len(suspicion))
+    if top is not None and top < len(rows):
+        # Only those are put in order that can be among the first.
+        least = np.partition(suspicion, -top)[-top]
+        rows = np.flatnonzero(suspicion >= least)
+    order = rows[np.lexsort((time[rows], -up[rows], -suspicion[rows]))]
     return order[:top]
 
 
@@ -348,42 +362,58 @@ def _alerts(
     return alerted, thresholds
 
 
-def _case_names(scored: Scored) -> NDArray[np.object_]:
-    """Short names that stay the same from run to run."""
-    keys = np.unique(case_key(scored.asked.observed.hashes))
-    return np.array([f"{k >> 24:010x}" for k in keys.tolist()], dtype=object)
+def _case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
+    """Short names of the cases of some flows, the same from run to run."""
+    hashes = scored.asked.observed.hashes
+    keys = case_key({name: column[rows] for name, column in hashes.items()})
+    return [f"{k >> 24:010x}" for k in keys.tolist()]
 
 
-def _capability(flows: pd.DataFrame, scored: Scored) -> NDArray[np.object_]:
-    seen = capability(flows).astype(object)
-    seen[(seen == "payload") & ~scored.with_payload] = "application"
-    return seen
+def _capability(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names:
+    """Name the most that could be judged about each flow, or some of them."""
+    shown, flows = _some(scored, rows)
+    level = capability_level(flows)
+    payload = CAPABILITIES.index("payload")
+    level[(level == payload) & ~shown] = CAPABILITIES.index("application")
+    return Names.one_of(list(CAPABILITIES), level)
 
 
-def _not_visible(flows: pd.DataFrame, scored: Scored) -> pd.Series:
-    """Name what could not be judged about each flow."""
-    codes, wrappers = pd.factorize(wrapper(scored.asked.oriented))
-    payload = np.array(
-        ["payload", *("" if w == "none" else f"payload inside {w}" for w in wrappers)],
-        dtype=object,
-    )
+def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names:
+    """Name what could not be judged about each flow, or some of them."""
+    shown, flows = _some(scored, rows)
+    wrappers = scored.asked.observed.names["wrapper"]
+    if rows is not None:
+        wrappers = wrappers[rows]
     hidden = {
-        "application": flows["app"].isna() & ~scored.with_payload,
-        "packets": flows["src_packets"].isna(),
-        "process": flows["process"].isna(),
+        "application": flows["app"].array.isna() & ~shown,
+        "packets": flows["src_packets"].array.isna(),
+        "process": flows["process"].array.isna(),
     }
     # One number for each combination: few are named, and each only once.
-    key = np.where(scored.with_payload, codes + 1, 0)
+    key = np.where(shown, wrappers.codes + 1, 0)
     for missing in hidden.values():
-        key = 2 * key + missing.to_numpy(dtype=np.int64)
-    combinations, at = np.unique(key, return_inverse=True)
+        key = 2 * key + missing
+    at, combinations = pd.factorize(key)
     named = []
     for combination in combinations.tolist():
         bits = [combination >> k & 1 for k in reversed(range(len(hidden)))]
-        parts = [payload[combination >> len(hidden)]]
-        parts += [name for name, bit in zip(hidden, bits, strict=True) if bit]
-        named.append(", ".join(part for part in parts if part))
-    return pd.Series(np.array(named, dtype=object)[at], index=flows.index)
+        code = (combination >> len(hidden)) - 1
+        inside = "payload" if code < 0 else _inside(wrappers.texts[code])
+        parts = [name for name, bit in zip(hidden, bits, strict=True) if bit]
+        named.append(", ".join(part for part in (inside, *parts) if part))
+    return Names.one_of(named, at)
+
+
+def _inside(wrapper: str) -> str:
+    return "" if wrapper == BARE else f"payload inside {wrapper}"
+
+
+def _some(
+    scored: Scored, rows: NDArray[np.int64] | None
+) -> tuple[NDArray[np.bool_], pd.DataFrame]:
+    """Return which flows were scored with payload evidence, and the flows."""
+    shown, flows = scored.with_payload, scored.asked.oriented.flows
+    return (shown, flows) if rows is None else (shown[rows], flows.iloc[rows])
 
 
 def _reasons(
@@ -463,7 +493,15 @@ def _typed(
 ) -> pd.DataFrame:
     """Give text columns one dtype, and note in ``attrs`` what the rows do not say."""
     kinds: dict[str, Any] = {c: "str" for c in table.columns if c in _TEXTS}
-    table = table.astype(kinds)
+    return _noted(table.astype(kinds), alerted, thresholds)
+
+
+def _noted(
+    table: pd.DataFrame,
+    alerted: NDArray[np.bool_],
+    thresholds: dict[str, dict[str, Any]],
+) -> pd.DataFrame:
+    """Note in ``attrs`` what the rows do not say."""
     table.attrs = {
         "total": len(alerted),
         "alerted": int(alerted.sum()),

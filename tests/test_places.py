@@ -89,7 +89,7 @@ def test_rows_of_oriented_flows_are_those_of_the_table():
     table = whole[names]
     assert table["up_verdict"].tolist()[1] == "text"
     for rows in (slice(1, 3), np.array([2, 0]), np.array([False, True, False])):
-        some = whole.iloc[rows]
+        some = whole.rows(rows)
         pd.testing.assert_frame_equal(some[names], table.iloc[rows])
         again = some.rows(slice(0, 1))
         pd.testing.assert_frame_equal(again[names], table.iloc[rows].iloc[:1])
