@@ -15,13 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sample_lab.world import CACHE, HOSTS, RESOLVER
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
-    from sample_lab.world import Host
+    from sample_lab.world import Host, World
 
 # Programs come from the system's packages, whatever else the caller has in its path.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -46,12 +44,15 @@ class Network:
     ----------
     work
         Scratch directory for configuration, logs and raw captures.
+    places
+        The world: which hosts there are, and where.
     outside
         Every IPv4 and IPv6 address that exists in the internet namespace.
     """
 
-    def __init__(self, work: Path, outside: Iterable[str]) -> None:
+    def __init__(self, work: Path, places: World, outside: Iterable[str]) -> None:
         self.work = work
+        self.places = places
         self._outside = sorted(set(outside))
         self._holders: list[subprocess.Popen[bytes]] = []
         self._pids: dict[str, int] = {}
@@ -152,9 +153,17 @@ class Network:
                         lladdr 02:00:00:00:0{net}:0{peer} nud permanent
                     """,
                 )
+        hosts = self.places.hosts
         addresses = {
-            "office": [a for h in HOSTS if h.zone == "office" for a in (h.ip, h.ip6)],
-            "servers": [RESOLVER, CACHE, *(h.ip for h in HOSTS if h.zone == "servers")],
+            "office": [a for h in hosts if h.zone == "office" for a in (h.ip, h.ip6)],
+            "servers": sorted(
+                {
+                    self.places.resolver,
+                    self.places.cache,
+                    *self.places.internal_names.values(),
+                    *(h.ip for h in hosts if h.zone == "servers"),
+                }
+            ),
             "internet": self._outside,
         }
         for zone, known in addresses.items():
@@ -226,12 +235,17 @@ class Network:
                 process.kill()
                 process.wait()
 
-    def record(self, stem: str) -> list[Path]:
-        """Start recording both cables on the router; return the raw capture files."""
+    def record(self, stem: str, snap: int = 0) -> list[Path]:
+        """Start recording both cables on the router; return the raw capture files.
+
+        `snap` bytes of each packet are kept, 0 for all of them.
+        """
         paths = []
         for dev, rule in (("wan1", WAN_FILTER), ("srv1", SERVERS_FILTER)):
             path = self.work / f"{stem}-{dev}.pcap"
-            argv = f"tcpdump -Z root -s 0 -B 65536 -j host -w {path} -i {dev}".split()
+            argv = (
+                f"tcpdump -Z root -s {snap} -B 65536 -j host -w {path} -i {dev}".split()
+            )
             log = (self.work / f"{stem}-{dev}.log").open("wb")
             recorder = subprocess.Popen(
                 [*self._enter("office"), *argv, rule], stdout=log, stderr=log

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sample_lab import world
 from sample_lab.network import PATH
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Servers:
     def prepare(self) -> None:
         """Write everything that must exist before the namespaces are opened."""
         work = self.work
-        (work / "resolv.conf").write_text(f"nameserver {world.RESOLVER}\n")
+        (work / "resolv.conf").write_text(f"nameserver {self.places.resolver}\n")
         shutil.copytree("/etc/pam.d", work / "pam.d")
         # Any user name is welcome on the lab's FTP servers, as a guest.
         (work / "pam.d/lab-ftp").write_text(
@@ -135,9 +134,9 @@ class Servers:
         return [
             *names,
             *self.extra,
-            *world.MAIL,
-            *world.MQTT,
-            *world.INTERNAL_NAMES,
+            *self.places.mail,
+            *self.places.mqtt,
+            *self.places.internal_names,
             "mx",
         ]
 
@@ -260,16 +259,17 @@ class Servers:
         # Short lifetimes: minutes of lab time are days of the sample's time.
         outside = (
             "no-resolv\nno-hosts\nbind-interfaces\nlocal-ttl=45\nlocal=/example/\n"
-            + "".join(f"listen-address={ip}\n" for ip in world.PUBLIC_RESOLVERS)
+            + "".join(f"listen-address={ip}\n" for ip in self.places.public_resolvers)
             + records
         )
         inside = (
-            f"no-resolv\nno-hosts\nbind-interfaces\nlisten-address={world.RESOLVER}\n"
-            f"server={world.UPSTREAM}@{world.RESOLVER}\nlocal=/corp.example/\n"
+            f"no-resolv\nno-hosts\nbind-interfaces\nlisten-address={self.places.resolver}\n"
+            f"server={self.places.upstream}@{self.places.resolver}\nlocal=/corp.example/\n"
             f"enable-tftp\ntftp-root={self.work}/tftp\nuser=root\n"
             "neg-ttl=45\ncache-size=2000\n"
             + "".join(
-                f"host-record={n},{ip}\n" for n, ip in world.INTERNAL_NAMES.items()
+                f"host-record={n},{ip}\n"
+                for n, ip in self.places.internal_names.items()
             )
         )
         for zone, text in (("internet", outside), ("servers", inside)):
@@ -288,14 +288,17 @@ class Servers:
         )
         # sshd takes at most 16 addresses.
         for zone, ips in (
-            ("internet", [*world.SSH.values(), *(self.extra[n] for n in self.shells)]),
+            (
+                "internet",
+                [*self.places.ssh.values(), *(self.extra[n] for n in self.shells)],
+            ),
             ("servers", ["10.20.0.20", "10.20.0.40"]),
         ):
             listen = "".join(f"ListenAddress {ip}\n" for ip in ips)
             path = self._write(f"sshd-{zone}.conf", common + listen)
             self.net.spawn(zone, ["/usr/sbin/sshd", "-D", "-e", "-f", path])
         repos = f"--base-path={self.work}/repos"
-        listen_git = [f"--listen={ip}" for ip in world.GIT.values()]
+        listen_git = [f"--listen={ip}" for ip in self.places.git.values()]
         self.net.spawn(
             "internet",
             ["git", "daemon", "--reuseaddr", "--export-all", repos, *listen_git],
@@ -303,7 +306,7 @@ class Servers:
 
     def _mail(self) -> None:
         work = self.work
-        outside = [*world.MX_ADDRESSES, world.MAIL["smtp.mailhost.example"]]
+        outside = [*self.places.mx_addresses, self.places.mail["smtp.mailhost.example"]]
         for zone, ips, cert in (
             ("internet", outside, "smtp.mailhost.example"),
             ("servers", ["10.20.0.25"], "relay.corp.example"),
@@ -340,7 +343,7 @@ drop_it:
 protocols = imap
 base_dir = /run/dovecot
 log_path = {work}/dovecot.log
-listen = {world.MAIL[imap]}
+listen = {self.places.mail[imap]}
 ssl_cert = <{work}/certs/{imap}.crt
 ssl_key = <{work}/site.key
 mail_location = maildir:{work}/mail/%u
@@ -356,7 +359,7 @@ userdb {{
 """,
         )
         mails = sorted((work / "corpus").glob("mail*.eml"))
-        for host in world.HOSTS:
+        for host in self.places.hosts:
             box = work / "mail" / host.name
             for sub in ("cur", "new", "tmp"):
                 (box / sub).mkdir(parents=True)
@@ -401,7 +404,7 @@ allow_writeable_chroot=YES
 
     def _rest(self) -> None:
         work = self.work
-        for number, ip in enumerate(world.NTP.values()):
+        for number, ip in enumerate(self.places.ntp.values()):
             path = self._write(
                 f"chrony{number}.conf",
                 f"local stratum {number + 2}\nallow all\nbindaddress {ip}\ncmdport 0\n"
@@ -409,8 +412,8 @@ allow_writeable_chroot=YES
             )
             # -x: the lab's time server must never steer the clock of the machine.
             self.net.spawn("internet", ["chronyd", "-x", "-d", "-f", path])
-        name, ip = next(iter(world.MQTT.items()))
-        other = world.MQTT["iot.buildsense.example"]
+        name, ip = next(iter(self.places.mqtt.items()))
+        other = self.places.mqtt["iot.buildsense.example"]
         path = self._write(
             "mosquitto.conf",
             f"user root\nallow_anonymous true\nlistener 1883 {other}\n"
@@ -423,7 +426,7 @@ allow_writeable_chroot=YES
             [
                 "redis-server",
                 "--bind",
-                world.CACHE,
+                self.places.cache,
                 "--protected-mode",
                 "no",
                 "--save",
@@ -432,7 +435,7 @@ allow_writeable_chroot=YES
         )
         for zone, address in (
             ("servers", "10.20.0.60"),
-            ("internet", world.SYSLOG["collector.logwatch.example"]),
+            ("internet", self.places.syslog["collector.logwatch.example"]),
         ):
             self._sink(zone, f"UDP4-RECV:514,bind={address}")
         for sink in self.sinks:
