@@ -43,13 +43,16 @@ class Packet:
 
 @dataclass
 class Flow:
-    """What one session sent under one 5-tuple; `key` is seen from the initiator."""
+    """What one session sent under one 5-tuple; `key` is seen from the initiator.
+
+    ``payload`` counts bytes from the initiator and from the responder.
+    """
 
     key: Key
     session: int
     first: float
     last: float
-    kept: list[int] = field(default_factory=lambda: [0, 0])
+    payload: list[int] = field(default_factory=lambda: [0, 0])
 
 
 def read(path: Path) -> Iterator[Packet]:
@@ -73,6 +76,9 @@ def read(path: Path) -> Iterator[Packet]:
 def _headers(data: bytes) -> tuple[Key, int, int] | None:
     """Return the 5-tuple, where payload begins, and TCP flags (0 for others)."""
     if data[12:14] == b"\x08\x00":
+        if int.from_bytes(data[20:22]) & 0x1FFF:
+            # A later fragment has no ports and is nobody's.
+            return None
         at = 14 + (data[14] & 15) * 4
         protocol, source, target = data[23], data[26:30], data[30:34]
     elif data[12:14] == b"\x86\xdd":
@@ -171,10 +177,10 @@ def rewrite(
         flow.last += shift[flow.session]
     records = []
     for order, (packet, (flow, way)) in enumerate(zip(packets, owner, strict=True)):
-        room = (KEEP_OUT if is_local(packet.key[1]) else KEEP_IN) - flow.kept[way]
+        room = (KEEP_OUT if is_local(packet.key[1]) else KEEP_IN) - flow.payload[way]
         payload = max(len(packet.data) - packet.header, 0)
         keep = packet.header + min(payload, max(room, 0))
-        flow.kept[way] += payload
+        flow.payload[way] += payload
         micros = round((packet.time + shift[flow.session]) * 1e6)
         records.append((micros, order, packet.data[:keep], packet.length))
     records.sort()

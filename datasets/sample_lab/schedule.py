@@ -27,7 +27,11 @@ HALVES = {"baseline": range(5), "test": range(7, 9)}
 
 @dataclass
 class Session:
-    """One client run: when (virtual, epoch seconds), who, where to, and how."""
+    """One client run: when (virtual, epoch seconds), who, where to, and how.
+
+    ``pace`` is how many virtual seconds a pause of one real second becomes, in labs
+    that stretch time.
+    """
 
     when: float
     host: Host
@@ -36,6 +40,7 @@ class Session:
     script: str
     scenario: str = ""
     label: str = ""
+    pace: float = 1.0
 
 
 # Sessions a day and host. Fractions are chances: 0.4 is two working days in five.

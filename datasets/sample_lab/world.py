@@ -208,6 +208,10 @@ class World:
         """Return a mail domain and the address of its exchanger."""
         return rng.choices(self.domains, self._mx_weights)[0]
 
+    def all_domains(self) -> list[tuple[str, str]]:
+        """Return every mail domain with the address of its exchanger."""
+        return self.domains
+
     def all_web(self) -> list[Site]:
         """Return the popular sites and the named services together."""
         return self.sites + [Site(name, ip) for name, ip in self.fixed_sites.items()]
@@ -224,5 +228,5 @@ class World:
             self.syslog,
         ):  # fmt: skip
             table.update({name: (ip, "") for name, ip in group.items()})
-        table.update({f"mx.{name}": (ip, "") for name, ip in self.domains})
+        table.update({f"mx.{name}": (ip, "") for name, ip in self.all_domains()})
         return table
