@@ -13,10 +13,7 @@ import argparse
 import ipaddress
 import math
 import random
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,28 +112,11 @@ def build(split: Split, out: Path, part: float) -> int:
     if problem:
         print(f"make_lab: {problem}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, running.stop)
-    with tempfile.TemporaryDirectory(prefix="exfilml-lab-") as scratch:
-        work = Path(scratch)
-        # Servers drop privileges and must still reach their files.
-        work.chmod(0o755)
-        try:
-            make(work, split, part)
-        except network.LabError as error:
-            print(f"make_lab: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("make_lab: stopped; nothing was written", file=sys.stderr)
-            return 130
-        # Only a complete split replaces what is there.
-        out.mkdir(parents=True, exist_ok=True)
-        for path in (work / split.name).iterdir():
-            shutil.copyfile(path, out / path.name)
-    return 0
+    return running.build("make_lab", lambda work: make(work, split, part), out)
 
 
-def make(work: Path, split: Split, part: float) -> None:
-    """Build the lab, run both halves and leave the split below `work`."""
+def make(work: Path, split: Split, part: float) -> Path:
+    """Build the lab, run both halves and return the split's folder below `work`."""
     # These need Pillow, whose absence deserves a better message than a traceback.
     from lab import clock, honest, servers
     from lab.habits import Habits
@@ -166,6 +146,8 @@ def make(work: Path, split: Split, part: float) -> None:
         habits.client, new = lab.tunnel_clients()
         honest.finish(planner, new)
         net.open()
+        if not net.impair():
+            say("this kernel has no netem: no delay, no loss")
         say("starting servers")
         lab.start()
         for half in HALVES:
@@ -182,6 +164,7 @@ def make(work: Path, split: Split, part: float) -> None:
                 path.unlink()
     write_tables(folder, planner.scenarios, sessions, flows, places)
     say(f"done after {time.monotonic() - begin:.0f} s", end="\n")
+    return folder
 
 
 def write_tables(

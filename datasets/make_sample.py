@@ -12,10 +12,7 @@ import argparse
 import ipaddress
 import math
 import random
-import shutil
-import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,28 +47,13 @@ def main() -> int:
     if problem:
         print(f"make_sample: {problem}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, running.stop)
-    with tempfile.TemporaryDirectory(prefix="exfilml-lab-") as scratch:
-        work = Path(scratch)
-        # Servers drop privileges and must still reach their files.
-        work.chmod(0o755)
-        try:
-            make(work, options.seed)
-        except network.LabError as error:
-            print(f"make_sample: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("make_sample: stopped; nothing was written", file=sys.stderr)
-            return 130
-        # Only a complete sample replaces what is there.
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path in (work / "sample").iterdir():
-            shutil.copyfile(path, options.out / path.name)
-    return 0
+    return running.build(
+        "make_sample", lambda work: make(work, options.seed), options.out
+    )
 
 
-def make(work: Path, seed: int) -> None:
-    """Build the lab, run both halves and leave the sample in ``work/sample``."""
+def make(work: Path, seed: int) -> Path:
+    """Build the lab, run both halves and return the sample's folder below `work`."""
     # Needs Pillow, whose absence deserves a better message than a traceback.
     from sample_lab import content
 
@@ -113,6 +95,7 @@ def make(work: Path, seed: int) -> None:
             flows = capture.rewrite(raw, sessions, starts, sample / f"{half}.pcap")
     write_tables(sample, plan, sessions, flows)
     say("done", end="\n")
+    return sample
 
 
 def _sizes(plan: list[Scenario], corpus: Corpus) -> None:

@@ -156,16 +156,16 @@ def _conversations(real: Path) -> list[tuple[pd.DataFrame, str, str]]:
                 label = min(same["label"], key=GRAVITY.index)
                 what = str(same["technique"].iloc[0]).split(",")[0]
                 out.append((own, label, _name(what, str(path), number)))
-    for path in benign:
-        flows = read[path.name]
+    for capture in benign:
+        flows = read[capture.name]
         flows = flows[flows["src_ip"].map(_is_private)]
         total = flows.groupby(["src_ip", "dst_ip"])["src_payload_bytes"].sum()
         total = total[total >= LEAST_UPLOAD].nlargest(MOST_CONVERSATIONS)
         pairs = _pairs(flows)
         for number, ends in enumerate(total.index):
             own = flows[pairs == frozenset(ends)]
-            what = unlabelled[path.name.partition(".")[0]]
-            out.append((own, "hard-negative", _name(what, str(path), number)))
+            what = unlabelled[capture.name.partition(".")[0]]
+            out.append((own, "hard-negative", _name(what, str(capture), number)))
     return out
 
 

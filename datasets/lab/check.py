@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sample_lab.check import checksums, table
 
 from lab import tables
 
@@ -176,19 +176,3 @@ def _same_plan(folder: Path, against: Path) -> list[str]:
         for where in (folder, against)
     )
     return [] if mine == other else ["the rebuilt split plans other scenarios"]
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file."""
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def checksums(folder: Path) -> list[str]:
-    """Return the files whose checksum differs from the written one."""
-    lines = (folder / "SHA256SUMS").read_text().splitlines()
-    return [
-        f"{name}: checksum differs"
-        for digest, name in (line.split("  ") for line in lines)
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest
-    ]

@@ -28,7 +28,7 @@ RATES: dict[str, dict[str, float]] = {
         "files": 0.2, "smb": 0.4, "phone": 0.25, "ntp": 0.25, "telemetry": 0.4,
         "photo": 0.2, "drive": 0.25, "print": 0.05, "quic": 0.35, "talk": 0.3,
         "call": 0.25, "download": 0.25, "share": 0.12, "vpn": 0.05, "planware": 0.2,
-        "crash": 0.06, "lost": 0.15,
+        "crash": 0.06, "lost": 0.15, "reputation": 0.25,
     },
     "developers": {
         "web": 3.2, "api": 0.7, "imap": 0.5, "mail": 0.3, "fetch": 0.45, "push": 0.4,
@@ -36,7 +36,7 @@ RATES: dict[str, dict[str, float]] = {
         "shell": 0.3, "ntp": 0.25, "registry": 0.3, "dig": 0.2, "internal_git": 0.3,
         "mirror": 0.12, "telemetry": 0.3, "status": 0.2, "quic": 0.3, "talk": 0.35,
         "call": 0.2, "download": 0.35, "rest": 0.3, "snippet": 0.15, "vpn": 0.04,
-        "upgrade": 0.2, "lost": 0.2,
+        "upgrade": 0.2, "lost": 0.2, "reputation": 0.15,
     },
     "finance": {
         "web": 3.4, "api": 0.4, "form": 0.6, "mail": 0.6, "imap": 0.6, "bank": 0.5,
@@ -56,7 +56,7 @@ RATES: dict[str, dict[str, float]] = {
         "backup": 1, "vault_check": 1, "ntp": 1, "syslog": 1, "package": 0.7,
         "telemetry": 1, "upgrade": 0.5,
     },
-    "mailrelay": {"ntp": 1, "syslog": 1, "package": 0.7, "dig": 1.5, "upgrade": 0.4},
+    "mailrelay": {"ntp": 1, "syslog": 1, "package": 0.7, "dig": 1.5, "upgrade": 0.4, "reputation": 3},
     "build": {
         "fetch": 1.2, "package": 0.8, "registry": 1, "deploy": 0.8, "redis": 1,
         "clone": 0.5, "mirror": 0.4, "ntp": 1, "status": 0.6, "syslog": 0.6,
@@ -269,6 +269,15 @@ class Habits(Schedule):
             f"dig +short {name} >/dev/null;"
             f" $PY $L/talk.py chat udp {address} {port} {count} {size} 0.005"
         )  # fmt: skip
+
+    def _reputation(self, _: Host) -> tuple[str, str, str]:
+        # Virus scanners ask about files by their hash, in a name.
+        zone = next(iter(self.places.zones))
+        names = [
+            f"{self.rng.randbytes(20).hex()}.{self.rng.randrange(9)}.{zone}"
+            for _ in range(self.rng.randint(1, 4))
+        ]
+        return zone, "dns", f"dig +short {' '.join(names)} >/dev/null"
 
     def _lost(self, host: Host) -> tuple[str, str, str]:
         # A server that is gone, a name that never was.

@@ -117,7 +117,8 @@ class LabServers(sample.Servers):
         self.planner = planner
         self.brokers = tuple(planner.brokers)
         self.more_records = "".join(
-            f"address=/{zone}/{ip}\n" for zone, ip in planner.zones.items()
+            f"address=/{zone}/{ip}\n"
+            for zone, ip in (places.zones | planner.zones).items()
         )
 
     def start(self) -> None:

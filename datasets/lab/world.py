@@ -119,6 +119,8 @@ class LabWorld(World):
         self.opaque = {n: f"{hosting[i]}{77}" for i, n in enumerate(OPAQUE_NAMES)}
         self.vpns = {n: f"{hosting[4]}{90 + i}" for i, n in enumerate(VPN_NAMES)}
         self.fixed_sites |= {**self.quic, **self.sockets}
+        # Every name below these exists: somebody encodes questions in them.
+        self.zones = {"rep.avguard.example": f"{hosting[5]}91"}
         self.opaque_port = (7707, 9061, 8891)[split.index]
         self.relay_port = (32100, 10554, 18040)[split.index]
 

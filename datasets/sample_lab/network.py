@@ -179,6 +179,16 @@ class Network:
             " ip route add fd20::/64 via fdff:1::1",
         )
 
+    def impair(self) -> bool:
+        """Give the outer cable some delay and loss; return whether the kernel can."""
+        try:
+            for zone, dev in (("office", "wan1"), ("internet", "wan2")):
+                how = "delay 3ms 1ms distribution normal loss 0.03%"
+                self.shell(zone, f"tc qdisc add dev {dev} root netem {how}")
+        except LabError:
+            return False
+        return True
+
     @staticmethod
     def _source(host: Host) -> str:
         """Return commands that make `host` the source of what its zone sends next.

@@ -7,16 +7,19 @@ import hashlib
 import ipaddress
 import math
 import os
+import shutil
+import signal
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sample_lab import capture, network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from sample_lab.capture import Flow
     from sample_lab.network import Network
@@ -33,6 +36,34 @@ SETTLE_S = 0.03
 def stop(*_: object) -> None:
     """Turn a signal into what Ctrl-C raises."""
     raise KeyboardInterrupt
+
+
+def build(program: str, make: Callable[[Path], Path], out: Path) -> int:
+    """Run `make` in a scratch directory, then copy the folder it returns to `out`.
+
+    Returns
+    -------
+    int
+        Exit status; whatever goes wrong, nothing is written.
+    """
+    signal.signal(signal.SIGTERM, stop)
+    with tempfile.TemporaryDirectory(prefix="exfilml-lab-") as scratch:
+        work = Path(scratch)
+        # Servers drop privileges and must still reach their files.
+        work.chmod(0o755)
+        try:
+            made = make(work)
+        except network.LabError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"{program}: stopped; nothing was written", file=sys.stderr)
+            return 130
+        # Only what is complete replaces what is there.
+        out.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            shutil.copyfile(path, out / path.name)
+    return 0
 
 
 def missing(packages: list[str]) -> str:
