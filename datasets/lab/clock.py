@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Of each direction of a flow: the first bytes as they come, then the first bytes of
 # each further packet, up to a sum. The same for every flow: what is stored tells
 # nothing about its label. Downloads are kept shorter, what leaves is what it is about.
-HEAD_OUT, HEAD_IN = 4096, 640
+HEAD_OUT, HEAD_IN = 4096, 512
 SLICE = 64
 TAIL_OUT, TAIL_IN = 2048, 0
 # What the recorder must keep of a packet for that: the head and the longest headers.
@@ -172,7 +172,11 @@ def rewrite(
             count = so_far.setdefault((id(item.flow), item.way), [0, 0])
             payload = max(packet.length - packet.header, 0)
             item.flow.payload[item.way] += payload
-            keep = kept(payload, count, outward=is_local(packet.key[1]))
+            # Inside the site, outward is what the initiator sends.
+            outward = is_local(packet.key[1]) and (
+                item.way == 0 or not is_local(packet.key[3])
+            )
+            keep = kept(payload, count, outward=outward)
             data = packet.data[: packet.header + keep]
             micros = round((begin + item.time) * 1e6)
             records.append((micros, len(records), data, packet.length))

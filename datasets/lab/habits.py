@@ -29,6 +29,7 @@ RATES: dict[str, dict[str, float]] = {
         "photo": 0.2, "drive": 0.25, "print": 0.05, "quic": 0.35, "talk": 0.3,
         "call": 0.25, "download": 0.25, "share": 0.12, "vpn": 0.05, "planware": 0.2,
         "crash": 0.06, "lost": 0.15, "reputation": 0.25,
+        "submit": 0.25, "beacon": 0.4, "blob": 0.05, "peer": 0.12,
     },
     "developers": {
         "web": 3.2, "api": 0.7, "imap": 0.5, "mail": 0.3, "fetch": 0.45, "push": 0.4,
@@ -37,12 +38,13 @@ RATES: dict[str, dict[str, float]] = {
         "mirror": 0.12, "telemetry": 0.3, "status": 0.2, "quic": 0.3, "talk": 0.35,
         "call": 0.2, "download": 0.35, "rest": 0.3, "snippet": 0.15, "vpn": 0.04,
         "upgrade": 0.2, "lost": 0.2, "reputation": 0.15,
+        "submit": 0.15, "beacon": 0.3, "peer": 0.14,
     },
     "finance": {
         "web": 3.4, "api": 0.4, "form": 0.6, "mail": 0.6, "imap": 0.6, "bank": 0.5,
         "bankfile": 0.4, "tax": 0.2, "files": 0.3, "smb": 0.6, "phone": 0.25,
         "ntp": 0.25, "telemetry": 0.4, "drive": 0.3, "crm": 0.2, "db": 0.3,
-        "planware": 0.9, "lost": 0.1, "call": 0.15, "download": 0.1, "quic": 0.2, "share": 0.15,
+        "planware": 0.9, "lost": 0.1, "submit": 0.25, "beacon": 0.3, "peer": 0.06, "call": 0.15, "download": 0.1, "quic": 0.2, "share": 0.15,
     },
     "cameras": {
         "snapshot": 1.2, "clip": 0.6, "mqtt": 1.2, "ntp": 0.5, "firmware": 0.15,
@@ -50,7 +52,7 @@ RATES: dict[str, dict[str, float]] = {
     },
     "things": {
         "sensor": 2.0, "mqtt": 0.6, "ntp": 0.5, "syslog": 0.5, "rest": 0.5,
-        "upgrade": 0.1,
+        "upgrade": 0.1, "blob": 0.8,
     },
     "fileserver": {
         "backup": 1, "vault_check": 1, "ntp": 1, "syslog": 1, "package": 0.7,
@@ -67,6 +69,8 @@ RATES: dict[str, dict[str, float]] = {
         "probe": 1.5, "db": 1, "rest": 2,
     },
 }  # fmt: skip
+# One number for how long a split takes to make, and how large it is.
+SCALE = 0.85
 NIGHT = {
     "backup": 1.4, "vault_check": 4.2, "package": 5.6, "mirror": 3.1,
     "cloud_backup": 2.3, "upgrade": 4.8,
@@ -114,7 +118,7 @@ class Habits(Schedule):
                 for kind, rate in RATES[host.role].items():
                     if away or (kind == "planware" and day % 7 not in PLANWARE_DAYS):
                         continue
-                    for _ in range(self._count(rate * (mood if people else 1))):
+                    for _ in range(self._count(SCALE * rate * (mood if people else 1))):
                         place, service, script = getattr(self, f"_{kind}")(host)
                         when = split.when(day, self._hour(host, kind))
                         out.append(
@@ -245,7 +249,7 @@ class Habits(Schedule):
 
     def _call(self, _: Host) -> tuple[str, str, str]:
         name = self._name(self.places.calls)
-        packets = min(int(self.rng.lognormvariate(6.0, 0.8)) + 60, 2500)
+        packets = min(int(self.rng.lognormvariate(5.6, 0.9)) + 60, 2500)
         size = self.rng.choice((180, 700, 1000))
         return name, "rtp", (
             f"dig +short {name} >/dev/null;"
@@ -288,6 +292,48 @@ class Habits(Schedule):
             f"curl -sS -m 2 http://{site.name}:{self.rng.choice((81, 8443, 8880))}/"
             " >/dev/null 2>&1; true"
         )  # fmt: skip
+
+    def _submit(self, host: Host) -> tuple[str, str, str]:
+        # A form with an attachment, at whatever site asks for one.
+        site = self.places.pick_site(self.rng, host)
+        scheme = "http" if sum(site.name.encode()) % 6 == 0 else "https"
+        large = self.rng.random() < 0.08
+        file = self.rng.choice(self.large[:5]) if large else self._document()
+        rest = f"-F file=@$C/{file} -F note=hello {scheme}://{site.name}/upload"
+        return site.name, scheme, self._curl(host, rest)
+
+    def _beacon(self, host: Host) -> tuple[str, str, str]:
+        # What pages report home: small, and coded so that nobody reads it.
+        site = self.places.pick_site(self.rng, host)
+        scheme = "http" if sum(site.name.encode()) % 6 == 0 else "https"
+        size = min(int(self.rng.lognormvariate(6.2, 1.0)), 12_000)
+        data = f"head -c {size} /dev/urandom | base64 -w 0"
+        rest = f"--data-binary @- {scheme}://{site.name}/api/b"
+        return site.name, scheme, f"{data} | {self._curl(host, rest)}"
+
+    def _blob(self, host: Host) -> tuple[str, str, str]:
+        # A vendor's own encryption in the body of plain HTTP.
+        name = "stat.homething.example"
+        size = min(int(self.rng.lognormvariate(6.8, 1.1)), 60_000)
+        kind = "-H 'Content-Type: application/octet-stream'"
+        rest = self._curl(host, f"{kind} --data-binary @- http://{name}/api/blob")
+        return name, "http", f"head -c {size} /dev/urandom | {rest}"
+
+    def _peer(self, _: Host) -> tuple[str, str, str]:
+        weights = [1 / (rank + 1) ** 0.6 for rank in range(len(self.places.peers))]
+        peer = self.rng.choices(self.places.peers, weights)[0]
+        ip, port = str(peer["ip"]), peer["port"]
+        if peer["kind"] == "mirror":
+            count = min(int(self.rng.lognormvariate(5.2, 0.9)) + 20, 1500)
+            size = self.rng.choice((180, 700, 1000))
+            return ip, "peer", f"$PY $L/talk.py call {ip} {port} {count} {size}"
+        kind = "tcp" if peer["kind"] == "chatty" else "udp"
+        count, size = self.rng.randint(4, 60), self.rng.choice((60, 300, 1100))
+        return (
+            ip,
+            "peer",
+            f"$PY $L/talk.py chat {kind} {ip} {port} {count} {size} 0.004",
+        )
 
     def _smb(self, host: Host) -> tuple[str, str, str]:
         name = "files.corp.example"
@@ -344,6 +390,6 @@ def tunnel(client: str, load: str, far: str = "10.99.0.1") -> str:
 def _pace(kind: str) -> float:
     """Return how much slower a session of this kind is in virtual time."""
     return {
-        "talk": 1500.0, "call": 400.0, "relay_cloud": 600.0, "planware": 300.0,
+        "talk": 1500.0, "call": 400.0, "relay_cloud": 600.0, "planware": 300.0, "peer": 500.0,
         "vpn": 120.0, "quic": 30.0, "download": 20.0, "imap": 40.0,
     }.get(kind, 4.0)  # fmt: skip

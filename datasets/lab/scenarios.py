@@ -23,7 +23,7 @@ from lab.honest import HONEST, POST, PROXY
 from lab.sealing import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lab.splits import Split
     from lab.world import LabWorld
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 EXFIL = "exfil"
 HARD = "hard-negative"
 KB = 1000
+
+# Shares and stores that the baseline uploads to.
+SHARES = (
+    "share.filedrop.example", "drive.mailhost.example", "objects.cloudvault.example",
+)  # fmt: skip
 
 
 @dataclass
@@ -83,46 +88,48 @@ class Transfer:
 
 T = Transfer
 TRANSFERS = (
-    T("tcp-odd", "tcp", (41873, 5757, 13337), 300 * KB, 2000 * KB),
-    T("tcp-as-https", "tcp", (443, 993, 22), 200 * KB, 1500 * KB, where="cloud"),
-    T("tcp-as-mail", "tcp", (25, 587, 143), 80 * KB, 400 * KB),
+    T("tcp-odd", "tcp", (41873, 5757, 13337), 20 * KB, 2000 * KB),
+    T("tcp-as-https", "tcp", (443, 993, 22), 30 * KB, 1500 * KB, where="cloud"),
+    T("tcp-as-mail", "tcp", (25, 587, 143), 20 * KB, 400 * KB),
     T("tcp-large", "tcp", (58211, 49771, 61044), 20_000 * KB, 50_000 * KB),
-    T("tcp-many-connections", "tcp", (8443, 4443, 9443), 400 * KB, 1500 * KB,
+    T("tcp-many-connections", "tcp", (8443, 4443, 9443), 100 * KB, 1500 * KB,
       "many connections", 1),
-    T("tcp-many-destinations", "tcp", (6667, 8333, 7070), 300 * KB, 900 * KB,
-      "many destinations", 12),
-    T("tcp-drip", "tcp", (50505, 39001, 47123), 200 * KB, 600 * KB, "drip", 36),
-    T("tcp-working-hours", "tcp", (8883, 995, 443), 300 * KB, 1200 * KB,
+    T("tcp-many-destinations", "tcp", (6667, 8333, 7070), 60 * KB, 900 * KB,
+      "many destinations", 12, where="cloud"),
+    T("tcp-drip", "tcp", (50505, 39001, 47123), 60 * KB, 600 * KB, "drip", 36),
+    T("tcp-working-hours", "tcp", (8883, 995, 443), 60 * KB, 1200 * KB,
       "working hours", 15, where="cloud"),
     T("tcp-trickle", "tcp", (10443, 2222, 3389), 60 * KB, 200 * KB, "trickle"),
     T("tcp-web-head", "tcp-head", (80, 8080, 8000), 200 * KB, 900 * KB),
-    T("redis-head", "tcp-head", (6379, 11211, 5432), 100 * KB, 500 * KB),
+    T("redis-head", "tcp-head", (6379, 11211, 5432), 30 * KB, 500 * KB),
     T("udp-dns-port", "udp", (53, 5353, 53), 40 * KB, 160 * KB),
     T("udp-ntp-port", "udp", (123, 123, 1123), 30 * KB, 120 * KB),
-    T("udp-quic-port", "udp", (443, 8443, 443), 150 * KB, 800 * KB, where="cloud"),
-    T("udp-other", "udp", (1900, 5060, 161), 60 * KB, 300 * KB),
-    T("udp-drip", "udp", (27015, 33434, 51413), 60 * KB, 200 * KB, "drip", 20),
+    T("udp-quic-port", "udp", (443, 8443, 443), 30 * KB, 800 * KB, where="cloud"),
+    T("udp-other", "udp", (1900, 5060, 161), 25 * KB, 300 * KB),
+    T("udp-drip", "udp", (27015, 33434, 51413), 25 * KB, 200 * KB, "drip", 20,
+      where="cloud"),
     T("syslog-head", "udp-head", (514, 1514, 5140), 50 * KB, 200 * KB),
-    T("http-post-proxy", "http-post", (80, 80, 80), 200 * KB, 2000 * KB, via="proxy"),
-    T("http-base64-proxy", "http-post", (80, 80, 80), 60 * KB, 500 * KB, via="proxy",
-      encoding="base64"),
-    T("http-multipart-proxy", "http-form", (80, 80, 80), 150 * KB, 900 * KB,
+    T("http-post-proxy", "http-post", (80, 80, 80), 50 * KB, 2000 * KB, via="proxy"),
+    T("http-base64-proxy", "http-post", (80, 80, 80), 25 * KB, 500 * KB, via="proxy",
+      encoding="base64", where="cdn"),
+    T("http-multipart-proxy", "http-form", (80, 80, 80), 40 * KB, 900 * KB,
       via="proxy", where="known"),
-    T("http-beacon-proxy", "http-post", (80, 80, 80), 100 * KB, 300 * KB, "drip", 30,
-      via="proxy", encoding="base64"),
+    T("http-beacon-proxy", "http-post", (80, 80, 80), 30 * KB, 300 * KB, "drip", 30,
+      via="proxy", encoding="base64", where="known"),
     T("http-large-proxy", "http-put", (80, 80, 80), 5000 * KB, 15_000 * KB,
       via="proxy"),
-    T("http-put-address", "http-put", (80, 8081, 8888), 200 * KB, 1500 * KB),
-    T("http-json-cdn", "http-post", (80, 80, 80), 40 * KB, 300 * KB, encoding="json",
+    T("http-put-address", "http-put", (80, 8081, 8888), 60 * KB, 1500 * KB),
+    T("http-json-cdn", "http-post", (80, 80, 80), 20 * KB, 300 * KB, encoding="json",
       where="cdn"),
-    T("http-hours", "http-form", (80, 8008, 80), 200 * KB, 700 * KB, "working hours",
+    T("http-hours", "http-form", (80, 8008, 80), 60 * KB, 700 * KB, "working hours",
       12),
-    T("ftp-passive", "ftp", (21, 21, 21), 400 * KB, 4000 * KB),
-    T("ftp-active", "ftp-active", (21, 21, 21), 150 * KB, 900 * KB, "drip", 6),
-    T("mail-relay", "mail", (25, 25, 25), 60 * KB, 500 * KB, via="relay",
+    T("ftp-passive", "ftp", (21, 21, 21), 60 * KB, 4000 * KB),
+    T("ftp-active", "ftp-active", (21, 21, 21), 40 * KB, 900 * KB, "drip", 6,
+      where="known"),
+    T("mail-relay", "mail", (25, 25, 25), 25 * KB, 500 * KB, via="relay",
       encoding="mail"),
-    T("mail-relay-drip", "mail", (25, 25, 25), 100 * KB, 300 * KB, "drip", 10,
-      via="relay", encoding="mail"),
+    T("mail-relay-drip", "mail", (25, 25, 25), 50 * KB, 300 * KB, "drip", 10,
+      via="relay", encoding="mail", where="known"),
     T("mail-direct", "mail", (25, 25, 25), 50 * KB, 300 * KB, encoding="mail"),
     T("icmp-echo", "icmp", (0, 0, 0), 40 * KB, 250 * KB),
     T("icmp-drip", "icmp", (0, 0, 0), 20 * KB, 60 * KB, "drip", 12),
@@ -131,11 +138,12 @@ TRANSFERS = (
     T("dns-drip-resolver", "dns", (53, 53, 53), 20 * KB, 26 * KB, "drip", 24,
       via="resolver", encoding="hex"),
     T("dns-direct", "dns", (53, 53, 53), 20 * KB, 60 * KB, encoding="base32"),
-    T("websocket", "ws", (80, 80, 80), 200 * KB, 1500 * KB),
-    T("mqtt-publish", "mqtt", (1883, 1883, 1883), 80 * KB, 600 * KB, "drip", 8),
-    T("websocket-tls", "wss", (443, 443, 443), 300 * KB, 2000 * KB, visible=False),
-    T("https-put-proxy", "https-put", (443, 443, 443), 500 * KB, 5000 * KB,
-      via="proxy", visible=False),
+    T("websocket", "ws", (80, 80, 80), 40 * KB, 1500 * KB),
+    T("mqtt-publish", "mqtt", (1883, 1883, 1883), 30 * KB, 600 * KB, "drip", 8),
+    T("websocket-tls", "wss", (443, 443, 443), 100 * KB, 2000 * KB, where="cdn",
+      visible=False),
+    T("https-put-proxy", "https-put", (443, 443, 443), 200 * KB, 5000 * KB,
+      via="proxy", where="known", visible=False),
     T("quic-put", "quic", (443, 443, 443), 300 * KB, 2500 * KB, visible=False),
 )  # fmt: skip
 
@@ -199,10 +207,13 @@ class Planner:
         """Return a name that nobody asked for before, and its address."""
         if where == "known":
             # A popular site that the baseline visits over plain HTTP.
-            site = self.rng.choice([
-                s for s in self.places.sites[:80]
-                if not s.ip6 and sum(s.name.encode()) % 6 == 0
-            ])  # fmt: skip
+            site = self.rng.choice(
+                [
+                    s
+                    for s in self.places.sites[:80]
+                    if not s.ip6 and sum(s.name.encode()) % 6 == 0
+                ]
+            )
             return site.name, site.ip
         first = first or self.rng.choice(("www", "up", "s3", "n7", "data", "in", "api"))
         name = f"{first}.{self._words.pop()}.example"
@@ -303,6 +314,10 @@ class Planner:
         plan.carrier = f"{kind.carrier}/{port}" if port else kind.carrier
         return method(kind, plan, port)
 
+    def _known(self, names: Sequence[str]) -> str:
+        """Return a name that the baseline uses too: its own share of each split."""
+        return self.rng.choice(names[self.index :: 3])
+
     def _by_tcp(
         self, kind: Transfer, plan: Scenario, port: int
     ) -> Callable[[str], str]:
@@ -359,7 +374,8 @@ class Planner:
     def _by_https(
         self, kind: Transfer, plan: Scenario, port: int
     ) -> Callable[[str], str]:
-        plan.to, _ = self.name(kind.where)
+        known = kind.where == "known"
+        plan.to = self._known(SHARES) if known else self.name(kind.where)[0]
         return self._http(kind, f"https://{plan.to}", PROXY if kind.via else "")
 
     def _http(self, kind: Transfer, base: str, proxy: str) -> Callable[[str], str]:
@@ -382,7 +398,10 @@ class Planner:
     def _by_ftp(
         self, kind: Transfer, plan: Scenario, port: int
     ) -> Callable[[str], str]:
-        plan.to, _ = self.name(first="ftp")
+        known = kind.where == "known"
+        plan.to = (
+            self._known(list(self.places.ftp)) if known else self.name("new", "ftp")[0]
+        )
         mode = "-P -" if kind.carrier == "ftp-active" else ""
 
         def send(file: str) -> str:
@@ -396,7 +415,9 @@ class Planner:
     def _by_mail(
         self, kind: Transfer, plan: Scenario, port: int
     ) -> Callable[[str], str]:
-        plan.to = domain = self.mail_domain()
+        known = [name for name, _ in self.places.domains[:15]]
+        domain = self._known(known) if kind.where == "known" else self.mail_domain()
+        plan.to = domain
         server = "relay.corp.example" if kind.via else f"mx.{domain}"
         wait = "; sleep 0.5" if kind.via else ""
 

@@ -40,8 +40,8 @@ MODULES = {
 PROGRAMS = Path(__file__).parent / "programs"
 # Sizes of the large files, in bytes: what people download and machines back up.
 LARGE = (
-    1_200_000, 1_900_000, 2_800_000, 4_500_000, 7_000_000, 11_000_000, 17_000_000,
-    26_000_000,
+    900_000, 1_300_000, 2_100_000, 3_600_000, 6_000_000, 9_500_000, 14_000_000,
+    22_000_000,
 )  # fmt: skip
 
 
@@ -240,6 +240,7 @@ begin retry
         lab = self.lab
         entries = [
             *self.planner.answers,
+            *lab.peers,
             *({"kind": "mirror", "ip": ip, "port": 3478} for ip in lab.calls.values()),
             {"kind": "chatty", "ip": lab.opaque["license.planware.example"],
              "port": lab.opaque_port},

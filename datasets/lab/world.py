@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 N_SITES = 900
 N_MX = 80
+N_PEERS = 150
 PROXY = "10.20.0.80"
 DATABASE = "10.20.0.50"
 RELAY = "10.20.0.25"
@@ -44,7 +45,7 @@ MORE_SITES = (
     "objects.cloudvault.example", "upload.cloudvault.example", "cdn.osvendor.example",
     "update.osvendor.example", "app.teamtalk.example", "collect.metricbeat.example",
     "crash.browserco.example", "share.filedrop.example", "paste.snippets.example",
-    "api.billing.example", "hr.peopledesk.example", "speed.uplinktest.example",
+    "api.billing.example", "hr.peopledesk.example", "stat.homething.example",
 )  # fmt: skip
 _HOSTING_NETS = 46
 _FRESH_NETS = 60
@@ -124,6 +125,16 @@ class LabWorld(World):
         self.opaque_port = (7707, 9061, 8891)[split.index]
         self.relay_port = (32100, 10554, 18040)[split.index]
 
+        # Machines of somebody, reached by address: peers of calls and of games.
+        self.peers = [
+            {
+                "kind": rng.choice(("mirror", "mirror", "chatty", "murmur")),
+                "ip": f"{rng.choice(hosting)}{100 + i % 50}",
+                "port": rng.randrange(1024, 65536),
+            }
+            for i in range(N_PEERS)
+        ]
+
         pairs = list(itertools.product(sample._FIRST, sample._SECOND))  # noqa: SLF001
         more = list(itertools.product(sample._SECOND, sample._FIRST))  # noqa: SLF001
         pairs += more
@@ -182,6 +193,7 @@ class LabWorld(World):
         """Return every address of the internet, `more` included."""
         known = {ip for pair in self.names().values() for ip in pair if ip}
         known |= {site.ip for site in self.all_web()}
+        known |= {str(peer["ip"]) for peer in self.peers}
         known |= {*self.public_resolvers, *self.mx_addresses, *more}
         return sorted(known, key=lambda ip: (":" in ip, ipaddress.ip_address(ip)))
 
