@@ -70,7 +70,7 @@ RATES: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 # One number for how long a split takes to make, and how large it is.
-SCALE = 0.85
+SCALE = 0.92
 NIGHT = {
     "backup": 1.4, "vault_check": 4.2, "package": 5.6, "mirror": 3.1,
     "cloud_backup": 2.3, "upgrade": 4.8,

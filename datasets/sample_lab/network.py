@@ -1,10 +1,10 @@
 """Three namespaces, two cables, and the recording.
 
 ``office`` (workstations and the router), ``servers`` (the site's own servers, behind
-the router) and ``internet``. Each is an anonymous network, mount and process namespace
-held by one process: when that process dies, the kernel removes the interfaces, kills
-every server inside and drops the private mounts. Nothing of the machine's own network
-is touched, and there is no route out of the lab.
+the router) and ``internet``. Each is an anonymous network, mount, process and memory
+namespace held by one process: when that process dies, the kernel removes the
+interfaces, kills every server inside and drops the private mounts. Nothing of the
+machine's own network is touched, and there is no route out of the lab.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Network:
         holder = subprocess.Popen(
             [
                 *("setpriv", "--pdeathsig", "KILL"),
-                *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                *("--mount-proc", "sleep", "infinity"),
+                *("unshare", "--net", "--mount", "--pid", "--ipc", "--fork"),
+                *("--kill-child", "--mount-proc", "sleep", "infinity"),
             ]
         )
         self._holders.append(holder)
@@ -111,6 +111,7 @@ class Network:
             zone,
             f"""
             mount -t tmpfs tmpfs /run
+            mount -t tmpfs tmpfs /dev/shm
             mkdir -p /run/sshd /run/empty
             target=$(readlink -f /etc/resolv.conf)
             mkdir -p $(dirname $target); [ -e $target ] || touch $target
@@ -205,7 +206,7 @@ class Network:
         )
 
     def _enter(self, zone: str) -> list[str]:
-        return ["nsenter", "-t", str(self._pids[zone]), "-n", "-m", "-p"]
+        return ["nsenter", "-t", str(self._pids[zone]), "-n", "-m", "-p", "-i"]
 
     def shell(self, zone: str, script: str) -> None:
         """Run a script in a zone and raise `LabError` if it fails."""
