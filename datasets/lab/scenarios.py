@@ -240,7 +240,7 @@ class Planner:
             step = 66 / pieces
             begin = self.rng.uniform(0.5, 3)
             return [
-                begin + step * (i + self.rng.uniform(-0.25, 0.25))
+                max(begin + step * (i + self.rng.uniform(-0.25, 0.25)), 0.1)
                 for i in range(pieces)
             ]
         if pacing == "working hours":
