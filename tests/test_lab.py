@@ -1,4 +1,7 @@
-"""The lab: what its generator promises, and the committed splits."""
+"""The lab: what its generator promises, and the committed splits.
+
+One file because the committed splits are held against the same plans.
+"""
 
 from __future__ import annotations
 
