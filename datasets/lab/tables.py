@@ -12,8 +12,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def _library() -> None:
-    """Make the project's own library importable where it is not installed."""
-    sys.path.append(str(HERE.parent.parent))
+    """Make this checkout's library the one that is imported."""
+    project = str(HERE.parent.parent)
+    if project not in sys.path:
+        sys.path.insert(0, project)
 
 
 def flows_of(folder: Path, half: str) -> pd.DataFrame:
@@ -44,9 +46,8 @@ def with_places(flows: pd.DataFrame) -> pd.DataFrame:
     _library()
     from exfilml.places import orient, parse_networks
 
-    table = orient(flows, parse_networks(None))
-    parts = ("local_ip", "place", "service")
-    table["case"] = table[parts[0]].str.cat(
-        [table[p].astype("str") for p in parts[1:]], sep=" "
-    )
+    ends = ["local_ip", "place", "service"]
+    oriented = orient(flows, parse_networks(None))
+    table = oriented[[*ends, "up_volume"]].astype(dict.fromkeys(ends, "str"))
+    table["case"] = table["local_ip"].str.cat([table["place"], table["service"]], " ")
     return table
