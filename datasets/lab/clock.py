@@ -7,7 +7,7 @@ that calls take minutes and connections that are kept open last; sessions overla
 
 from __future__ import annotations
 
-import gzip
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -186,10 +186,13 @@ def rewrite(
             flow.last += begin
         alive |= mine
     records.sort()
-    with out.open("wb") as target, gzip.GzipFile("", "wb", 9, target, 0) as file:
+    plain = out.with_suffix("")
+    with plain.open("wb") as file:
         head = capture.FILE_HEADER
         file.write(head.pack(capture.MAGIC, 2, 4, 0, 0, 262_144, capture.ETHERNET))
         for micros, _, data, length in records:
             file.write(capture.RECORD.pack(*divmod(micros, 10**6), len(data), length))
             file.write(data)
+    # A few percent smaller than what gzip makes, and read by the same.
+    subprocess.run(["libdeflate-gzip", "-12", plain], check=True)
     return [flow for flow in flows if id(flow) in alive]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lab.world import LabWorld
 
 PACKAGES = sample.PACKAGES | {
+    "libdeflate-gzip": "libdeflate-tools",
     "psql": "postgresql-client",
     "smbclient": "smbclient",
     "smbd": "samba",
