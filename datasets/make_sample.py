@@ -9,24 +9,16 @@ Root and Linux only, nothing else than Debian packages and Pillow; see README.md
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import ipaddress
 import math
-import os
 import random
-import shutil
-import signal
 import sys
-import tempfile
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sample_lab import capture, network, planted, servers, world
+from sample_lab import capture, network, planted, running, servers, world
 from sample_lab.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -34,13 +26,6 @@ if TYPE_CHECKING:
     from sample_lab.content import Corpus
     from sample_lab.planted import Scenario
     from sample_lab.schedule import Session
-
-LABEL_COLUMNS = [
-    "src_ip", "src_port", "dst_ip", "dst_port", "protocol", "start", "end", "label",
-    "scenario",
-]  # fmt: skip
-# After a client has ended, its servers still close their side.
-SETTLE_S = 0.03
 
 
 def main() -> int:
@@ -58,52 +43,21 @@ def main() -> int:
         return check.report(options.check)
     if not options.out:
         parser.error("give --out DIR to make the sample or --check DIR to check one")
-    problem = _missing()
+    problem = running.missing(servers.missing_packages())
     if problem:
         print(f"make_sample: {problem}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    with tempfile.TemporaryDirectory(prefix="exfilml-lab-") as scratch:
-        work = Path(scratch)
-        # Servers drop privileges and must still reach their files.
-        work.chmod(0o755)
-        try:
-            make(work, options.seed)
-        except network.LabError as error:
-            print(f"make_sample: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("make_sample: stopped; nothing was written", file=sys.stderr)
-            return 130
-        # Only a complete sample replaces what is there.
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path in (work / "sample").iterdir():
-            shutil.copyfile(path, options.out / path.name)
-    return 0
+    return running.build(
+        "make_sample", lambda work: make(work, options.seed), options.out
+    )
 
 
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _missing() -> str:
-    """Return what keeps this machine from making the sample, in one sentence."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "namespaces need root on Linux; run it with sudo there"
-    packages = servers.missing_packages()
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        packages.append("python3-pil")
-    return f"missing; run: apt-get install {' '.join(packages)}" if packages else ""
-
-
-def make(work: Path, seed: int) -> None:
-    """Build the lab, run both halves and leave the sample in ``work/sample``."""
+def make(work: Path, seed: int) -> Path:
+    """Build the lab, run both halves and return the sample's folder below `work`."""
     # Needs Pillow, whose absence deserves a better message than a traceback.
     from sample_lab import content
 
-    say = _Progress()
+    say = running.Progress()
     say("writing files")
     # Separate generators: a change in one part leaves the others as they were.
     places = world.World(random.Random(f"{seed} world"))
@@ -115,7 +69,7 @@ def make(work: Path, seed: int) -> None:
     schedule = Schedule(random.Random(f"{seed} habits"), places, corpus)
     sample = work / "sample"
     sample.mkdir()
-    with network.Network(work, outside) as net:
+    with network.Network(work, places, outside) as net:
         lab = servers.Servers(
             net,
             places,
@@ -136,11 +90,12 @@ def make(work: Path, seed: int) -> None:
                 sessions += [s for scenario in plan for s in scenario.sessions]
                 sessions.sort(key=lambda s: s.when)
             raw = net.record(half)
-            starts = run(net, sessions, lab.env(), say, half)
+            starts = running.run(net, sessions, lab.env(), say, half)
             net.stop_recording()
             flows = capture.rewrite(raw, sessions, starts, sample / f"{half}.pcap")
     write_tables(sample, plan, sessions, flows)
     say("done", end="\n")
+    return sample
 
 
 def _sizes(plan: list[Scenario], corpus: Corpus) -> None:
@@ -158,40 +113,6 @@ def _sizes(plan: list[Scenario], corpus: Corpus) -> None:
             )
 
 
-class _Progress:
-    def __call__(self, text: str, end: str = "") -> None:
-        line = f"\r{text:<60}" if sys.stderr.isatty() else f"{text}\n"
-        print(line, end=end if sys.stderr.isatty() else "", file=sys.stderr, flush=True)
-
-
-def run(
-    net: network.Network,
-    sessions: list[Session],
-    env: dict[str, str],
-    say: _Progress,
-    half: str,
-) -> list[float]:
-    """Run sessions one after another; return the real start of each.
-
-    Raises
-    ------
-    LabError
-        If a client fails: a sample with holes in it would be worse than none.
-    """
-    starts: list[float] = []
-    for number, session in enumerate(sessions):
-        if number % 100 == 0:
-            say(f"{half}: session {number} of {len(sessions)}")
-        starts.append(time.time())
-        status = net.run_as(session.host, session.script, env)
-        if status:
-            tail = (net.work / "sessions.log").read_text(errors="replace")[-600:]
-            msg = f"{session.host.name} -> {session.place}: {session.script}: {tail}"
-            raise network.LabError(msg)
-        time.sleep(SETTLE_S)
-    return starts
-
-
 def write_tables(
     sample: Path, plan: list[Scenario], sessions: list[Session], flows: list[Flow]
 ) -> None:
@@ -203,43 +124,21 @@ def write_tables(
         session = sessions[flow.session]
         if session.scenario and resolver not in (flow.key[1], flow.key[3]):
             seen[session.scenario].append(flow)
-            protocol, source, sport, target, dport = flow.key
-            ports = (
-                (sport, dport) if protocol in (capture.TCP, capture.UDP) else ("", "")
-            )
-            labels.append([
-                ipaddress.ip_address(source), ports[0], ipaddress.ip_address(target),
-                ports[1], protocol, _time(math.floor(flow.first)),
-                _time(math.ceil(flow.last)), session.label, session.scenario,
-            ])  # fmt: skip
-    _write_csv(sample / "labels.csv", LABEL_COLUMNS, labels)
+            labels.append(running.label_row(flow, session.label, session.scenario))
+    running.write_csv(sample / "labels.csv", running.LABEL_COLUMNS, labels)
     columns = "scenario label host src_ip to carrier cipher bytes connections start end"
     rows = [
         [
             s.name, s.label, s.host, world.HOST[s.host].ip, s.to, s.carrier, s.cipher,
             s.n_bytes, len(seen[s.name]),
-            _time(math.floor(min(f.first for f in seen[s.name]))),
-            _time(math.ceil(max(f.last for f in seen[s.name]))),
+            running.utc(math.floor(min(f.first for f in seen[s.name]))),
+            running.utc(math.ceil(max(f.last for f in seen[s.name]))),
         ]
         for s in plan
     ]  # fmt: skip
-    _write_csv(sample / "scenarios.csv", columns.split(), rows)
+    running.write_csv(sample / "scenarios.csv", columns.split(), rows)
     names = ("baseline.pcap", "test.pcap", "labels.csv", "scenarios.csv")
-    sums = [
-        f"{hashlib.sha256((sample / n).read_bytes()).hexdigest()}  {n}" for n in names
-    ]
-    (sample / "SHA256SUMS").write_text("\n".join(sums) + "\n")
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[list[object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    running.write_sums(sample, names)
 
 
 if __name__ == "__main__":

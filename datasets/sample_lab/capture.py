@@ -43,16 +43,20 @@ class Packet:
 
 @dataclass
 class Flow:
-    """What one session sent under one 5-tuple; `key` is seen from the initiator."""
+    """What one session sent under one 5-tuple; `key` is seen from the initiator.
+
+    ``payload`` counts bytes from the initiator and from the responder.
+    """
 
     key: Key
     session: int
     first: float
     last: float
-    kept: list[int] = field(default_factory=lambda: [0, 0])
+    payload: list[int] = field(default_factory=lambda: [0, 0])
 
 
-def _read(path: Path) -> Iterator[Packet]:
+def read(path: Path) -> Iterator[Packet]:
+    """Yield the IP packets of one recording."""
     raw = path.read_bytes()
     magic, *_, link = FILE_HEADER.unpack_from(raw)
     if magic != MAGIC or link != ETHERNET:
@@ -72,6 +76,9 @@ def _read(path: Path) -> Iterator[Packet]:
 def _headers(data: bytes) -> tuple[Key, int, int] | None:
     """Return the 5-tuple, where payload begins, and TCP flags (0 for others)."""
     if data[12:14] == b"\x08\x00":
+        if int.from_bytes(data[20:22]) & 0x1FFF:
+            # A later fragment has no ports and is nobody's.
+            return None
         at = 14 + (data[14] & 15) * 4
         protocol, source, target = data[23], data[26:30], data[30:34]
     elif data[12:14] == b"\x86\xdd":
@@ -89,9 +96,52 @@ def _headers(data: bytes) -> tuple[Key, int, int] | None:
     return (protocol, source, 0, target, 0), at + 8, 0
 
 
-def _back(key: Key) -> Key:
+def back(key: Key) -> Key:
+    """Return a 5-tuple as the other side sees it."""
     protocol, source, sport, target, dport = key
     return protocol, target, dport, source, sport
+
+
+def assemble(
+    raw: list[Path], starts: list[float]
+) -> tuple[list[Packet], list[Flow], list[tuple[Flow, int]]]:
+    """Read recordings and tell which flow, hence which session, a packet belongs to.
+
+    Returns
+    -------
+    packets : list of Packet
+        In order of time.
+    flows : list of Flow
+        In order of their first packet.
+    owner : list of tuple of (Flow, int)
+        For each packet its flow, and 0 from the initiator or 1 from the responder.
+    """
+    packets = sorted((p for path in raw for p in read(path)), key=lambda p: p.time)
+    flows: list[Flow] = []
+    owner: list[tuple[Flow, int]] = []
+    current: dict[Key, Flow] = {}
+    for packet in packets:
+        flow = current.get(packet.key) or current.get(back(packet.key))
+        index = max(bisect.bisect_right(starts, packet.time) - 1, 0)
+        opening = packet.flags & (SYN | ACK) == SYN
+        # A late FIN belongs to the session that opened the connection; the same ports
+        # after a pause are a new flow.
+        if (
+            flow is None
+            or opening
+            or (
+                packet.key[0] != TCP
+                and index != flow.session
+                and packet.time - flow.last > 1
+            )
+        ):
+            flow = Flow(packet.key, index, packet.time, packet.time)
+            current.pop(back(packet.key), None)
+            current[packet.key] = flow
+            flows.append(flow)
+        flow.last = packet.time
+        owner.append((flow, int(flow.key != packet.key)))
+    return packets, flows, owner
 
 
 def rewrite(
@@ -120,42 +170,17 @@ def rewrite(
     list of Flow
         Every flow with its session and its virtual first and last time.
     """
-    packets = sorted((p for path in raw for p in _read(path)), key=lambda p: p.time)
-    flows: list[Flow] = []
-    owner: list[tuple[Flow, int]] = []
-    current: dict[Key, Flow] = {}
-    for packet in packets:
-        flow = current.get(packet.key) or current.get(_back(packet.key))
-        index = max(bisect.bisect_right(starts, packet.time) - 1, 0)
-        opening = packet.flags & (SYN | ACK) == SYN
-        # A late FIN belongs to the session that opened the connection; the same ports
-        # after a pause are a new flow.
-        if (
-            flow is None
-            or opening
-            or (
-                packet.key[0] != TCP
-                and index != flow.session
-                and packet.time - flow.last > 1
-            )
-        ):
-            flow = Flow(packet.key, index, packet.time, packet.time)
-            current.pop(_back(packet.key), None)
-            current[packet.key] = flow
-            flows.append(flow)
-        flow.last = packet.time
-        owner.append((flow, int(flow.key != packet.key)))
-
+    packets, flows, owner = assemble(raw, starts)
     shift = _virtual_clock(flows, sessions, starts)
     for flow in flows:
         flow.first += shift[flow.session]
         flow.last += shift[flow.session]
     records = []
     for order, (packet, (flow, way)) in enumerate(zip(packets, owner, strict=True)):
-        room = (KEEP_OUT if _is_local(packet.key[1]) else KEEP_IN) - flow.kept[way]
+        room = (KEEP_OUT if is_local(packet.key[1]) else KEEP_IN) - flow.payload[way]
         payload = max(len(packet.data) - packet.header, 0)
         keep = packet.header + min(payload, max(room, 0))
-        flow.kept[way] += payload
+        flow.payload[way] += payload
         micros = round((packet.time + shift[flow.session]) * 1e6)
         records.append((micros, order, packet.data[:keep], packet.length))
     records.sort()
@@ -166,7 +191,8 @@ def rewrite(
     return flows
 
 
-def _is_local(address: bytes) -> bool:
+def is_local(address: bytes) -> bool:
+    """Say whether a packed address is one of the site's."""
     return address[:2] in (b"\x0a\x14", b"\xfd\x20")
 
 
@@ -183,13 +209,13 @@ def _virtual_clock(
     for session, start, own in zip(sessions, starts, by_session, strict=True):
         begin = max(session.when, clock)
         for flow in own:
-            key = min(flow.key, _back(flow.key))
+            key = min(flow.key, back(flow.key))
             # ICMP has no ports: echo requests to one place may well be one flow.
             if flow.key[0] in (TCP, UDP) and key in used:
                 begin = max(begin, used[key] + IDLE_S - (flow.first - start))
         shift.append(begin - start)
         clock = begin + 0.001
         for flow in own:
-            used[min(flow.key, _back(flow.key))] = begin + flow.last - start
+            used[min(flow.key, back(flow.key))] = begin + flow.last - start
             clock = max(clock, begin + flow.last - start + 0.001)
     return shift

@@ -21,8 +21,8 @@ MIN_SERVICES = 8
 
 def report(sample: Path) -> int:
     """Print tables about the sample; return 1 if something does not hold."""
-    problems = _checksums(sample)
-    labels = _table(sample / "labels.csv")
+    problems = checksums(sample)
+    labels = table(sample / "labels.csv")
     known: dict[str, set[str]] = {}
     for half in ("baseline", "test"):
         problems += _clock(sample / f"{half}.pcap")
@@ -73,7 +73,8 @@ def _flows(path: Path) -> list[Any]:
     )
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
@@ -129,7 +130,7 @@ def _case(flow: Any) -> tuple[str, str, str]:
 def _scenarios(sample: Path, flows: list[Any], marks: list[Any]) -> list[str]:
     problems = []
     print(f"{'scenario':<22}{'label':<14}{'flows':>5}{'data':>10}{'sent':>10}  nDPI")
-    for plan in _table(sample / "scenarios.csv"):
+    for plan in table(sample / "scenarios.csv"):
         own = [
             flow
             for flow, mark in zip(flows, marks, strict=True)
@@ -162,7 +163,8 @@ def _clock(path: Path) -> list[str]:
     return [] if at == len(raw) else [f"{path.name}: ends within a packet"]
 
 
-def _checksums(sample: Path) -> list[str]:
+def checksums(sample: Path) -> list[str]:
+    """Return the files whose checksum is not the written one, in words."""
     lines = (sample / "SHA256SUMS").read_text().splitlines()
     return [
         f"{name}: checksum differs"

@@ -1,10 +1,10 @@
 """Three namespaces, two cables, and the recording.
 
 ``office`` (workstations and the router), ``servers`` (the site's own servers, behind
-the router) and ``internet``. Each is an anonymous network, mount and process namespace
-held by one process: when that process dies, the kernel removes the interfaces, kills
-every server inside and drops the private mounts. Nothing of the machine's own network
-is touched, and there is no route out of the lab.
+the router) and ``internet``. Each is an anonymous network, mount, process and memory
+namespace held by one process: when that process dies, the kernel removes the
+interfaces, kills every server inside and drops the private mounts. Nothing of the
+machine's own network is touched, and there is no route out of the lab.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sample_lab.world import CACHE, HOSTS, RESOLVER
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
-    from sample_lab.world import Host
+    from sample_lab.world import Host, World
 
 # Programs come from the system's packages, whatever else the caller has in its path.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -46,12 +44,15 @@ class Network:
     ----------
     work
         Scratch directory for configuration, logs and raw captures.
+    places
+        The world: which hosts there are, and where.
     outside
         Every IPv4 and IPv6 address that exists in the internet namespace.
     """
 
-    def __init__(self, work: Path, outside: Iterable[str]) -> None:
+    def __init__(self, work: Path, places: World, outside: Iterable[str]) -> None:
         self.work = work
+        self.places = places
         self._outside = sorted(set(outside))
         self._holders: list[subprocess.Popen[bytes]] = []
         self._pids: dict[str, int] = {}
@@ -90,8 +91,8 @@ class Network:
         holder = subprocess.Popen(
             [
                 *("setpriv", "--pdeathsig", "KILL"),
-                *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                *("--mount-proc", "sleep", "infinity"),
+                *("unshare", "--net", "--mount", "--pid", "--ipc", "--fork"),
+                *("--kill-child", "--mount-proc", "sleep", "infinity"),
             ]
         )
         self._holders.append(holder)
@@ -110,6 +111,7 @@ class Network:
             zone,
             f"""
             mount -t tmpfs tmpfs /run
+            mount -t tmpfs tmpfs /dev/shm
             mkdir -p /run/sshd /run/empty
             target=$(readlink -f /etc/resolv.conf)
             mkdir -p $(dirname $target); [ -e $target ] || touch $target
@@ -152,9 +154,17 @@ class Network:
                         lladdr 02:00:00:00:0{net}:0{peer} nud permanent
                     """,
                 )
+        hosts = self.places.hosts
         addresses = {
-            "office": [a for h in HOSTS if h.zone == "office" for a in (h.ip, h.ip6)],
-            "servers": [RESOLVER, CACHE, *(h.ip for h in HOSTS if h.zone == "servers")],
+            "office": [a for h in hosts if h.zone == "office" for a in (h.ip, h.ip6)],
+            "servers": sorted(
+                {
+                    self.places.resolver,
+                    self.places.cache,
+                    *self.places.internal_names.values(),
+                    *(h.ip for h in hosts if h.zone == "servers"),
+                }
+            ),
             "internet": self._outside,
         }
         for zone, known in addresses.items():
@@ -169,6 +179,16 @@ class Network:
             "ip route add 10.20.0.0/16 via 10.255.1.1;"
             " ip route add fd20::/64 via fdff:1::1",
         )
+
+    def impair(self) -> bool:
+        """Give the outer cable some delay and loss; return whether the kernel can."""
+        try:
+            for zone, dev in (("office", "wan1"), ("internet", "wan2")):
+                how = "delay 3ms 1ms distribution normal loss 0.03%"
+                self.shell(zone, f"tc qdisc add dev {dev} root netem {how}")
+        except LabError:
+            return False
+        return True
 
     @staticmethod
     def _source(host: Host) -> str:
@@ -186,7 +206,7 @@ class Network:
         )
 
     def _enter(self, zone: str) -> list[str]:
-        return ["nsenter", "-t", str(self._pids[zone]), "-n", "-m", "-p"]
+        return ["nsenter", "-t", str(self._pids[zone]), "-n", "-m", "-p", "-i"]
 
     def shell(self, zone: str, script: str) -> None:
         """Run a script in a zone and raise `LabError` if it fails."""
@@ -226,12 +246,17 @@ class Network:
                 process.kill()
                 process.wait()
 
-    def record(self, stem: str) -> list[Path]:
-        """Start recording both cables on the router; return the raw capture files."""
+    def record(self, stem: str, snap: int = 0) -> list[Path]:
+        """Start recording both cables on the router; return the raw capture files.
+
+        `snap` bytes of each packet are kept, 0 for all of them.
+        """
         paths = []
         for dev, rule in (("wan1", WAN_FILTER), ("srv1", SERVERS_FILTER)):
             path = self.work / f"{stem}-{dev}.pcap"
-            argv = f"tcpdump -Z root -s 0 -B 65536 -j host -w {path} -i {dev}".split()
+            argv = (
+                f"tcpdump -Z root -s {snap} -B 65536 -j host -w {path} -i {dev}".split()
+            )
             log = (self.work / f"{stem}-{dev}.log").open("wb")
             recorder = subprocess.Popen(
                 [*self._enter("office"), *argv, rule], stdout=log, stderr=log

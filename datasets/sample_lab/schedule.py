@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sample_lab import world
-from sample_lab.world import AGENTS, HOSTS
+from sample_lab.world import AGENTS
 
 if TYPE_CHECKING:
     import random
@@ -28,7 +27,11 @@ HALVES = {"baseline": range(5), "test": range(7, 9)}
 
 @dataclass
 class Session:
-    """One client run: when (virtual, epoch seconds), who, where to, and how."""
+    """One client run: when (virtual, epoch seconds), who, where to, and how.
+
+    ``pace`` is how many virtual seconds a pause of one real second becomes, in labs
+    that stretch time.
+    """
 
     when: float
     host: Host
@@ -37,6 +40,7 @@ class Session:
     script: str
     scenario: str = ""
     label: str = ""
+    pace: float = 1.0
 
 
 # Sessions a day and host. Fractions are chances: 0.4 is two working days in five.
@@ -101,7 +105,7 @@ class Schedule:
         """Return the sessions of one half, in order of time."""
         out: list[Session] = []
         for day in HALVES[name]:
-            for host in HOSTS:
+            for host in self.places.hosts:
                 if host.only_test and name != "test":
                     continue
                 for kind, rate in RATES[host.role].items():
@@ -232,7 +236,7 @@ class Schedule:
         return name, "tftp", self._curl(host, f"tftp://{name}/phone.cfg")
 
     def _ntp(self, _: Host) -> tuple[str, str, str]:
-        name = self.rng.choice(list(world.NTP))
+        name = self.rng.choice(list(self.places.ntp))
         # -Q asks once and prints; it does not set any clock.
         return name, "ntp", (
             f"chronyd -Q -t 3 -f /dev/null 'server {name} iburst maxsamples 1'"
@@ -262,7 +266,7 @@ class Schedule:
         # Some exchangers of the world still take mail in the clear.
         tls = "" if sum(domain.encode()) % 4 == 0 else "--ssl-reqd -k"
         return f"mx.{domain}", "smtp", (
-            f"dig +short MX {domain} @{world.RESOLVER} >/dev/null;"
+            f"dig +short MX {domain} @{self.places.resolver} >/dev/null;"
             f" curl -sS {tls} smtp://mx.{domain}:25/{host.name}.corp.example"
             f" --mail-from office@corp.example --mail-rcpt info@{domain} -T $C/{mail}"
         )  # fmt: skip
@@ -334,7 +338,7 @@ class Schedule:
         return address, "icmp", f"ping -q -i 0.01 -c 3 {address}"
 
     def _dig(self, _: Host) -> tuple[str, str, str]:
-        server = self.rng.choice(world.PUBLIC_RESOLVERS)
+        server = self.rng.choice(self.places.public_resolvers)
         domain, _ip = self.places.pick_domain(self.rng)
         kind = self.rng.choice(("MX", "A", "TXT"))
         return server, "dns", f"dig +short {kind} {domain} @{server}"
@@ -356,7 +360,7 @@ class Schedule:
         return f"ssh://{name}$W/repos/{repo}.git"
 
     def _fetch(self, _: Host) -> tuple[str, str, str]:
-        names = {n: ip for n, ip in world.SSH.items() if n.startswith("git.")}
+        names = {n: ip for n, ip in self.places.ssh.items() if n.startswith("git.")}
         name = self._weighted(names)
         return name, "ssh", (
             f"d=$(mktemp -d $W/clone.XXXX);"
@@ -380,7 +384,7 @@ class Schedule:
         )  # fmt: skip
 
     def _clone(self, _: Host) -> tuple[str, str, str]:
-        name = self._weighted(world.GIT)
+        name = self._weighted(self.places.git)
         repo = self.rng.choice(("app", "web"))
         return name, "git", (
             f"d=$(mktemp -d $W/clone.XXXX); git clone -q git://{name}/{repo}.git $d;"
@@ -393,7 +397,7 @@ class Schedule:
         return name, "ssh", f"scp -q $SSH $C/{file} {name}:$W/sink/{host.name}-{file}"
 
     def _shell(self, _: Host) -> tuple[str, str, str]:
-        name = self._weighted(dict(list(world.SSH.items())[2:]))
+        name = self._weighted(dict(list(self.places.ssh.items())[2:]))
         command = self.rng.choice(("uptime", "ls /usr/bin", "df -h; ps ax", "id"))
         return name, "ssh", f"ssh $SSH {name} '{command}' >/dev/null"
 
@@ -405,7 +409,7 @@ class Schedule:
         )  # fmt: skip
 
     def _mirror(self, _: Host) -> tuple[str, str, str]:
-        name = self._weighted(world.RSYNC)
+        name = self._weighted(self.places.rsync)
         part = self.rng.choice(
             ("page1?.html", "api?.json", "export*.csv", "photo3.jpg")
         )

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sample_lab import world
 from sample_lab.network import PATH
 
 if TYPE_CHECKING:
@@ -64,6 +63,13 @@ def _openssl(work: Path, *args: str) -> None:
 class Servers:
     """Keys, configuration files and start-up of every server of the lab."""
 
+    # Further lines for the resolver of the internet.
+    more_records = ""
+    brokers: tuple[str, ...] = ()
+    locations = """
+        location ~ ^/(api/|upload|v1/|dav/) { proxy_pass http://127.0.0.1:8081; }
+    """
+
     def __init__(
         self,
         net: Network,
@@ -83,7 +89,7 @@ class Servers:
     def prepare(self) -> None:
         """Write everything that must exist before the namespaces are opened."""
         work = self.work
-        (work / "resolv.conf").write_text(f"nameserver {world.RESOLVER}\n")
+        (work / "resolv.conf").write_text(f"nameserver {self.places.resolver}\n")
         shutil.copytree("/etc/pam.d", work / "pam.d")
         # Any user name is welcome on the lab's FTP servers, as a guest.
         (work / "pam.d/lab-ftp").write_text(
@@ -135,9 +141,9 @@ class Servers:
         return [
             *names,
             *self.extra,
-            *world.MAIL,
-            *world.MQTT,
-            *world.INTERNAL_NAMES,
+            *self.places.mail,
+            *self.places.mqtt,
+            *self.places.internal_names,
             "mx",
         ]
 
@@ -198,20 +204,29 @@ class Servers:
         path.write_text(text)
         return str(path)
 
+    def tls(self, ip: str) -> str:
+        """Return what to add to the TLS socket of a web address."""
+        return ""
+
+    def more_web(self, zone: str) -> str:
+        """Return further server blocks of a zone's nginx."""
+        return ""
+
+    def mail_rules(self, zone: str) -> str:
+        """Return the end of an exim configuration: what becomes of a mail."""
+        return (
+            "acl_smtp_data = drop_it\nbegin acl\ntake:\n  accept\ndrop_it:\n  discard\n"
+        )
+
     def _nginx(self, zone: str, sites: list[tuple[str, str]]) -> None:
         work = self.work
         blocks = "".join(
             f"""
-            server {{ listen {ip}:80; listen {ip}:443 ssl; server_name {name};
+            server {{ listen {ip}:80; listen {ip}:443 ssl{self.tls(ip)}; server_name {name};
                 ssl_certificate {work}/certs/{name}.crt; include {work}/site.conf; }}"""
             for name, ip in sites
         )
-        self._write(
-            "site.conf",
-            """
-            location ~ ^/(api/|upload|v1/|dav/) { proxy_pass http://127.0.0.1:8081; }
-            """,
-        )
+        self._write("site.conf", self.locations)
         temp = "\n".join(
             f"{kind}_temp_path {work}/nginx/{zone}-{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -221,7 +236,7 @@ class Servers:
         config = f"""
             user root; worker_processes 1; pid /run/nginx.pid; daemon off;
             error_log {work}/nginx-{zone}.log;
-            events {{ worker_connections 512; }}
+            events {{ worker_connections 4096; }}
             http {{
             access_log off; {temp}
             include /etc/nginx/mime.types; default_type application/octet-stream;
@@ -234,7 +249,7 @@ class Servers:
             server {{ listen 8088; include {work}/site.conf; }}
             server {{ listen 127.0.0.1:8081; default_type application/json;
                 location / {{ return 200 '{{"status":"ok","id":"$request_id"}}'; }} }}
-            {blocks}
+            {blocks}{self.more_web(zone)}
             }}
         """
         path = self._write(f"nginx-{zone}.conf", config)
@@ -255,21 +270,23 @@ class Servers:
             for name, ips in table.items()
         )
         records += "".join(
-            f"mx-host={name},mx.{name},10\n" for name, _ in self.places.domains
+            f"mx-host={name},mx.{name},10\n" for name, _ in self.places.all_domains()
         )
         # Short lifetimes: minutes of lab time are days of the sample's time.
         outside = (
             "no-resolv\nno-hosts\nbind-interfaces\nlocal-ttl=45\nlocal=/example/\n"
-            + "".join(f"listen-address={ip}\n" for ip in world.PUBLIC_RESOLVERS)
+            + "".join(f"listen-address={ip}\n" for ip in self.places.public_resolvers)
             + records
+            + self.more_records
         )
         inside = (
-            f"no-resolv\nno-hosts\nbind-interfaces\nlisten-address={world.RESOLVER}\n"
-            f"server={world.UPSTREAM}@{world.RESOLVER}\nlocal=/corp.example/\n"
+            f"no-resolv\nno-hosts\nbind-interfaces\nlisten-address={self.places.resolver}\n"
+            f"server={self.places.upstream}@{self.places.resolver}\nlocal=/corp.example/\n"
             f"enable-tftp\ntftp-root={self.work}/tftp\nuser=root\n"
             "neg-ttl=45\ncache-size=2000\n"
             + "".join(
-                f"host-record={n},{ip}\n" for n, ip in world.INTERNAL_NAMES.items()
+                f"host-record={n},{ip}\n"
+                for n, ip in self.places.internal_names.items()
             )
         )
         for zone, text in (("internet", outside), ("servers", inside)):
@@ -288,14 +305,17 @@ class Servers:
         )
         # sshd takes at most 16 addresses.
         for zone, ips in (
-            ("internet", [*world.SSH.values(), *(self.extra[n] for n in self.shells)]),
+            (
+                "internet",
+                [*self.places.ssh.values(), *(self.extra[n] for n in self.shells)],
+            ),
             ("servers", ["10.20.0.20", "10.20.0.40"]),
         ):
             listen = "".join(f"ListenAddress {ip}\n" for ip in ips)
             path = self._write(f"sshd-{zone}.conf", common + listen)
             self.net.spawn(zone, ["/usr/sbin/sshd", "-D", "-e", "-f", path])
         repos = f"--base-path={self.work}/repos"
-        listen_git = [f"--listen={ip}" for ip in world.GIT.values()]
+        listen_git = [f"--listen={ip}" for ip in self.places.git.values()]
         self.net.spawn(
             "internet",
             ["git", "daemon", "--reuseaddr", "--export-all", repos, *listen_git],
@@ -303,7 +323,7 @@ class Servers:
 
     def _mail(self) -> None:
         work = self.work
-        outside = [*world.MX_ADDRESSES, world.MAIL["smtp.mailhost.example"]]
+        outside = [*self.places.mx_addresses, self.places.mail["smtp.mailhost.example"]]
         for zone, ips, cert in (
             ("internet", outside, "smtp.mailhost.example"),
             ("servers", ["10.20.0.25"], "relay.corp.example"),
@@ -324,13 +344,7 @@ tls_certificate = {work}/certs/{cert}.crt
 tls_privatekey = {work}/site.key
 rfc1413_query_timeout = 0s
 acl_smtp_rcpt = take
-acl_smtp_data = drop_it
-begin acl
-take:
-  accept
-drop_it:
-  discard
-""",
+{self.mail_rules(zone)}""",
             )
             self.net.spawn(zone, ["exim4", "-C", path, "-bdf"])
         imap = "imap.mailhost.example"
@@ -340,7 +354,7 @@ drop_it:
 protocols = imap
 base_dir = /run/dovecot
 log_path = {work}/dovecot.log
-listen = {world.MAIL[imap]}
+listen = {self.places.mail[imap]}
 ssl_cert = <{work}/certs/{imap}.crt
 ssl_key = <{work}/site.key
 mail_location = maildir:{work}/mail/%u
@@ -356,7 +370,7 @@ userdb {{
 """,
         )
         mails = sorted((work / "corpus").glob("mail*.eml"))
-        for host in world.HOSTS:
+        for host in self.places.hosts:
             box = work / "mail" / host.name
             for sub in ("cur", "new", "tmp"):
                 (box / sub).mkdir(parents=True)
@@ -401,7 +415,7 @@ allow_writeable_chroot=YES
 
     def _rest(self) -> None:
         work = self.work
-        for number, ip in enumerate(world.NTP.values()):
+        for number, ip in enumerate(self.places.ntp.values()):
             path = self._write(
                 f"chrony{number}.conf",
                 f"local stratum {number + 2}\nallow all\nbindaddress {ip}\ncmdport 0\n"
@@ -409,12 +423,13 @@ allow_writeable_chroot=YES
             )
             # -x: the lab's time server must never steer the clock of the machine.
             self.net.spawn("internet", ["chronyd", "-x", "-d", "-f", path])
-        name, ip = next(iter(world.MQTT.items()))
-        other = world.MQTT["iot.buildsense.example"]
+        name, ip = next(iter(self.places.mqtt.items()))
+        other = self.places.mqtt["iot.buildsense.example"]
         path = self._write(
             "mosquitto.conf",
             f"user root\nallow_anonymous true\nlistener 1883 {other}\n"
-            f"listener 8883 {ip}\ncertfile {work}/certs/{name}.crt\n"
+            + "".join(f"listener 1883 {broker}\n" for broker in self.brokers)
+            + f"listener 8883 {ip}\ncertfile {work}/certs/{name}.crt\n"
             f"keyfile {work}/site.key\n",
         )
         self.net.spawn("internet", ["mosquitto", "-c", path])
@@ -423,7 +438,7 @@ allow_writeable_chroot=YES
             [
                 "redis-server",
                 "--bind",
-                world.CACHE,
+                self.places.cache,
                 "--protected-mode",
                 "no",
                 "--save",
@@ -432,11 +447,14 @@ allow_writeable_chroot=YES
         )
         for zone, address in (
             ("servers", "10.20.0.60"),
-            ("internet", world.SYSLOG["collector.logwatch.example"]),
+            ("internet", self.places.syslog["collector.logwatch.example"]),
         ):
             self._sink(zone, f"UDP4-RECV:514,bind={address}")
         for sink in self.sinks:
             self._sink("internet", sink)
+        self._tunnels()
+
+    def _tunnels(self) -> None:
         self.net.spawn(
             "internet", self.vpn("server", self.extra["vpn.awayhome.example"])
         )
@@ -444,26 +462,27 @@ allow_writeable_chroot=YES
     def _sink(self, zone: str, address: str) -> None:
         self.net.spawn(zone, ["socat", "-u", address, "/dev/null"])
 
-    def vpn(self, role: str, address: str) -> list[str]:
-        """Return the command line of one end of the tunnel."""
+    def vpn(
+        self,
+        role: str,
+        address: str,
+        *,
+        name: str = "vpn.awayhome.example",
+        number: int = 0,
+    ) -> list[str]:
+        """Return the command line of one end of a tunnel; each has its number."""
         mine, peer = (1, 2) if role == "server" else (2, 1)
         side = (
-            [
-                "--local",
-                address,
-                "--tls-server",
-                "--dh",
-                "none",
-                "--connect-timeout",
-                "900",
-            ]
+            f"--local {address} --tls-server --dh none --connect-timeout 900"
             if role == "server"
-            else ["--remote", address, "--nobind", "--tls-client"]
+            else f"--remote {address} --nobind --tls-client"
         )
-        cert = self.work / "certs" / "vpn.awayhome.example.crt"
+        net = f"10.{99 - number}.0."
         return [
-            "openvpn", "--dev", "tun0", "--proto", "udp", "--port", VPN_PORT, *side,
-            "--ifconfig", f"10.99.0.{mine}", f"10.99.0.{peer}",
-            "--ca", str(self.work / "ca.crt"), "--cert", str(cert),
-            "--key", str(self.work / "site.key"), "--explicit-exit-notify", "1",
-        ]  # fmt: skip
+            *f"openvpn --dev tun{number} --proto udp".split(),
+            *("--port", str(int(VPN_PORT) + number), *side.split()),
+            *("--ifconfig", f"{net}{mine}", f"{net}{peer}"),
+            *("--ca", str(self.work / "ca.crt")),
+            *("--cert", str(self.work / "certs" / f"{name}.crt")),
+            *("--key", str(self.work / "site.key"), "--explicit-exit-notify", "1"),
+        ]

@@ -152,6 +152,24 @@ class World:
         Mail domains and the address of their mail exchanger, most popular first.
     """
 
+    # What another lab has elsewhere; sessions and servers ask for it here.
+    hosts = HOSTS
+    resolver = RESOLVER
+    cache = CACHE
+    internal_names = INTERNAL_NAMES
+    upstream = UPSTREAM
+    public_resolvers = PUBLIC_RESOLVERS
+    ntp = NTP
+    ftp = FTP
+    ssh = SSH
+    git = GIT
+    rsync = RSYNC
+    mqtt = MQTT
+    mail = MAIL
+    syslog = SYSLOG
+    mx_addresses = MX_ADDRESSES
+    fixed_sites = FIXED_SITES
+
     def __init__(self, rng: random.Random) -> None:
         pool = [
             *(f"192.0.2.{i}" for i in range(10, 34, 2)),
@@ -190,9 +208,13 @@ class World:
         """Return a mail domain and the address of its exchanger."""
         return rng.choices(self.domains, self._mx_weights)[0]
 
+    def all_domains(self) -> list[tuple[str, str]]:
+        """Return every mail domain with the address of its exchanger."""
+        return self.domains
+
     def all_web(self) -> list[Site]:
         """Return the popular sites and the named services together."""
-        return self.sites + [Site(name, ip) for name, ip in FIXED_SITES.items()]
+        return self.sites + [Site(name, ip) for name, ip in self.fixed_sites.items()]
 
     def names(self) -> dict[str, tuple[str, str]]:
         """Return every outside name with its IPv4 and IPv6 address ('' for none).
@@ -201,7 +223,10 @@ class World:
         when the own address is unique local, so IPv6 would never be used.
         """
         table = {s.name: ("" if s.ip6 else s.ip, s.ip6) for s in self.all_web()}
-        for group in (NTP, FTP, SSH, GIT, RSYNC, MQTT, MAIL, SYSLOG):
+        for group in (
+            self.ntp, self.ftp, self.ssh, self.git, self.rsync, self.mqtt, self.mail,
+            self.syslog,
+        ):  # fmt: skip
             table.update({name: (ip, "") for name, ip in group.items()})
-        table.update({f"mx.{name}": (ip, "") for name, ip in self.domains})
+        table.update({f"mx.{name}": (ip, "") for name, ip in self.all_domains()})
         return table
