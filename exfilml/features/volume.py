@@ -149,13 +149,15 @@ def _places(asked: Asked) -> list[str]:
 
 def _say_ratio(asked: Asked) -> list[str]:
     usual = _usual_ratio(asked)
+    (count,) = asked.take("service", "n")
     return [
         f"{up / max(up + down, 1.0):.0%} of {human_bytes(up + down)} went out; "
-        f"{s} usually sends {(r + 1) / 2:.0%}"
-        for up, down, r, s in zip(
+        f"{s if n else 'the site'} usually sends {(r + 1) / 2:.0%}"
+        for up, down, r, n, s in zip(
             asked.up,
             asked.observed.values["down"],
             usual,
+            count,
             column(asked, "service"),
             strict=True,
         )
