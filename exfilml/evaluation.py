@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 POSITIVE: Final = "exfil"
 NEGATIVE: Final = ("", "hard-negative")
 CUTS: Final = (5, 10, 20, 50, 100)
-# An analyst's first page.
+# So many cases that are none an analyst looks at before he stops.
 PAGE: Final = 20
 ROUNDS: Final = 1000
 CONFIDENCE: Final = 0.9
@@ -255,9 +255,9 @@ class Evaluation:
         Alert budget in cases a day.
     table
         A row for each labelled scenario: ``label scenario cases rank suspicion alert
-        up_bytes bytes_before`` (rank of its best case; uploaded bytes of that case,
-        and how many of them were gone when it would have come among the first 20;
-        missing where it never did).
+        up_bytes bytes_before`` (rank of its best case; its own uploaded bytes there,
+        and how many of them were gone when fewer than 20 cases that are no theft
+        would have come before it; missing where that never was).
     precision, recall
         float64: the curve over cases.
     notes
@@ -495,12 +495,14 @@ def _scenarios(
     for (label, scenario), group in labelled.groupby(["label", "scenario"], sort=True):
         cases = group["case"].unique()
         best = int(cases[np.argmin(rank[cases])])
-        up = float(scored.asked.up[group.index[group["case"] == best]].sum())
+        own = np.zeros(len(flows))
+        at = group.index[group["case"] == best]
+        own[at] = scored.asked.up[at]
         before = None
         if label == POSITIVE:
             mine = np.flatnonzero(scored.case == best)
-            others = np.delete(suspicion, best)
-            before = _bytes_before(detector, flows.iloc[mine], others)
+            others = suspicion[truth.case_label != POSITIVE]
+            before = _bytes_before(detector, flows.iloc[mine], own[mine], others)
         rows.append(
             {
                 "label": label,
@@ -509,7 +511,7 @@ def _scenarios(
                 "rank": int(rank[best]),
                 "suspicion": float(suspicion[best]),
                 "alert": bool(alerted[cases].any()),
-                "up_bytes": up,
+                "up_bytes": float(own.sum()),
                 "bytes_before": before,
             }
         )
@@ -519,14 +521,20 @@ def _scenarios(
 
 
 def _bytes_before(
-    detector: Detector, flows: pd.DataFrame, others: NDArray[np.float64]
+    detector: Detector,
+    flows: pd.DataFrame,
+    own: NDArray[np.float64],
+    others: NDArray[np.float64],
 ) -> float | None:
-    """Return the bytes a case had uploaded when it would have come up, if it did.
+    """Return the bytes a scenario had uploaded when its case would have come up.
 
-    The case is scored on its first flows, by bisection, against all that the other
-    cases do in the whole table: a little late rather than early.
+    `own` are its bytes in each of the case's flows.
+
+    The case is scored on its first flows, by bisection, against all that cases which
+    are no theft do in the whole table: a little late rather than early.
     """
-    flows = flows.sort_values("start")
+    order = np.argsort(flows["start"].to_numpy(), kind="stable")
+    flows, own = flows.iloc[order], own[order]
     limit = np.sort(others)[-PAGE] if len(others) >= PAGE else -np.inf
 
     def comes_up(n: int) -> bool:
@@ -538,4 +546,4 @@ def _bytes_before(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if comes_up(middle) else (middle, high)
-    return float(detector.score(flows.iloc[:high]).asked.up.sum())
+    return float(own[:high].sum())
