@@ -40,6 +40,9 @@ MOST_ALERTED: Final = 0.05
 TAIL_LEAST: Final = 10
 # Scores that differ by less than this differ by rounding.
 LEAST_EXCESS: Final = 1e-6
+# No site asks for less or more; beyond, sentences would be full of zeros.
+BUDGETS: Final = (1e-6, 1e9)
+LEAST_RATE: Final = 1e-6
 # Of intervals.
 CONFIDENCE: Final = 0.9
 # Far beyond any sum of bits; above, differences of scores could overflow.
@@ -124,11 +127,12 @@ class Calibrator:
         """Normal scores a day in the block."""
         return len(self.block) / self.days
 
-    def threshold(self, alerts_per_day: float) -> float:
+    def threshold(self, alerts_per_day: float, per_day: float | None = None) -> float:
         """Return the suspicion from which on normal operation alerts so often.
 
         ``log2(scores a day / alerts a day)``: at suspicion b a share 2^−b of normal
-        scores lies above. Never below log2(20): where the budget is larger than one
+        scores lies above. `per_day` is how many scores a day share the budget, if
+        other blocks calibrate some of them; `None` for those of this block. Never below log2(20): where the budget is larger than one
         normal score in twenty, the surprise is too small to alert on.
 
         Warns
@@ -143,23 +147,27 @@ class Calibrator:
             If the budget is not a positive number.
         """
         check_budget(alerts_per_day)
-        if alerts_per_day * self.days < 1.0:
+        expected = alerts_per_day / (per_day or self.per_day) * len(self.block)
+        if expected < 1.0:
             warnings.warn(
                 f"The calibration block covers {_short(self.days)} days: too short "
                 f"to support {alerts_per_day:g} alerts a day. It would have to cover "
-                f"{_short(1.0 / alerts_per_day)} days; until then the threshold is "
+                f"{_short(self.days / expected)} days; until then the threshold is "
                 "an extrapolation.",
                 CalibrationWarning,
                 stacklevel=2,
             )
-        return -math.log2(self._alerted_share(alerts_per_day))
+        return -math.log2(self._alerted_share(alerts_per_day, per_day))
 
-    def _alerted_share(self, alerts_per_day: float) -> float:
+    def _alerted_share(self, alerts_per_day: float, per_day: float | None) -> float:
         """Return which share of normal scores a budget lets through."""
-        return min(alerts_per_day / self.per_day, MOST_ALERTED)
+        return min(alerts_per_day / (per_day or self.per_day), MOST_ALERTED)
 
     def threshold_interval(
-        self, alerts_per_day: float, confidence: float = CONFIDENCE
+        self,
+        alerts_per_day: float,
+        per_day: float | None = None,
+        confidence: float = CONFIDENCE,
     ) -> tuple[float, float]:
         """Return the suspicions between which the exact threshold lies.
 
@@ -174,14 +182,17 @@ class Calibrator:
             Lower and upper bound in bits; the upper one is infinite where the block
             is too short to bound it.
         """
-        n, share = len(self.block), self._alerted_share(alerts_per_day)
+        n, share = len(self.block), self._alerted_share(alerts_per_day, per_day)
         few, many = _count_interval(n, share, confidence)
         low = -math.log2(min(1.0, (2.0 + many) / (n + 1.0)))
         high = -math.log2((1.0 + few) / (n + 1.0)) if few > 0 else math.inf
         return low, high
 
     def alert_rate(
-        self, suspicion: float, confidence: float = CONFIDENCE
+        self,
+        suspicion: float,
+        per_day: float | None = None,
+        confidence: float = CONFIDENCE,
     ) -> tuple[float, float]:
         """Return between how many normal scores a day reach a suspicion.
 
@@ -190,7 +201,8 @@ class Calibrator:
         """
         k = int((self.suspicion(self.block) >= suspicion - 1e-9).sum())
         low, high = _share_interval(k, len(self.block), confidence)
-        return low * self.per_day, high * self.per_day
+        each = per_day or self.per_day
+        return low * each, high * each
 
     def warn_if_too_short(
         self, p_values: NDArray[np.float64], n_tested: int, rate: float
@@ -263,10 +275,12 @@ def check_budget(alerts_per_day: float) -> None:
     OptionError
         With what was given.
     """
-    number = isinstance(alerts_per_day, numbers.Real)
-    if not (number and math.isfinite(alerts_per_day) and alerts_per_day > 0):
+    number = isinstance(alerts_per_day, numbers.Real) and alerts_per_day is not True
+    low, high = BUDGETS
+    if not (number and low <= alerts_per_day <= high):
         raise OptionError(
-            f"alerts per day: got {alerts_per_day!r}, expected a number above 0."
+            f"alerts per day: got {alerts_per_day!r}, expected a number above 0 "
+            f"({low:g} to {high:g})."
         )
 
 
@@ -278,9 +292,10 @@ def check_rate(rate: float) -> None:
     OptionError
         With what was given.
     """
-    if not (isinstance(rate, numbers.Real) and 0.0 < rate < 1.0):
+    if not (isinstance(rate, numbers.Real) and LEAST_RATE <= rate < 1.0):
         raise OptionError(
-            f"false discovery rate: got {rate!r}, expected a number between 0 and 1."
+            f"false discovery rate: got {rate!r}, expected a number between 0 and 1 "
+            f"({LEAST_RATE:g} or more)."
         )
 
 

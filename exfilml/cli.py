@@ -36,6 +36,12 @@ _HOME = click.option(
     metavar="CIDR",
     help="Home network; repeat for several.  [default: private networks]",
 )
+_OTHER_HOME = click.option(
+    "--home",
+    multiple=True,
+    metavar="CIDR",
+    help="Home network; repeat for several.  [default: the model's]",
+)
 _QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 _FILE = click.Path(path_type=Path)
 
@@ -141,7 +147,7 @@ def train(
 @click.option(
     "--fdr", type=float, metavar="Q", help="False discovery rate, instead of a budget."
 )
-@_HOME
+@_OTHER_HOME
 @click.option(
     "--format",
     "form",
@@ -214,7 +220,7 @@ def rank(
 @click.option(
     "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
 )
-@_HOME
+@_OTHER_HOME
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=_FILE, help="Draw precision over recall: .png, .svg or .pdf."
@@ -256,17 +262,20 @@ def evaluate(
         alerts_per_day=alerts_per_day,
         progress=None if quiet else lambda step: _say(f"{step} …"),
     )
-    if plot is not None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(layout="tight")
-        found.plot(figure.subplots())
-        figure.savefig(plot)
-        _say(f"precision and recall drawn in {plot}")
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         click.echo(evaluation_text(found), nl=False)
+    if plot is not None:
+        from matplotlib.figure import Figure
+
+        from exfilml.export import complete_file
+
+        figure = Figure(layout="tight")
+        found.plot(figure.subplots())
+        with complete_file(plot) as part:
+            figure.savefig(part, format=plot.suffix[1:].lower())
+        _say(f"precision and recall drawn in {plot}")
 
 
 def _plottable(path: Path) -> None:

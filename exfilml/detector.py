@@ -64,6 +64,9 @@ if TYPE_CHECKING:
 
 # Fewer flows leave nothing to calibrate with.
 FEWEST_FLOWS: Final = 50
+# A few odd flows with payload among many without are no picture of a site.
+LEAST_VISIBLE: Final = 10
+LEAST_SHARE: Final = 0.1
 TABLES_SHARE: Final = 0.4
 CALIBRATION_SHARE: Final = 0.3
 TRAINING_BLOCKS: Final = 3
@@ -224,6 +227,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         First and last start of the baseline's flows, UTC.
     n_flows_
         Number of flows in the baseline.
+    made_by_
+        Only of loaded models: versions of exfilml and libraries that trained it.
 
     Examples
     --------
@@ -239,6 +244,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     home_: tuple[str, ...]
     window_: tuple[pd.Timestamp, pd.Timestamp]
     n_flows_: int
+    made_by_: dict[str, Any]
 
     def __init__(
         self,
@@ -317,12 +323,24 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "volume": self._learn(described, calibration, days, payload=False),
         }
         seen = capability(flows) == "payload"
-        if seen[blocks[-1]].sum() >= 10 and sum(seen[b].sum() for b in blocks[1:-1]):
+        trained, calibrated = (
+            seen[np.concatenate(part)] for part in (blocks[1:-1], blocks[-1:])
+        )
+        if _is_enough(trained) and _is_enough(calibrated):
             learned["payload"] = self._learn(
                 [_visible(a) for a in described],
                 _visible(calibration),
                 days,
                 payload=True,
+            )
+        elif seen.any():
+            warnings.warn(
+                f"Payload is not judged: only {int(seen.sum()):,} of {n:,} flows show "
+                f"it, {int(trained.sum()):,} where the forest is trained and "
+                f"{int(calibrated.sum()):,} where it is calibrated. At least a tenth "
+                "of either is needed.",
+                CapabilityWarning,
+                stacklevel=2,
             )
         self.learned_ = learned
         self.baseline_ = baseline
@@ -367,7 +385,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parts = learned.parts(features.matrix(calibration))
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
-        raw_cases, _ = _case_raw(learned, parts, cases, everyone)
+        raw_cases, _ = _case_raw(learned, parts, cases, everyone, calibration.tie)
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
@@ -389,7 +407,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         visible = ~flows["src_sampled_bytes"].array.isna()
         if visible.any() and "payload" not in self.learned_:
             warnings.warn(
-                "The model was trained on flows without payload; the payload of "
+                "The model's baseline showed no payload, or too little; the payload of "
                 f"{int(visible.sum()):,} of {len(flows):,} flows is not judged. Train "
                 "on captures to use it.",
                 CapabilityWarning,
@@ -409,7 +427,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         worst = np.zeros(cases.n_cases, dtype=np.int64)
         # What shows payload shows all that volumes show.
         whole = self.learned_.get("payload", self.learned_["volume"]).features
-        evidence = whole.matrix(asked)
+        evidence, tie = whole.matrix(asked), asked.tie
         for name, learned in self.learned_.items():
             payload = name == "payload"
             rows = visible if payload else ~visible
@@ -428,7 +446,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raw[rows] = parts.raw[rows[some]]
             suspicion[rows] = learned.flows.suspicion(raw[rows])
             p_value[rows] = learned.flows.p_values(raw[rows])
-            of_case, at = _case_raw(learned, parts, cases, some)
+            of_case, at = _case_raw(learned, parts, cases, some, tie)
             worst[mine] = at[mine]
             case_suspicion[mine] = learned.cases.suspicion(of_case[mine])
             case_p[mine] = learned.cases.p_values(of_case[mine])
@@ -524,10 +542,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         scored = self.score(flows)
         shifted = np.empty(len(scored.raw))
+        # Volumes are seen of every flow: the budget is shared by all of them.
+        per_day = self.learned_["volume"].flows.per_day
         for name, learned in self.learned_.items():
             rows = scored.with_payload == (name == "payload")
             if rows.any():
-                limit = learned.flows.threshold(self.alerts_per_day)
+                limit = learned.flows.threshold(self.alerts_per_day, per_day)
                 shifted[rows] = limit - scored.suspicion[rows]
         return shifted
 
@@ -548,6 +568,11 @@ def _days(start: pd.Series) -> float:
     return float(min(span, start.dt.floor("D").nunique()))
 
 
+def _is_enough(seen: NDArray[np.bool_]) -> bool:
+    """Say whether enough flows show payload to learn from them."""
+    return bool(seen.sum() >= LEAST_VISIBLE and seen.mean() >= LEAST_SHARE)
+
+
 def _visible(asked: Asked) -> Asked:
     """Return the flows whose payload is visible."""
     rows = np.flatnonzero(asked.oriented["up_sampled_bytes"].notna().to_numpy())
@@ -555,7 +580,11 @@ def _visible(asked: Asked) -> Asked:
 
 
 def _case_raw(
-    learned: Learned, parts: Parts, cases: Cases, rows: NDArray[np.int64]
+    learned: Learned,
+    parts: Parts,
+    cases: Cases,
+    rows: NDArray[np.int64],
+    tie: NDArray[np.uint64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Raw score of each case, and the flow whose score it is.
 
@@ -566,5 +595,5 @@ def _case_raw(
     day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code[rows]]
     raw = np.full(len(cases.code), -np.inf)
     raw[rows] = parts.raw + np.maximum(day - own, 0.0)
-    worst = largest_of_case(raw, cases.code)
+    worst = largest_of_case(raw, cases.code, tie)
     return raw[worst], worst

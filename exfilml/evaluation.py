@@ -25,7 +25,13 @@ import pandas as pd
 
 from exfilml.exceptions import LabelsError, OptionError
 from exfilml.ranking import alerted_cases
-from exfilml.schema import START_DTYPE, label_rows, validate_flows
+from exfilml.schema import (
+    START_DTYPE,
+    check_labels,
+    label_pairs,
+    label_rows,
+    validate_flows,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +47,6 @@ PAGE: Final = 20
 ROUNDS: Final = 1000
 CONFIDENCE: Final = 0.9
 DAY_S: Final = 86400.0
-# Label times farther off than this are no matter of rounding.
-SKEW_S: Final = 2.0
 MOST_NAMED: Final = 5
 
 
@@ -86,7 +90,7 @@ class Truth:
         Raises
         ------
         LabelsError
-            If no flow is labelled ``exfil``, or every flow is.
+            If no flow is labelled ``exfil``, or no case is left that is no theft.
         """
         rows, matched = label_rows(flows, labels)
         label = np.full(len(flows), "", dtype=object)
@@ -94,7 +98,8 @@ class Truth:
         label[rows] = labels["label"].fillna("").to_numpy(dtype=object)[matched]
         scenario[rows] = labels["scenario"].fillna("").to_numpy(dtype=object)[matched]
         notes = [
-            *_unmatched(flows, labels, matched),
+            *_unmatched(flows, labels),
+            *_overridden(flows, labels, matched),
             *_scattered(labels, case[rows], matched),
         ]
         case_label = np.full(case.max(initial=-1) + 1, "", dtype=object)
@@ -109,19 +114,24 @@ class Truth:
             )
         positive = case_label == POSITIVE
         if not positive.any():
+            given = sorted(set(labels["label"].dropna().astype(str)))
             raise LabelsError(
-                f"No flow is labelled {POSITIVE!r}: {len(labels):,} label rows, "
+                f"No flow is labelled {POSITIVE!r}: {len(labels):,} label rows "
+                f"({', '.join(given[:MOST_NAMED]) or 'no label'}), "
                 f"{len(rows):,} of {len(flows):,} flows matched"
                 + "".join(f"; {note}" for note in notes)
-                + ". Addresses, ports, protocol and times of labels must be those of "
-                "the flows."
+                + f". What should be found is labelled {POSITIVE!r}, with the addresses, "
+                "ports, protocol and times of the flows."
             )
-        if positive.all():
+        found = cls(label, scenario, case, case_label, tuple(notes))
+        if not (found.judged & ~positive).any():
             raise LabelsError(
-                f"Every case is labelled {POSITIVE!r}: there is nothing to tell them "
-                "from. Add normal traffic of the same time."
+                f"No case is left that is no theft: {int(positive.sum()):,} of "
+                f"{len(positive):,} are labelled {POSITIVE!r}, the others count neither "
+                "way. There is nothing to tell them from; add normal traffic of the "
+                "same time."
             )
-        return cls(label, scenario, case, case_label, tuple(notes))
+        return found
 
     @property
     def judged(self) -> NDArray[np.bool_]:
@@ -130,11 +140,19 @@ class Truth:
         return counted
 
 
-def _unmatched(
+def _overridden(
     flows: pd.DataFrame, labels: pd.DataFrame, matched: NDArray[np.int64]
 ) -> list[str]:
+    """Count label rows all of whose flows a later row labels again."""
+    _, every = label_pairs(flows, labels)
+    n = len(np.setdiff1d(every, matched))
+    return [f"{n:,} label rows are overridden by later ones"] if n else []
+
+
+def _unmatched(flows: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
     """Name label rows without a flow, and those that only their times keep from one."""
-    lost = np.setdiff1d(np.arange(len(labels)), matched)
+    _, every = label_pairs(flows, labels)
+    lost = np.setdiff1d(np.arange(len(labels)), every)
     if len(lost) == 0:
         return []
     missing = labels.iloc[lost]
@@ -142,12 +160,12 @@ def _unmatched(
     notes = [f"{len(lost):,} of {len(labels):,} label rows match no flow ({named})"]
     anytime = pd.Series(pd.NaT, index=missing.index, dtype=START_DTYPE)
     timeless = missing.assign(start=anytime, end=anytime)
-    rows, again = label_rows(flows, timeless)
+    rows, again = label_pairs(flows, timeless)
     if len(rows):
         start = flows["start"].iloc[rows].reset_index(drop=True)
         low = missing["start"].iloc[again].reset_index(drop=True)
         off = (start - low).dt.total_seconds().dropna()
-        if len(off) and abs(off.median()) > SKEW_S:
+        if len(off):
             notes.append(
                 f"{len(np.unique(again)):,} of them would match without their times: "
                 f"flows start {off.median():+,.0f} s from the label's start (median); "
@@ -418,6 +436,7 @@ def evaluate(
         If the flows overlap the detector's baseline in time.
     """
     tell = progress or (lambda _: None)
+    check_labels(labels)
     flows = validate_flows(flows)
     _refuse_overlap(detector, flows)
     tell("scoring flows")

@@ -70,6 +70,7 @@ MOST_COUNT: Final = 2.0**63
 # log2(100) bits over the smallest step between two anomaly scores.
 MOST_SCALE: Final = 1e18
 MOST_BITS: Final = 64.0
+LONGEST_VERSION: Final = 60
 _PER: Final = {
     "bits": ("n", MOST_BITS),
     "bits_squared": ("n", MOST_BITS**2),
@@ -160,7 +161,7 @@ def load_model(path: str | Path, *, sha256: str | None = None) -> Detector:
     """
     data = _read(Path(path))
     digest = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and digest != sha256.lower():
+    if sha256 is not None and digest != str(sha256).lower():
         raise ModelFileError(
             f"{path}: checksum is {digest}, expected {sha256}. It is not the file "
             "that was pinned."
@@ -227,8 +228,7 @@ def _manifest(detector: Detector) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "protocol": PROTOCOL,
-        "exfilml": __version__,
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        **_made_by(detector),
         "parameters": parameters,
         "home": list(detector.home_),
         "window": [first.isoformat(), last.isoformat()],
@@ -247,6 +247,16 @@ def _manifest(detector: Detector) -> dict[str, Any]:
             for name, learned in sorted(detector.learned_.items())
         },
     }
+
+
+def _made_by(detector: Detector) -> dict[str, Any]:
+    """Return the versions that trained a detector: those of its file, else these."""
+    ours = {
+        "exfilml": __version__,
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+    theirs: dict[str, Any] = getattr(detector, "made_by_", ours)
+    return theirs
 
 
 def _check_parameters(parameters: Mapping[str, Any]) -> None:
@@ -536,6 +546,7 @@ def _construct(
     if not isinstance(home, list) or not all(isinstance(n, str) for n in home):
         raise ModelFileError(f"damaged manifest: home is {_shown(home)}.")
     detector = Detector(**parameters)
+    detector.made_by_ = _versions(manifest)
     detector.home_ = parse_networks(home)
     detector.window_ = _window(manifest.get("window"))
     detector.n_flows_ = int(_number(manifest, "flows", 0, MOST_COUNT, whole=True))
@@ -550,6 +561,15 @@ def _construct(
         if name in manifest["capabilities"]
     }
     return detector
+
+
+def _versions(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by which versions a model says it was made."""
+    made = {"exfilml": manifest.get("exfilml"), **_object(manifest, "libraries")}
+    for name, version in made.items():
+        if type(version) is not str or len(version) > LONGEST_VERSION:
+            raise ModelFileError(f"damaged manifest: {_shown(name)} {_shown(version)}.")
+    return {"exfilml": made.pop("exfilml"), "libraries": made}
 
 
 def _hash_check() -> int:

@@ -177,7 +177,8 @@ def registered_domain(text: str) -> str | None:
     Addresses given as names give `None`.
     """
     name = text.strip().rstrip(".").lower()
-    host = name.rsplit(":", 1)[0] if name.count(":") == 1 else name
+    named_port = name.count(":") == 1 or (name.startswith("[") and "]:" in name)
+    host = name.rsplit(":", 1)[0] if named_port else name
     if not host:
         return None
     bare = host.strip("[]")

@@ -82,6 +82,7 @@ _TEXTS: Final = frozenset(
 
 # A reason that explains less than this is noise to a reader.
 LEAST_REASON_BITS: Final = 0.5
+WORTH_TELLING_BITS: Final = 2.0
 
 
 def score_flows(
@@ -167,7 +168,7 @@ def rank_flows(
     alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     oriented = scored.asked.oriented
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
-    order = _order(scored.suspicion, scored.asked.up, begin, top)
+    order = _order(scored.suspicion, scored.asked.up, begin, scored.asked.tie, top)
     chosen = flows.iloc[order]
     ours = oriented.rows(order)
     table = pd.DataFrame(
@@ -223,8 +224,8 @@ def rank_cases(
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
     first_seen = np.full(n_cases, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, code, begin)
-    order = _order(scored.case_suspicion, up, first_seen, top)
-    largest = largest_of_case(asked.up, code)[order]
+    order = _order(scored.case_suspicion, up, first_seen, np.arange(n_cases), top)
+    largest = largest_of_case(asked.up, code, asked.tie)[order]
     leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
     # Only the flows of ranked cases are summed up, each case under its rank.
     rank = np.full(n_cases, -1)
@@ -276,7 +277,9 @@ def check_options(
     OptionError
         With what was given and what was expected.
     """
-    if top is not None and not (isinstance(top, int | np.integer) and top >= 1):
+    if (
+        top is not None and not (isinstance(top, int | np.integer) and top >= 1)
+    ) or top is True:
         raise OptionError(f"top: got {top!r}, expected a number of rows from 1 on.")
     if alerts_per_day is not None and fdr is not None:
         raise OptionError(
@@ -292,15 +295,17 @@ def _order(
     suspicion: NDArray[np.float64],
     up: NDArray[Any],
     time: NDArray[np.int64],
+    tie: NDArray[Any],
     top: int | None,
 ) -> NDArray[np.int64]:
-    """Worst first; ties by upload, then by time."""
+    """Worst first; ties by upload, then by time, then by content."""
     rows = np.arange(len(suspicion))
     if top is not None and top < len(rows):
         # Only those are put in order that can be among the first.
         least = np.partition(suspicion, -top)[-top]
         rows = np.flatnonzero(suspicion >= least)
-    order = rows[np.lexsort((time[rows], -up[rows], -suspicion[rows]))]
+    keys = (tie[rows], time[rows], -up[rows], -suspicion[rows])
+    order = rows[np.lexsort(keys)]
     return order[:top]
 
 
@@ -330,11 +335,13 @@ def _alerts(
         By capability: ``suspicion`` from which on a case alerts (bits; `None` where
         nothing does), for a budget the 90 % ``interval`` of it, and
         ``normal_alerts_per_day``, the 90 % interval of how many cases of normal
-        operation reach it a day.
+        operation reach it a day, if all are of this capability.
     """
     alerted = np.zeros(len(scored.case_suspicion), dtype=bool)
     thresholds: dict[str, dict[str, Any]] = {}
     budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
+    # Volumes are seen of every case: the budget is shared by all of them.
+    per_day = detector.learned_["volume"].cases.per_day
     limit = None
     if fdr is not None:
         limit = false_discovery_threshold(scored.case_p_value, fdr)
@@ -346,17 +353,17 @@ def _alerts(
         cases = learned.cases
         about: dict[str, Any] = {}
         if limit is None:
-            bits: float | None = cases.threshold(budget)
+            bits: float | None = cases.threshold(budget, per_day)
             alerted[mine] = scored.case_suspicion[mine] >= bits
             about["suspicion"] = bits
-            about["interval"] = list(cases.threshold_interval(budget))
+            about["interval"] = list(cases.threshold_interval(budget, per_day))
         else:
             assert fdr is not None
             if limit < 0:
                 cases.warn_if_too_short(scored.case_p_value[mine], len(mine), fdr)
             bits = float(-np.log2(limit)) if limit > 0 else None
             about["suspicion"] = bits
-        rate = (0.0, 0.0) if bits is None else cases.alert_rate(bits)
+        rate = (0.0, 0.0) if bits is None else cases.alert_rate(bits, per_day)
         about["normal_alerts_per_day"] = list(rate)
         thresholds[name] = about
     return alerted, thresholds
@@ -447,7 +454,8 @@ def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
             bits = float(share[row, columns].sum())
             strongest = columns[np.argmax(share[row, columns])]
             worth = evidence[row, strongest] >= features.worth_telling[strongest]
-            told = worth and bits >= LEAST_REASON_BITS
+            # Several columns of a family may make up what none of them shows alone.
+            told = bits >= (LEAST_REASON_BITS if worth else WORTH_TELLING_BITS)
             (best if told else slight).append((bits, said[strongest][row]))
         best.sort(key=lambda pair: -pair[0])
         text = "; ".join(part for _, part in best)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.exceptions import FlowsError
+from exfilml.exceptions import FlowsError, LabelsError
 from exfilml.names import Names
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ START_DTYPE: Final = "datetime64[us, UTC]"
 
 # An uplink that never rests at 400 Gbit/s moves 2**58 bytes in two months; a larger
 # count in one flow is a wrapped or misread counter.
-MAX_BYTES: Final = 2**58
+# Petabytes; the sum over a thousand such flows is still a number.
+MAX_BYTES: Final = 2**53
 MAX_PACKETS: Final = 2**50
 MAX_DURATION_S: Final = 10 * 365.25 * 86400.0
 # Captures of devices without a clock begin in 1970, and are as good as others.
@@ -448,7 +449,8 @@ def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     labels
         As `exfilml.read_labels` gives it; see `label_rows` for what matches.
     """
-    labelled = flows.copy()
+    check_labels(labels)
+    labelled = validate_flows(flows).copy()
     label = labelled["label"].astype(object).to_numpy().copy()
     scenario = np.full(len(flows), None, dtype=object)
     rows, matched = label_rows(flows, labels)
@@ -459,19 +461,54 @@ def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     return labelled
 
 
+def check_labels(labels: pd.DataFrame) -> None:
+    """Refuse what is no labels table.
+
+    Raises
+    ------
+    LabelsError
+        With the columns that are missing.
+    """
+    if not isinstance(labels, pd.DataFrame):
+        raise LabelsError(
+            f"Expected a labels table (pandas.DataFrame), got {type(labels).__name__}. "
+            "exfilml.read_labels(path) reads one."
+        )
+    missing = [name for name in LABEL_COLUMNS if name not in labels.columns]
+    if missing:
+        raise LabelsError(
+            f"No labels table, columns missing: {', '.join(missing)}. Expected: "
+            f"{', '.join(LABEL_COLUMNS)}."
+        )
+
+
 def label_rows(
     flows: pd.DataFrame, labels: pd.DataFrame
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Match label rows to flows.
-
-    A label row matches a flow in either orientation, so that a flow whose initiator
-    was not seen is still labelled; empty ports and times match all. Where several
-    rows match a flow, the last one counts.
+    """Match each flow to the last label row that it fits; see `label_pairs`.
 
     Returns
     -------
     rows, matched : numpy.ndarray of int64, shape (n_labelled,)
         Positions of the labelled flows, in order, and of the label row of each.
+    """
+    rows, matched = label_pairs(flows, labels)
+    last = np.append(rows[1:] != rows[:-1], True)[: len(rows)]
+    return rows[last], matched[last]
+
+
+def label_pairs(
+    flows: pd.DataFrame, labels: pd.DataFrame
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Match label rows to flows.
+
+    A label row matches a flow in either orientation, so that a flow whose initiator
+    was not seen is still labelled; empty ports and times match all.
+
+    Returns
+    -------
+    rows, matched : numpy.ndarray of int64, shape (n_pairs,)
+        Positions of flows, in order, and of the label rows that each fits, in order.
     """
     # A table made by hand may hold times of another kind, or none at all.
     times = {name: pd.to_datetime(labels[name], utc=True) for name in ("start", "end")}
@@ -504,9 +541,7 @@ def label_rows(
         parts.append((rows, np.full(len(rows), at)))
     rows, matched = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((matched, rows))
-    rows, matched = rows[order], matched[order]
-    last = np.append(rows[1:] != rows[:-1], True)[: len(rows)]
-    return rows[last], matched[last]
+    return rows[order], matched[order]
 
 
 def _ends_match(

@@ -128,6 +128,18 @@ def test_what_the_calibration_block_brought_is_known():
     assert (again[[c for c in again if c.startswith("new_")]] == 0).all(axis=None)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_little_payload_is_not_learned_from(seed):
+    """A few odd flows are no picture of a site: said, and volumes judge instead."""
+    rng = np.random.default_rng(seed)
+    flows = office(1000)
+    hidden = rng.random(len(flows)) < 0.95
+    flows["src_sampled_bytes"] = flows["src_sampled_bytes"].mask(hidden)
+    with pytest.warns(CapabilityWarning, match="only .* of 1,000 flows show it"):
+        model = Detector(random_state=0, n_estimators=10).fit(flows)
+    assert set(model.learned_) == {"volume"}
+
+
 # --- explanations ----------------------------------------------------------------------
 
 
@@ -147,6 +159,25 @@ def test_explanations_sum_to_suspicion(detector, fresh, exact):
     unseen = flows["src_sampled_bytes"].isna()
     assert explained.loc[unseen, ["payload", "mismatch"]].isna().all(axis=None)
     assert not explained.loc[~unseen].isna().any(axis=None)
+
+
+def test_the_exact_split_is_the_shapley_split(detector, fresh):
+    asked = detector.score(fresh).asked
+    learned = detector.learned_["payload"]
+    parts = learned.parts(learned.features.matrix(asked))
+    credit = learned.forest.shapley_credit(parts.evidence, monotone=True)
+    share = np.maximum(credit, 0.0)
+    rows = share.sum(axis=1) > 0
+    share[rows] /= share[rows].sum(axis=1, keepdims=True)
+    floor = learned.flows.block[0]
+    expected = parts.tails + share * (parts.forest_bits - floor)[:, None]
+    above = parts.raw - floor
+    rows &= above > 1e-9
+    expected *= (learned.flows.suspicion(parts.raw) / np.where(rows, above, 1))[:, None]
+    exact = detector.explain(fresh).to_numpy()
+    assert np.allclose(exact[rows], expected[rows], atol=1e-9)
+    paths = detector.explain(fresh, exact=False).to_numpy()
+    assert np.abs(exact - paths).max() > 1e-3
 
 
 def test_tails_are_credited_to_their_own_family(detector, fresh):

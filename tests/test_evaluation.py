@@ -185,6 +185,35 @@ def test_clocks_that_differ_are_named(detector, flows, labels):
     )
 
 
+def test_rows_that_later_ones_override_are_counted(detector, flows, labels):
+    found = evaluate(detector, flows, pd.concat([labels, labels], ignore_index=True))
+    assert found.notes == ("2 label rows are overridden by later ones",)
+
+
+def test_labels_of_another_name_are_shown(detector, flows, labels):
+    with pytest.raises(LabelsError, match=r"2 label rows \(EXFIL\), 31 of 631"):
+        evaluate(detector, flows, labels.assign(label="EXFIL"))
+
+
+def test_cases_that_count_neither_way_leave_nothing_to_tell_from(
+    detector, flows, labels
+):
+    rest = [
+        label(src_ip=None, dst_ip=None, dst_port=pd.NA, protocol=p, label="c2")
+        for p in (6, 17)
+    ]
+    with pytest.raises(LabelsError, match="No case is left that is no theft"):
+        evaluate(detector, flows, pd.concat([table(*rest), labels], ignore_index=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"), [(None, "got NoneType"), (pd.DataFrame(), "columns missing")]
+)
+def test_what_is_no_labels_table_is_refused(detector, flows, labels, text):
+    with pytest.raises(LabelsError, match=text):
+        evaluate(detector, flows, labels)
+
+
 def test_a_label_of_several_cases_is_named(detector, flows, labels):
     wide = table(label(src_ip="10.20.0.14", dst_ip=None, dst_port=443, scenario="wide"))
     found = evaluate(detector, flows, pd.concat([labels, wide], ignore_index=True))
@@ -197,7 +226,7 @@ def test_nothing_to_find_is_an_error_that_says_what_matched(detector, flows):
 
 
 def test_nothing_to_tell_it_from_is_an_error(detector, flows, labels):
-    with pytest.raises(LabelsError, match="nothing to tell them from"):
+    with pytest.raises(LabelsError, match="No case is left"):
         evaluate(detector, flows.iloc[600:], labels)
 
 

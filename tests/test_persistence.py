@@ -216,6 +216,16 @@ def test_without_docstrings_models_are_refused_with_the_reason(model, tmp_path):
     assert "-OO removes the definitions" in done.stderr
 
 
+def test_a_model_keeps_saying_what_made_it(model, tmp_path):
+    manifest, members = unpack(model)
+    manifest["exfilml"] = "0.0.1"
+    manifest["libraries"]["numpy"] = "1.0"
+    (tmp_path / "m").write_bytes(pack(manifest, members))
+    save_model(load_model(tmp_path / "m"), tmp_path / "again")
+    card = model_card(load_model(tmp_path / "again"))
+    assert (card["exfilml"], card["libraries"]["numpy"]) == ("0.0.1", "1.0")
+
+
 def test_everything_known_about_a_model_comes_back(detector, model, tmp_path):
     (tmp_path / "m").write_bytes(model)
     loaded = load_model(str(tmp_path / "m"))

@@ -55,6 +55,44 @@ def test_reasons_say_what_and_how_much(detector, flows):
         assert part in reasons
 
 
+def test_row_order_changes_no_ranking(detector, flows):
+    """Ties are broken by what a flow is, not by where it stands."""
+    tied = pd.concat([flows, flows.iloc[100:400].assign(src_port=1)], ignore_index=True)
+    expected = rank_cases(detector, tied), rank_flows(detector, tied)
+    for seed in range(3):
+        mixed = tied.sample(frac=1.0, random_state=seed)
+        pd.testing.assert_frame_equal(rank_cases(detector, mixed), expected[0])
+        rows = rank_flows(detector, mixed).reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, expected[1].reset_index(drop=True))
+
+
+def test_the_budget_is_shared_by_what_sees_payload_and_what_does_not():
+    """Half of the hosts show none: together they alert as often as was asked for."""
+    past = office(6000, days=10)
+    new = office(6000, seed=9, days=10, first_day="2026-03-12")
+    for table in (past, new):
+        host = table["src_ip"].str[-1].astype(int) % 2 == 0
+        table["src_sampled_bytes"] = table["src_sampled_bytes"].mask(host)
+    detector = Detector(random_state=0, n_estimators=50, alerts_per_day=5).fit(past)
+    cases = rank_cases(detector, new)
+    assert cases["capability"].nunique() == 2
+    assert cases.attrs["alerted"] / 10 < 1.6 * 5
+
+
+def test_cases_show_their_largest_upload_and_distinct_addresses(detector):
+    flows = pd.concat([office(100, seed=1), theft(office(100, seed=1))] * 2)
+    flows = flows.reset_index(drop=True)
+    big = theft(flows, up=50_000, dst_ip="203.0.113.9")
+    flows = pd.concat([flows, big.assign(src_port=4242)], ignore_index=True)
+    cases = rank_cases(detector, flows).set_index("case")
+    ranking = rank_flows(detector, flows)
+    for case, rows in ranking.groupby("case"):
+        assert cases.loc[case, "addresses"] <= rows["dst_ip"].nunique()
+    theirs = cases[cases["place"] == "203.0.113.9"]
+    assert theirs["addresses"].tolist() == [1]
+    assert theirs["flows"].tolist() == [3]
+
+
 def test_scores_keep_order_and_index(detector, flows):
     shuffled = flows.sample(frac=1.0, random_state=0)
     scores = score_flows(detector, shuffled)

@@ -103,6 +103,15 @@ class Asked:
         return self.observed.n_rows
 
     @property
+    def tie(self) -> NDArray[np.uint64]:
+        """A number for each flow that its content gives, not its place in a table."""
+        flows, hashes = self.oriented, self.observed.hashes
+        start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.uint64)
+        ports = flows["src_port"].to_numpy() * 65536 + flows["dst_port"].to_numpy()
+        names = (hashes[n] for n in ("local_ip", "remote_ip", "service"))
+        return combine(start, ports.astype(np.uint64), *names)
+
+    @property
     def up(self) -> NDArray[np.float64]:
         """Uploaded bytes, shape (n_flows,)."""
         return self.observed.values["up"]

@@ -74,9 +74,11 @@ class Cases:
 
 
 def largest_of_case(
-    values: NDArray[np.float64], code: NDArray[np.int64]
+    values: NDArray[np.float64],
+    code: NDArray[np.int64],
+    tie: NDArray[np.uint64] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the row of the largest value of each case, the earliest among equals.
+    """Return the row of the largest value of each case.
 
     Parameters
     ----------
@@ -84,12 +86,16 @@ def largest_of_case(
         Shape (n_flows,).
     code
         Case of each flow, 0 … n_cases − 1, shape (n_flows,).
+    tie
+        Among equals the row with the smallest number is taken; `None` for the first.
     """
     # Cheaper than to sort a million rows for a largest one in each of many cases.
     largest = np.full(code.max(initial=-1) + 1, -np.inf)
     np.maximum.at(largest, code, values)
     rows = np.flatnonzero(values == largest[code])
-    earliest = np.empty(len(largest), dtype=np.int64)
+    if tie is not None:
+        rows = rows[np.argsort(tie[rows], kind="stable")]
+    first = np.empty(len(largest), dtype=np.int64)
     # Of several values for one place the last stays.
-    earliest[code[rows[::-1]]] = rows[::-1]
-    return earliest
+    first[code[rows[::-1]]] = rows[::-1]
+    return first

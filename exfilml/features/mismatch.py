@@ -134,7 +134,7 @@ def _say_mismatch(asked: Asked) -> list[str]:
         seen = (
             f"{k:.0f} of {n:.0f} flows there in the baseline"
             if n
-            else ("service not in the baseline")
+            else "no flow there in the baseline showed what it speaks"
         )
         parts.append(f"{what} ({seen})")
     return parts
