@@ -1,0 +1,73 @@
+"""What to plant, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from exfilml.exceptions import OptionError
+from exfilml.inject._carriers import CARRIERS
+from exfilml.schema import MAX_BYTES
+
+PLACES: Final = ("new", "known")
+MOST_FLOWS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """An upload of one day to plant.
+
+    Attributes
+    ----------
+    carrier
+        Key of `CARRIERS`.
+    up_bytes
+        Bytes of data that leave in the day, before any encoding and header.
+    flows
+        Into how many flows they are cut, spread over the host's active hours.
+    place
+        ``new``, or ``known``: one that flows of the site to the same port use.
+
+    Raises
+    ------
+    OptionError
+        If one of these is none.
+    """
+
+    carrier: str
+    up_bytes: int
+    flows: int = 1
+    place: str = "new"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be planted."""
+        if self.carrier not in CARRIERS:
+            raise OptionError(
+                f"carrier {self.carrier!r}: expected one of {', '.join(CARRIERS)}."
+            )
+        if self.place not in PLACES:
+            raise OptionError(f"place {self.place!r}: expected new or known.")
+        check_count("up_bytes", self.up_bytes, MAX_BYTES // 4)
+        check_count("flows", self.flows, MOST_FLOWS)
+        if self.flows > self.up_bytes:
+            raise OptionError(
+                f"{self.up_bytes} bytes cannot be cut into {self.flows} flows: give at "
+                "least one byte for each."
+            )
+
+
+def check_count(name: str, value: object, most: int) -> None:
+    """Refuse what is no whole number from 1 to `most`.
+
+    Raises
+    ------
+    OptionError
+        With what was given.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (whole and 1 <= value <= most):  # type: ignore[operator]
+        raise OptionError(
+            f"{name}: got {value!r}, expected a whole number from 1 to {most:,}."
+        )
