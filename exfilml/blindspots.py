@@ -69,6 +69,8 @@ REACHED: Final = 0.9
 CONFIDENCE: Final = 0.9
 BATCH_ROWS: Final = 50_000
 MOST_TRIALS: Final = 10_000
+# How often progress is told, at most.
+TOLD: Final = 20
 SEEING: Final = {"payload": "seeing payload", "volume": "from volumes alone"}
 
 _CELL: Final = ["capability", "carrier", "place", "flows", "up_bytes"]
@@ -188,7 +190,7 @@ class Blindspots:
         sums = np.zeros((2, len(names), len(sizes)))
         np.add.at(sums[0], at, rows["alerted"])
         np.add.at(sums[1], at, rows["trials"])
-        recall = np.divide(*sums, out=np.full(sums[0].shape, np.nan), where=sums[1] > 0)
+        recall = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1.0), np.nan)
         height = 1.2 + 0.3 * len(recall)
         if ax is None:
             ax = plt.subplots(figsize=(2.5 + 0.7 * len(sizes), height))[1]
@@ -313,8 +315,9 @@ def blindspots(
             for name in seen:
                 alerts = _alerts(detector, rows, name, budget)
                 alerted[name][np.isin(plan.index, alerts)] = True
-            done += int(plan["flows"].iloc[batch].sum())
-            tell(f"{done:,} of {total:,} flows planted and scored")
+            before, done = done, done + int(plan["flows"].iloc[batch].sum())
+            if done * TOLD // total > before * TOLD // total:
+                tell(f"{done:,} of {total:,} flows planted and scored")
     table = _count(plan, alerted)
     return Blindspots(
         table=table,

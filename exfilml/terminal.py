@@ -130,6 +130,9 @@ def blindspots_text(found: Blindspots) -> str:
         )
         key = (row["carrier"], row["place"], row["capability"])
         cells.setdefault(key, {})[row["flows"]] = size
+    # What is judged by payload and by volumes alone stands side by side.
+    order = list(dict.fromkeys(key[:2] for key in cells))
+    cells = dict(sorted(cells.items(), key=lambda item: order.index(item[0][:2])))
     rows = [(*key, *(of.get(n, "") for n in pacings)) for key, of in cells.items()]
     widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
     lines = [
