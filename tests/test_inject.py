@@ -275,7 +275,7 @@ def test_synthetic_rows_look_like_those_of_the_lab():
         size = int(real["src_payload_bytes"])
         if carrier in {"dns", "http-base64"}:
             size //= 2
-        planted = inject(labs[lab], Transfer(carrier, size))
+        planted = inject(labs[lab], Transfer(carrier, size), home="10.0.0.0/8")
         rows = planted.flows.loc[planted.index]
         mine = rows[rows["planted_bytes"] > 0].iloc[0]
         for name in (
