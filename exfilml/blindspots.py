@@ -261,7 +261,7 @@ def blindspots(
     carriers
         Keys of `exfilml.inject.CARRIERS`; `None` for all.
     places
-        ``new``, ``known`` or both.
+        Some of ``new``, ``near`` and ``known``, see `exfilml.Transfer`.
     trials
         Uploads of each kind, from other hosts or at other times.
     alerts_per_day
@@ -303,7 +303,7 @@ def blindspots(
     plan = plan[plan["place"] == plan["asked"]]
     if plan.empty:
         raise OptionError(
-            f"places {tuple(places)!r}: the flows lead to no known place for any of the "
+            f"places {tuple(places)!r}: the flows lead to no such place for any of the "
             "carriers. Ask for new places too, or give more flows."
         )
     alerted = {name: np.zeros(len(plan), dtype=bool) for name in seen}

@@ -42,7 +42,7 @@ def found(detector, today):
 
 def test_every_cell_is_counted(found):
     table = found.table
-    assert len(table) == 2 * 4 * 2 * 2 * 4
+    assert len(table) == 2 * 4 * 3 * 2 * 4
     assert (table["trials"] == 10).all()
     assert (table["alerted"] <= table["trials"]).all()
     assert np.allclose(table["recall"], table["alerted"] / table["trials"])
@@ -149,7 +149,7 @@ def test_the_heat_map_takes_and_returns_axes(found):
 
     ax = Figure().subplots()
     assert found.plot(ax, capability="volume", flows=20) is ax
-    assert len(ax.texts) == 4 * 2 * 4
+    assert len(ax.texts) == 4 * 3 * 4
     assert ax.get_yticklabels()[0].get_text() == "tcp-443, new"
     with pytest.raises(OptionError, match="flows=3"):
         found.plot(ax, flows=3)
@@ -174,9 +174,9 @@ def test_places_that_the_site_lacks_are_left_out_and_named(detector, today):
     found = exfilml.blindspots(
         detector, today, **{**GRID, "carriers": ("icmp",), "trials": 2}
     )
-    assert set(found.table["place"]) == {"new"}
+    assert set(found.table["place"]) == {"new", "near"}
     assert "ICMP echo: the site's flows lead to no known place" in found.notes[0]
-    with pytest.raises(OptionError, match="no known place for any"):
+    with pytest.raises(OptionError, match="no such place for any"):
         exfilml.blindspots(detector, today, carriers=["icmp"], places=["known"])
 
 

@@ -38,7 +38,7 @@ def planted(flows):
         Transfer(name, 70_001, n, place)
         for name in CARRIERS
         for n in (1, 20)
-        for place in ("new", "known")
+        for place in ("new", "near", "known")
     ]
     return inject(flows, wanted, seed=3)
 
@@ -128,12 +128,19 @@ def test_new_places_are_new_and_known_ones_known(flows, planted):
         of = plan[plan["carrier"] == carrier]
         assert not set(of.loc[of["place"] == "new", "remote_ip"]) & known
         assert set(of.loc[of["place"] == "known", "remote_ip"]) <= known
+        near = of.loc[of["place"] == "near", "remote_ip"]
+        assert len(near) == 2
+        assert not set(near) & known
+        assert not set(near) & set(before["local_ip"])
+        assert {ip.rpartition(".")[0] for ip in near} <= {
+            ip.rpartition(".")[0] for ip in known
+        }
     new = plan.loc[plan["place"] == "new", "remote_ip"]
     networks = {ip.rpartition(".")[0] for ip in known}
     assert not {ip.rpartition(".")[0] for ip in new} & networks
     assert new.is_unique
     new_rows = after[["place"]].loc[
-        planted.flows.loc[planted.index, "scenario"].str.contains("-new-")
+        planted.flows.loc[planted.index, "scenario"].str.contains("-(?:new|near)-")
     ]
     assert not set(new_rows["place"]) & set(before["place"])
     # This office uses no ICMP, FTP or NTP: that is said.
@@ -162,7 +169,7 @@ def test_hosts_of_version_6_stay_with_it(flows):
         src_ip="fd00::" + flows["src_ip"].str.rpartition(".")[2],
         dst_ip="2001:db9::" + flows["dst_ip"].str.rpartition(".")[2],
     )
-    for place in ("new", "known"):
+    for place in ("new", "near", "known"):
         planted = inject(six, [Transfer(c, 3000, place=place) for c in CARRIERS])
         rows = planted.flows.loc[planted.index]
         assert rows["dst_ip"].str.contains(":").all()
@@ -306,7 +313,7 @@ def test_synthetic_rows_look_like_those_of_the_lab():
         (("tls", 2**62), "up_bytes"),
         (("tls", 1000, 0), "flows: got 0"),
         (("tls", 10, 20), "10 bytes cannot be cut into 20 flows"),
-        (("tls", 1000, 1, "old"), "place 'old': expected new or known"),
+        (("tls", 1000, 1, "old"), "place 'old': expected new, near"),
     ],
 )
 def test_a_transfer_that_is_none_is_refused(arguments, text):

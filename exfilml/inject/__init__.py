@@ -20,7 +20,8 @@ size at most `DRAWS` differ in their ciphertext; others share it.
 UTC days in the table, and times between its first and last flow of that day. A new
 place is an address of the networks reserved for documentation and benchmarks
 (RFC 5737, RFC 2544, RFC 3849) of which the table has no neighbour; a known one is
-drawn from the flows of the site to the same port, as often as it is used.
+drawn from the flows of the site to the same port, as often as it is used; a near one is
+new, but shares its network with a known one, as new customers of a cloud do.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Planted:
         Index of the planted rows.
     transfers
         A row for each transfer, index as in ``scenario``: ``carrier up_bytes flows
-        asked place local_ip remote_ip server_name dst_port start end``; `asked` for a
-        known place, `place` may be new because the site has none.
+        asked place local_ip remote_ip server_name fingerprint dst_port start end``;
+        `place` is new where the site has none as `asked`.
     notes
         What could not be had as asked.
     """

@@ -66,7 +66,7 @@ class Planter:
         self.seed = seed
         self._drawn: dict[tuple[str, int, int], int] = {}
         self._evidence: list[tuple[Any, ...]] = []
-        self._known: dict[tuple[str, bool], pd.DataFrame | None] = {}
+        self._known: dict[tuple[str, str, bool], pd.DataFrame | None] = {}
         rng = np.random.default_rng([seed, 1])
         taken = {*site.networks, *avoid}
         home = [ipaddress.ip_network(n) for n in site.home]
@@ -114,21 +114,21 @@ class Planter:
             key = (transfer.carrier, transfer.place, int(trial))
             if key not in picked:
                 picked[key] = self._pick(*key)
-            host, window, port, known = picked[key]
+            host, window, port, place, found = picked[key]
             carrier = CARRIERS[transfer.carrier]
-            address, name, print_ = known or (
+            address, name, print_ = found or (
                 self._new(count, six=":" in host),
                 None,
                 None,
             )
-            if carrier.named and (known is None or carrier.name == "dns"):
+            if carrier.named and (place != "known" or carrier.name == "dns"):
                 name = self._new_name(count)
             if not carrier.named:
                 name = print_ = None
             rows.append(
                 (
                     *(transfer.carrier, transfer.up_bytes, transfer.flows),
-                    *(transfer.place, "known" if known else "new"),
+                    *(transfer.place, place),
                     *(host, address, name, print_, port, *window),
                 )
             )
@@ -151,16 +151,16 @@ class Planter:
         return plan
 
     def _pick(self, name: str, place: str, trial: int) -> tuple[Any, ...]:
-        """Draw host, hours, port and, if there is one, a known place."""
+        """Draw host, hours, port and, if the site has one, a known or near place."""
         number = list(CARRIERS).index(name)
         rng = np.random.default_rng([self.seed, 2, number, PLACES.index(place), trial])
         carrier, site = CARRIERS[name], self.site
         for _ in range(HOST_DRAWS):
             at = int(rng.integers(len(site.hosts)))
             host = site.hosts[at]
-            found = self._known_to(carrier, host) if place == "known" else None
+            found = self._leads_to(carrier, host, place) if place != "new" else None
             # Where a site speaks both versions of IP, not each host has known places.
-            if place == "new" or found is not None or carrier.unused:
+            if place == "new" or found is not None:
                 break
         first, last = site.windows[at][rng.integers(len(site.windows[at]))]
         # A host that was seen once was there for the hour.
@@ -170,26 +170,49 @@ class Planter:
             first = first // hour * hour
             last = min(first + hour, day + DAY_US) - 1
         port = self._port(carrier, rng)
-        if found is None:
-            return host, (first, last), port, None
-        chance = found["n"].to_numpy(dtype=np.float64)
-        row = found.iloc[int(rng.choice(len(found), p=chance / chance.sum()))]
-        named, print_ = (
-            None if pd.isna(row[c]) else str(row[c])
-            for c in ("server_name", "fingerprint")
-        )
-        return host, (first, last), port, (str(row["remote_ip"]), named, print_)
+        if found is not None:
+            chance = found["n"].to_numpy(dtype=np.float64)
+            row = found.iloc[int(rng.choice(len(found), p=chance / chance.sum()))]
+            named, print_ = (
+                None if pd.isna(row[c]) else str(row[c])
+                for c in ("server_name", "fingerprint")
+            )
+            address: str | None = str(row["remote_ip"])
+            if place == "near":
+                named, address = None, self._neighbour(str(address), rng)
+            if address is not None:
+                return host, (first, last), port, place, (address, named, print_)
+        return host, (first, last), port, "new", None
 
-    def _known_to(self, carrier: Carrier, host: str) -> pd.DataFrame | None:
-        """Return where the site's flows to the carrier's ports go, but for the host."""
-        key = (carrier.name, ":" in host)
+    def _leads_to(self, carrier: Carrier, host: str, place: str) -> pd.DataFrame | None:
+        """Return which known places there are, or which ones a near place lies by."""
+        key = (carrier.name, place, ":" in host)
         if key not in self._known:
-            self._known[key] = self.site.leads_to(carrier, six=":" in host)
+            six = ":" in host
+            found = self.site.leads_to(carrier, six=six)
+            if place == "near":
+                outside = None if found is None else found[~found["inside"]]
+                empty = outside is None or outside.empty
+                found = self.site.leads_out(six=six) if empty else outside
+            self._known[key] = found
         found = self._known[key]
         if found is None:
             return None
         found = found[found["remote_ip"] != host]
         return None if found.empty else found
+
+    def _neighbour(self, address: str, rng: np.random.Generator) -> str | None:
+        """Return an address of the same network that the site does not know."""
+        for _ in range(HOST_DRAWS):
+            number = int(rng.integers(2, 250))
+            if ":" in address:
+                network = ipaddress.ip_network((address, 48), strict=False)
+                text = str(network[(number << 64) + int(rng.integers(1, 1 << 32))])
+            else:
+                text = f"{address.rpartition('.')[0]}.{number}"
+            if text not in self.site.addresses:
+                return text
+        return None
 
     def _port(self, carrier: Carrier, rng: np.random.Generator) -> int:
         while True:
@@ -398,9 +421,9 @@ def _letters(data: bytes) -> str:
 def notes_of(plan: pd.DataFrame) -> Iterator[str]:
     """Say which carriers have no known place."""
     moved = plan[plan["place"] != plan["asked"]]
-    for name, rows in moved.groupby("carrier", sort=False):
-        wanted = ((plan["carrier"] == name) & (plan["asked"] == "known")).sum()
+    for (name, asked), rows in moved.groupby(["carrier", "asked"], sort=False):
+        wanted = ((plan["carrier"] == name) & (plan["asked"] == asked)).sum()
         yield (
-            f"{CARRIERS[str(name)].title}: the site's flows lead to no known place for "
+            f"{CARRIERS[str(name)].title}: the site's flows lead to no {asked} place for "
             f"{len(rows):,} of {wanted:,} transfers"
         )

@@ -36,6 +36,8 @@ class Site:
     used
         For each (protocol, port) what it leads to: columns ``remote_ip server_name
         fingerprint n inside``.
+    addresses
+        All remote addresses.
     networks
         /24 and /48 networks of all remote addresses.
     places
@@ -47,6 +49,7 @@ class Site:
     hosts: tuple[str, ...]
     windows: tuple[NDArray[np.int64], ...]
     used: Mapping[tuple[int, int], pd.DataFrame]
+    addresses: frozenset[str]
     networks: frozenset[str]
     places: frozenset[str]
     home: tuple[str, ...]
@@ -114,6 +117,7 @@ class Site:
                 (int(rows["protocol"].iloc[0]), int(rows["dst_port"].iloc[0])): rows
                 for _, rows in leading.groupby(["protocol", "dst_port"])
             },
+            addresses=frozenset(filter(None, oriented.names("remote_ip").texts)),
             networks=frozenset(filter(None, oriented.names("network").texts)),
             places=frozenset(filter(None, oriented.names("place").texts)),
             home=networks,
@@ -139,6 +143,12 @@ class Site:
             if carrier.named:
                 fits = fits & found["server_name"].notna().to_numpy()
         return found[fits] if fits.any() else None
+
+    def leads_out(self, *, six: bool) -> pd.DataFrame | None:
+        """Return where the site's flows to the outside go, whatever the port."""
+        rows = pd.concat(self.used.values(), ignore_index=True)
+        fits = (rows["remote_ip"].str.contains(":") == six) & ~rows["inside"]
+        return rows[fits] if fits.any() else None
 
 
 def reserved_networks(

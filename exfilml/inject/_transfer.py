@@ -11,7 +11,7 @@ from exfilml.exceptions import OptionError
 from exfilml.inject._carriers import CARRIERS
 from exfilml.schema import MAX_BYTES
 
-PLACES: Final = ("new", "known")
+PLACES: Final = ("new", "near", "known")
 MOST_FLOWS: Final = 100_000
 
 
@@ -28,7 +28,9 @@ class Transfer:
     flows
         Into how many flows they are cut, spread over the host's active hours.
     place
-        ``new``, or ``known``: one that flows of the site to the same port use.
+        ``new``: name, address and network; ``near``: a new name and address in a
+        network that the site's flows to the same port use (to any port, where none
+        goes there); or ``known``: a place that flows to the same port use.
 
     Raises
     ------
@@ -48,7 +50,7 @@ class Transfer:
                 f"carrier {self.carrier!r}: expected one of {', '.join(CARRIERS)}."
             )
         if self.place not in PLACES:
-            raise OptionError(f"place {self.place!r}: expected new or known.")
+            raise OptionError(f"place {self.place!r}: expected new, near or known.")
         check_count("up_bytes", self.up_bytes, MAX_BYTES // 4)
         check_count("flows", self.flows, MOST_FLOWS)
         if self.flows > self.up_bytes:
