@@ -126,9 +126,9 @@ class Blindspots:
             lines.append(f"{what}, {place} place: {'; '.join(said)}")
         if (self.smallest["bound"] == "at most").any():
             lines.append(
-                "note: where ≤ stands the smallest size tried alerts, so that it is "
-                "place and service that alert, not what is sent; a new place here lies "
-                "in a network that the site never used"
+                "note: where ≤ stands the smallest size tried alerts already, for what "
+                "it is or where it goes rather than for its size; a new place lies in a "
+                "network that the site never used"
             )
         return [*lines, *(f"note: {note}" for note in self.notes)]
 

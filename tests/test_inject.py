@@ -157,6 +157,13 @@ def test_known_tls_places_keep_their_names(flows, planted):
     assert set(zip(of["remote_ip"], of["server_name"], strict=True)) <= pairs
 
 
+def test_a_source_without_names_shows_none_of_an_upload(flows):
+    bare = flows.assign(server_name=pd.Series(pd.NA, index=flows.index, dtype="str"))
+    planted = inject(bare, [Transfer("tls", 900, place=p) for p in ("new", "known")])
+    assert planted.transfers["place"].tolist() == ["new", "known"]
+    assert planted.flows["server_name"].isna().all()
+
+
 def test_stolen_flows_teach_no_places(flows):
     theft = sites.theft(flows, dst_port=443).assign(label="exfil")
     only = pd.concat([flows[flows["dst_port"] != 443], theft], ignore_index=True)

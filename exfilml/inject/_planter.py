@@ -123,7 +123,8 @@ class Planter:
             )
             if carrier.named and (place != "known" or carrier.name == "dns"):
                 name = self._new_name(count)
-            if not carrier.named:
+            # A source that shows no names would show none of an upload either.
+            if not (carrier.named and self.site.named):
                 name = print_ = None
             rows.append(
                 (

@@ -42,6 +42,8 @@ class Site:
         /24 and /48 networks of all remote addresses.
     places
         All places in the table.
+    named
+        Whether the table shows host names at all.
     home
         Home networks.
     """
@@ -52,6 +54,7 @@ class Site:
     addresses: frozenset[str]
     networks: frozenset[str]
     places: frozenset[str]
+    named: bool
     home: tuple[str, ...]
 
     @classmethod
@@ -120,6 +123,7 @@ class Site:
             addresses=frozenset(filter(None, oriented.names("remote_ip").texts)),
             networks=frozenset(filter(None, oriented.names("network").texts)),
             places=frozenset(filter(None, oriented.names("place").texts)),
+            named=bool(flows["server_name"].notna().any()),
             home=networks,
         )
 
@@ -140,7 +144,7 @@ class Site:
         # Names may be asked of the site's own resolver; all else leaves the site.
         if carrier.name != "dns":
             fits = fits & ~found["inside"].to_numpy()
-            if carrier.named:
+            if carrier.named and self.named:
                 fits = fits & found["server_name"].notna().to_numpy()
         return found[fits] if fits.any() else None
 
