@@ -2,6 +2,7 @@
 
     python datasets/compare.py                      print the sample's tables
     python datasets/compare.py validate --write     put a split's into README.md
+    python datasets/compare.py develop --attacks    with real attacks laid over it
 
 Every method sees the same captures and the same cases (one local host, place and
 service), and gives a case the score of its highest flow, or for upload and ratio that
@@ -16,9 +17,12 @@ from __future__ import annotations
 import argparse
 import copy
 import gzip
+import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,10 +37,12 @@ from exfilml.evaluation import POSITIVE, Truth, evaluate, measure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 FOLDERS = {"sample": HERE / "sample"} | {
     split: HERE / "lab" / split for split in ("develop", "validate", "report")
 }
+REAL = "EXFILML_REAL_DATA"
 KEY = ["src_ip", "src_port", "dst_ip", "dst_port", "protocol", "ms"]
 CUTS = (10, 20, 50)
 # So many cases looked at for nothing are a place where the detector loses.
@@ -49,8 +55,7 @@ SILENT = "exfilml without its forest"
 class Data:
     """Both halves of a dataset: captures, flows and labels."""
 
-    name: str
-    captures: tuple[Path, Path]
+    captures: tuple[Path, Path] | None
     baseline: pd.DataFrame
     test: pd.DataFrame
     labels: pd.DataFrame
@@ -72,12 +77,21 @@ class Data:
             captures.append(plain)
         first, second = captures
         return cls(
-            name,
             (first, second),
             exfilml.read_flows(first, progress=False),
             exfilml.read_flows(second, progress=False),
             exfilml.read_labels(folder / "labels.csv"),
         )
+
+    @classmethod
+    def overlaid(cls, name: str) -> Data:
+        """Read a split with real attacks laid over its test days."""
+        from lab import attacks
+
+        folder = FOLDERS[name]
+        baseline = exfilml.read_flows(folder / "baseline.pcap.gz", progress=False)
+        flows, labels = attacks.overlay(folder, Path(os.environ[REAL]))
+        return cls(None, baseline, exfilml.validate_flows(flows), labels)
 
 
 # --- the other methods --------------------------------------------------------------
@@ -107,14 +121,15 @@ def statistics(path: Path) -> pd.DataFrame:
     return table.drop(columns=[c for c in columns if c.endswith("_seen_ms")])
 
 
-def forest_on_statistics(data: Data, seed: int) -> np.ndarray:
+def forest_on_statistics(
+    captures: tuple[Path, Path], flows: pd.DataFrame, seed: int
+) -> np.ndarray:
     """Score the test flows by a forest on NFStream's statistics of the baseline."""
-    baseline, test = (statistics(path) for path in data.captures)
+    baseline, test = map(statistics, captures)
     features = [c for c in baseline.columns if c not in KEY]
     forest = IsolationForest(random_state=seed).fit(baseline[features])
     test["score"] = -forest.score_samples(test[features])
     score = test.drop_duplicates(KEY).set_index(KEY)["score"]
-    flows = data.test
     ms = flows["start"].astype("datetime64[ms, UTC]").astype("int64")
     keys = pd.MultiIndex.from_frame(flows[KEY[:-1]].assign(ms=ms))
     swapped = pd.MultiIndex.from_frame(
@@ -147,9 +162,11 @@ def learned(data: Data, seed: int) -> dict[str, np.ndarray]:
     train, rows = card(data.baseline), card(data.test)
     card_forest = IsolationForest(random_state=seed).fit(train)
     found = {
-        "forest on NFStream's statistics": forest_on_statistics(data, seed),
-        "forest on entropy, ratio, mismatch, volumes": -card_forest.score_samples(rows),
+        "forest on entropy, ratio, mismatch, volumes": -card_forest.score_samples(rows)
     }
+    if data.captures is not None:
+        of_captures = forest_on_statistics(data.captures, data.test, seed)
+        found = {"forest on NFStream's statistics": of_captures} | found
     try:
         from pyod.models.ecod import ECOD
         from pyod.models.iforest import IForest
@@ -285,12 +302,18 @@ def main(say: Callable[[str], object] = print) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", choices=FOLDERS, default="sample")
     parser.add_argument("--write", action="store_true", help="update README.md")
+    parser.add_argument(
+        "--attacks", action="store_true", help=f"lay ${REAL} over the split's test days"
+    )
     asked = parser.parse_args()
+    if asked.attacks and (asked.data == "sample" or REAL not in os.environ):
+        parser.error(f"--attacks needs a split of the lab, and ${REAL}")
     with tempfile.TemporaryDirectory() as scratch:
-        text = tables(Data.of(asked.data, Path(scratch)))
+        read = partial(Data.of, scratch=Path(scratch))
+        text = tables((Data.overlaid if asked.attacks else read)(asked.data))
     say(text)
     if asked.write:
-        write(HERE / "README.md", asked.data, text)
+        write(HERE / "README.md", asked.data + "-attacks" * asked.attacks, text)
 
 
 if __name__ == "__main__":

@@ -473,6 +473,9 @@ def label_rows(
     rows, matched : numpy.ndarray of int64, shape (n_labelled,)
         Positions of the labelled flows, in order, and of the label row of each.
     """
+    # A table made by hand may hold times of another kind, or none at all.
+    times = {name: pd.to_datetime(labels[name], utc=True) for name in ("start", "end")}
+    labels = labels.assign(**times)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     whole = labels[list(_ENDS)].notna().all(axis=1).to_numpy(dtype=bool)
     asked = labels.loc[whole, [*_ENDS, "start", "end"]].assign(
