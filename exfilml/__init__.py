@@ -7,14 +7,19 @@ pandas, scikit-learn, numba or nfstream.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from exfilml.blindspots import blindspots as blindspots
     from exfilml.detector import Detector as Detector
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.inject import Transfer as Transfer
+    from exfilml.inject import inject as inject
     from exfilml.persistence import load_model as load_model
     from exfilml.persistence import save_model as save_model
     from exfilml.ranking import rank_cases as rank_cases
@@ -29,8 +34,11 @@ if TYPE_CHECKING:
 _HOME = {
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Transfer": "inject",
     "apply_labels": "schema",
+    "blindspots": "blindspots",
     "evaluate": "evaluation",
+    "inject": "inject",
     "load_model": "persistence",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
@@ -45,8 +53,11 @@ _HOME = {
 __all__ = [
     "BaselineForest",
     "Detector",
+    "Transfer",
     "apply_labels",
+    "blindspots",
     "evaluate",
+    "inject",
     "load_model",
     "rank_cases",
     "rank_flows",
@@ -69,3 +80,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _FrontDoor(ModuleType):
+    """The package, where a room does not hide the function that has its name.
+
+    Importing ``exfilml.inject`` would otherwise put the module in the place of
+    `exfilml.inject`, the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontDoor

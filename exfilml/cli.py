@@ -278,6 +278,79 @@ def evaluate(
         _say(f"precision and recall drawn in {plot}")
 
 
+@app.command()
+@_SOURCES
+@click.option("--model", type=_FILE, help="Model file.  [default: the shipped model]")
+@click.option(
+    "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
+)
+@click.option(
+    "--trials", type=int, metavar="N", help="Uploads of each kind.  [default: 20]"
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of all draws.",
+)
+@_HOME
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=_FILE, help="Draw recall: .png, .svg or .pdf.")
+@_QUIET
+def blindspots(
+    source: tuple[str, ...],
+    model: Path | None,
+    alerts_per_day: float | None,
+    trials: int | None,
+    seed: int,
+    home: tuple[str, ...],
+    plot: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say which uploads a model would miss at a site.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them: traffic of
+    the site, into which synthetic uploads are planted. Nothing is sent.
+    """
+    import json
+
+    from exfilml.terminal import blindspots_text
+
+    if plot is not None:
+        _plottable(plot)
+    from exfilml.blindspots import MOST_TRIALS, TRIALS
+    from exfilml.blindspots import blindspots as look
+    from exfilml.inject import check_count
+    from exfilml.ranking import check_options
+
+    check_options(alerts_per_day=alerts_per_day)
+    count = TRIALS if trials is None else trials
+    check_count("trials", count, MOST_TRIALS)
+    detector = _load(model, home)
+    found = look(
+        detector,
+        _read(source, quiet=quiet),
+        trials=count,
+        alerts_per_day=alerts_per_day,
+        seed=seed,
+        progress=None if quiet else lambda step: _say(f"{step} …"),
+    )
+    if plot is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 8), layout="tight")
+        found.plot(figure.subplots())
+        figure.savefig(plot)
+        _say(f"recall drawn in {plot}")
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo(blindspots_text(found), nl=False)
+
+
 def _plottable(path: Path) -> None:
     from importlib.util import find_spec
 

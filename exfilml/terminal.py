@@ -19,6 +19,7 @@ from exfilml.export import printable
 from exfilml.features import human_bytes
 
 if TYPE_CHECKING:
+    from exfilml.blindspots import Blindspots
     from exfilml.evaluation import Evaluation
 
 WIDTH: Final = 110
@@ -114,6 +115,44 @@ def evaluation_text(found: Evaluation) -> str:
     lines[0] = click.style(lines[0], underline=True)
     text = [printable(line) for line in found.lines()]
     return "\n".join([*text, "", *lines]) + "\n"
+
+
+def blindspots_text(found: Blindspots) -> str:
+    """Lay out the smallest uploads that are seen, then what that means in sentences."""
+    pacings = sorted(found.smallest["flows"].unique())
+    header = ("carrier", "place", "judged by", *(f"in {n}" for n in pacings))
+    cells: dict[tuple[str, str, str], dict[int, str]] = {}
+    for row in found.smallest.to_dict("records"):
+        size = (
+            f"> {human_bytes(row['largest'])}"
+            if row["bound"] == "none"
+            else "≤ " * (row["bound"] == "at most") + human_bytes(row["up_bytes"])
+        )
+        key = (row["carrier"], row["place"], row["capability"])
+        cells.setdefault(key, {})[row["flows"]] = size
+    # What is judged by payload and by volumes alone stands side by side.
+    order = list(dict.fromkeys(key[:2] for key in cells))
+    cells = dict(sorted(cells.items(), key=lambda item: order.index(item[0][:2])))
+    rows = [(*key, *(of.get(n, "") for n in pacings)) for key, of in cells.items()]
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+    lines[0] = click.style(lines[0], underline=True)
+    title = (
+        "Smallest upload in a day that alerts 9 times of 10, in so many flows "
+        f"(budget: {found.budget:g} alerts a day)"
+    )
+    said = [
+        wrapped
+        for line in found.lines()
+        for wrapped in textwrap.wrap(printable(line), WIDTH, subsequent_indent="  ")
+    ]
+    return "\n".join([title, "", *lines, "", *said]) + "\n"
 
 
 def card_text(card: dict[str, Any]) -> str:

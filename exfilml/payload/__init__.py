@@ -24,25 +24,29 @@ from __future__ import annotations
 
 from typing import Final
 
+from exfilml.payload._applications import INSPECTED, is_verified
 from exfilml.payload._evidence import PayloadEvidence
 from exfilml.payload._kernel import HEAD_BYTES, OPAQUE_P
+from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
 from exfilml.payload._verdict import OPAQUE_BELOW, UNKNOWN_BELOW, assess
 
 __all__ = [
     "HEAD_BYTES",
+    "INSPECTED",
+    "KEPT_HEAD",
+    "MAX_SLICES",
     "OPAQUE_BELOW",
     "OPAQUE_P",
     "SLICE_BYTES",
     "UNKNOWN_BELOW",
     "VERDICTS",
     "PayloadEvidence",
+    "is_verified",
     "judge",
     "judge_stream",
+    "kept_slices",
     "warm_up",
 ]
-
-SLICE_BYTES: Final = 64
-"""Bytes of a later packet that the extractor keeps."""
 
 VERDICTS: Final = ("opaque", "compressed", "encoded", "text", "structured", "unknown")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +65,7 @@ class PayloadEvidence:
     magic: str | None
     encoding: str | None
     protocol: str | None
+
+    def values(self) -> tuple[Any, ...]:
+        """Return the fields in order, which is that of the flows table's columns."""
+        return tuple(getattr(self, name) for name in self.__slots__)

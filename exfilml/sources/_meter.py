@@ -11,17 +11,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, Final
 
 import pyarrow as pa
 from nfstream.meter import meter_workflow
 from nfstream.utils import NFEvent, NFMode
 
-from exfilml.payload import PayloadEvidence
+from exfilml.payload import is_verified
 from exfilml.places import iana_services
 from exfilml.schema import COLUMNS, LAST_YEAR, MAX_DURATION_S
-from exfilml.sources._applications import is_verified
 from exfilml.sources._job import Job
 from exfilml.sources._plugin import TCP, UDP, FlowState, PayloadSampler
 
@@ -50,7 +48,6 @@ SCHEMA: Final = pa.schema(
         if c.name not in _NEVER_SEEN
     ]
 )
-_EVIDENCE: Final = tuple(field.name for field in fields(PayloadEvidence))
 
 
 class MeterError(Exception):
@@ -211,8 +208,8 @@ def to_row(state: FlowState) -> tuple[Any, ...]:
         fingerprint or None,
         user_agent or None,
         content_type or None,
-        *(getattr(evidence[0], name) for name in _EVIDENCE),
-        *(getattr(evidence[1], name) for name in _EVIDENCE),
+        *evidence[0].values(),
+        *evidence[1].values(),
     )
 
 

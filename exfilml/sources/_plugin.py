@@ -46,9 +46,9 @@ from nfstream.flow import NFlow
 
 from exfilml import payload
 
-HEAD_BYTES: Final = 4096
+HEAD_BYTES: Final = payload.KEPT_HEAD
 SLICE_BYTES: Final = payload.SLICE_BYTES
-MAX_SLICES: Final = 32
+MAX_SLICES: Final = payload.MAX_SLICES
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _SIZED: Final = frozenset({TCP, UDP, ICMP, ICMPV6})

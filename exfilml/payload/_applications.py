@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from exfilml.payload import PayloadEvidence
+from exfilml.payload._evidence import PayloadEvidence
 
 # ndpi_confidence_t: NDPI_CONFIDENCE_DPI. 7 is "by address", and says nothing
 # about the payload.
