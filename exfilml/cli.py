@@ -294,7 +294,7 @@ def evaluate(
     show_default=True,
     help="Of all draws.",
 )
-@_HOME
+@_OTHER_HOME
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=_FILE, help="Draw recall: .png, .svg or .pdf.")
 @_QUIET
