@@ -9,7 +9,7 @@ OUT := demo-out
 .PHONY: help demo test test-slow lint format bench models notebooks clean
 
 help:
-	@echo "make demo       train on the sample's baseline, rank its test day"
+	@echo "make demo       train on the sample's baseline, rank its test days"
 	@echo "make test       install everything and run the tests"
 	@echo "make test-slow  the slow tests too"
 	@echo "make lint       ruff and mypy"

@@ -21,7 +21,7 @@ class FlowsError(ExfilmlError, ValueError):
 
 
 class BaselineError(ExfilmlError, ValueError):
-    """A baseline cannot teach a detector: no rows, too few, or too short."""
+    """A baseline cannot teach a detector: no rows, or too few."""
 
 
 class LabelsError(ExfilmlError, ValueError):
@@ -53,4 +53,4 @@ class CapabilityWarning(ExfilmlWarning):
 
 
 class CalibrationWarning(ExfilmlWarning):
-    """The baseline is too short for the alert budget that was asked for."""
+    """The baseline is too short for the alert budget or rate that was asked for."""

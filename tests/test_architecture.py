@@ -52,7 +52,7 @@ TOP_LEVEL = {
 }
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}
 NEIGHBOURS_BY_REASON = {
-    ("places", "schema"): "the flows table's column names",
+    ("places", "schema"): "what the flows table is made of",
 }
 
 

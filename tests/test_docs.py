@@ -39,7 +39,7 @@ def test_python_blocks_run_in_order(workdir):
     columns = re.search(r"cases\[\s*\[(.*?)\]\s*\]", README, flags=re.DOTALL)
     expected = names["cases"][re.findall(r'"(\w+)"', columns[1])].to_string()
     assert squeezed(shown) == squeezed(expected)
-    assert names["suspicious"]["label"].isna().all()
+    assert 0 < len(names["suspicious"]) < len(names["today"])
     assert (workdir / "office.exfilml").exists()
 
 
