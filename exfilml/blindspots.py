@@ -35,6 +35,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.calibration import check_budget
+from exfilml.domains import registered_domain
 from exfilml.exceptions import CalibrationWarning, OptionError
 from exfilml.features import human_bytes
 from exfilml.inject import (
@@ -48,7 +49,7 @@ from exfilml.inject import (
     reserved_networks,
 )
 from exfilml.names import Names
-from exfilml.places import EPHEMERAL_FROM, registered_domain
+from exfilml.places import EPHEMERAL_FROM
 from exfilml.ranking import alerted_cases
 from exfilml.schema import PAYLOAD_COLUMNS, capability, validate_flows
 from exfilml.tally import combine, hash_names

@@ -24,13 +24,14 @@ import functools
 import importlib.resources
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 import pandas as pd
 
+from exfilml.domains import registered_domain
 from exfilml.exceptions import OptionError
 from exfilml.names import Names
 from exfilml.schema import numbers
@@ -161,36 +162,6 @@ def _network(text: str) -> str:
     if ":" not in text:
         return text[: text.rindex(".")] + ".0/24"
     return str(ipaddress.ip_network((text, 48), strict=False))
-
-
-@functools.cache
-def _suffix_list() -> Callable[[str], str | None]:
-    from publicsuffixlist import PublicSuffixList
-
-    find: Callable[[str], str | None] = PublicSuffixList().privatesuffix
-    return find
-
-
-def registered_domain(text: str) -> str | None:
-    """Return the registered domain of a host name, else the name itself.
-
-    Addresses given as names give `None`.
-    """
-    name = text.strip().rstrip(".").lower()
-    named_port = name.count(":") == 1 or (name.startswith("[") and "]:" in name)
-    host = name.rsplit(":", 1)[0] if named_port else name
-    if not host:
-        return None
-    bare = host.strip("[]")
-    # No other text is an address, and asking takes longer than all the rest.
-    if ":" in bare or bare[-1:].isdigit():
-        try:
-            ipaddress.ip_address(bare)
-        except ValueError:
-            pass
-        else:
-            return None
-    return _suffix_list()(host) or host
 
 
 @functools.cache

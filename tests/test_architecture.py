@@ -15,6 +15,7 @@ PACKAGE = ROOT / "exfilml"
 FLOORS = {
     "exceptions": 0,
     "_jit": 0,
+    "domains": 0,
     "names": 0,
     "export": 1,
     "schema": 1,

@@ -17,7 +17,6 @@ from exfilml.places import (
     is_registered,
     orient,
     parse_networks,
-    registered_domain,
 )
 from exfilml.schema import validate_flows
 
@@ -124,31 +123,6 @@ def test_multicast_and_broadcast_are_named():
     assert one(orient(flow(dst="255.255.255.255"), PRIVATE_NETWORKS), "place") == (
         "broadcast 255.255.255.255"
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("cdn7.static.example.com", "example.com"),
-        ("WWW.Example.CO.UK.", "example.co.uk"),
-        ("bucket.s3.amazonaws.com", "bucket.s3.amazonaws.com"),
-        ("host.example.com:8080", "example.com"),
-        ("printer", "printer"),
-        ("203.0.113.7", None),
-        ("203.0.113.7:8080", None),
-        ("[2001:db8::1]", None),
-        ("", None),
-    ],
-)
-def test_registered_domain(name, expected):
-    assert registered_domain(name) == expected
-
-
-@given(st.text())
-def test_no_name_breaks_the_domain(name):
-    """Names come from packets: any text gives a name or None."""
-    domain = registered_domain(name)
-    assert domain is None or isinstance(domain, str)
 
 
 @given(st.ip_addresses())
