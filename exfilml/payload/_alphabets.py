@@ -89,9 +89,7 @@ def _values(alphabet: bytes) -> NDArray[np.uint8]:
     return table
 
 
-def recognise(
-    pieces: Sequence[bytes], *, keeps_case: bool
-) -> tuple[str, bytes | None] | None:
+def recognise(pieces: Sequence[bytes], *, keeps_case: bool) -> tuple[str, bytes] | None:
     """Name the alphabet of labels and decode them; None for ordinary names.
 
     A wrong guess between alphabets of one size does no harm: each maps letters to

@@ -21,7 +21,8 @@ repeat or increase, and ciphertext beside them would look as if it did. Left out
 4. the first columns of what is left, up to the last that repeats from name to name
    more often than random letters can (p < 1e-6, `_kernel.collision_tail`, at least
    `_kernel.FRAME_SLICES` names), and likewise the last columns: headers within a
-   label, as `_kernel.frame_columns` finds them in slices.
+   label, as `_kernel.frame_columns` finds them in slices. Columns of text repeat as
+   well, so that this is done only where ciphertext stands behind (`_framing`).
 
 With less than `_kernel.FRAME_SLICES` names a header inside a label cannot be told from
 data and stays.
@@ -49,7 +50,7 @@ from struct import Struct
 from typing import Final
 
 from exfilml.domains import registered_domain
-from exfilml.payload import _alphabets, _kernel
+from exfilml.payload import _alphabets, _framing, _kernel
 
 TEXT_BYTES: Final = 8192
 """Bytes of labels, and of answers, that are kept at most."""
@@ -291,9 +292,7 @@ class _Seen:
             entropy = _entropy(text if keeps_case else text.lower())
         encoding, data = None, None
         if len(text) >= _alphabets.LEAST_CHARS and not domain.endswith(".arpa"):
-            found = _alphabets.recognise(_content(labels), keeps_case=keeps_case)
-            if found is not None:
-                encoding, data = found
+            encoding, data = _decode(_content(labels), keeps_case=keeps_case)
         return DnsNames(
             domain,
             self.messages,
@@ -472,9 +471,22 @@ def _content(names: list[list[bytes]]) -> list[bytes]:
         for side in (0, -1):
             if _counts_up([name[side] for name in names if len(name) > 1]):
                 names = [_without(name, side) for name in names]
-    texts = [b"".join(name) for name in names]
+    return [b"".join(name) for name in names]
+
+
+def _decode(texts: list[bytes], *, keeps_case: bool) -> tuple[str | None, bytes | None]:
+    """Name the alphabet of the texts and decode them, headers set aside."""
+    found = _alphabets.recognise(texts, keeps_case=keeps_case)
     skip, drop = _columns(texts), _columns([text[::-1] for text in texts])
-    return [text[skip : len(text) - drop] for text in texts]
+    if skip or drop:
+        framed = _alphabets.recognise(
+            [text[skip : len(text) - drop] for text in texts], keeps_case=keeps_case
+        )
+        if framed is not None and (
+            found is None or _framing.is_better(framed[1], found[1])
+        ):
+            found = framed
+    return (None, None) if found is None else found
 
 
 def _without(name: list[bytes], side: int) -> list[bytes]:

@@ -40,6 +40,7 @@ from typing import Final
 
 import numpy as np
 
+from exfilml.payload import _framing, _kernel
 from exfilml.payload._sampling import KEPT_HEAD
 
 PREFIX: Final = 24
@@ -60,6 +61,7 @@ _STARTS: Final = (0, 8, 16, 4, 12, 20, PREFIX)
 
 _FOUR_CARRIES: Final = frozenset({1, 2, 4, 6, 17, 41, 47, 50, 51, 58, 89, 103, 132})
 _SIX_CARRIES: Final = frozenset({0, 6, 17, 43, 44, 47, 50, 51, 58, 60, 132})
+_LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)
 _EXTENDED: Final = 128
 # Options of neighbour discovery and their greatest length in units of 8 bytes: link
 # layer addresses, prefix, MTU, nonce, route, DNS servers, search list, captive portal.
@@ -84,9 +86,11 @@ class Echo:
         Those of neighbour discovery and group membership.
     carried
         Bytes of echo data seen that are neither filler nor repetition, padding at the
-        end not counted. A message that is cut counts as far as it is seen.
+        end not counted, nor repetition within a message. A message that is cut counts
+        as far as it is seen.
     data
-        Those bytes, in order.
+        Those bytes, in order, to be judged: without headers that the messages begin
+        with (`_kernel.frame_columns`) where ciphertext stands behind them.
     quoted_source
         Address that sent the quoted packets, packed; None without quotes or if they
         do not agree.
@@ -141,24 +145,29 @@ def read(
             quotes += 1
             at = 12 if message[0] >> 4 == 4 else 8
             sources.add(message[at : at + (4 if at == 12 else 16)])
-        elif _is_control(message):
-            controls += 1
         elif (start := _filler_from(message)) >= 0:
             fillers += 1
             seen.prefixes.append(message[:start])
+        elif _is_control(message):
+            controls += 1
         elif seen.has(message, whole=whole):
             repeats += 1
         else:
             seen.add(message, whole=whole)
-    data = b"".join(seen.data) + seen.judge_prefixes()
+    prefixes = seen.judge_prefixes()
+    data = b"".join(seen.data)
+    if skip := _header(seen.data):
+        framed = b"".join([message[skip:] for message in seen.data])
+        if _framing.is_better(framed, data):
+            data = framed
     return Echo(
         messages,
         fillers,
         repeats,
         quotes,
         controls,
-        len(data),
-        data,
+        sum(map(len, seen.data)) + len(prefixes),
+        data + prefixes,
         sources.pop() if len(sources) == 1 else None,
     )
 
@@ -181,20 +190,26 @@ def echoed(
     Returns
     -------
     float
-        1.0 for every honest ping: a reply returns the data of its request (RFC 792).
-        nan without replies. Where requests go unanswered, replies at the end of their
-        head belong to requests behind the other one; they count as repeating if they
-        do apart from the prefix, and else lower the share.
+        1.0 for every honest ping: a reply returns the data of its request (RFC 792),
+        or the start of it, where a host answers with less. nan without replies.
+        Replies at the end of their head may belong to requests behind the other head,
+        where requests went unanswered; they repeat what is requested if they do apart
+        from the prefix, and else lower the share.
     """
-    asked = _Seen()
-    for message, whole in _messages(request, request_packets, b"", 0):
-        asked.add(message, whole=whole)
+    asked = dict.fromkeys(m for m, _ in _messages(request, request_packets, b"", 0))
+    rests = [m[PREFIX:] for m in asked if len(m) >= _LEAST_CUT]
     same = total = 0
-    for message, whole in _messages(reply, reply_packets, b"", 0):
+    for message, _ in _messages(reply, reply_packets, b"", 0):
         if _is_quote(message) or _is_control(message):
             continue
         total += len(message)
-        same += len(message) * asked.has(message, whole=whole)
+        if message in asked:
+            same += len(message)
+        elif len(message) >= _LEAST_CUT:
+            # Either may be the shorter, because either may be cut.
+            rest = message[PREFIX:]
+            if any(r.startswith(rest) or rest.startswith(r) for r in rests):
+                same += len(message)
     return same / total if total else math.nan
 
 
@@ -237,9 +252,7 @@ class _Seen:
 
     def add(self, message: bytes, *, whole: bool) -> None:
         """Remember a message."""
-        short = message.rstrip(message[-1:])
-        padded = len(message) - len(short) >= _PADDING
-        self.data.append(short if padded else message)
+        self.data.append(_without_padding(message))
         rest = message[PREFIX:]
         if whole:
             self.wholes.add(message)
@@ -288,6 +301,26 @@ def _filler_from(message: bytes) -> int:
     return -1
 
 
+def _header(messages: list[bytes]) -> int:
+    """Length of the header that the messages begin with, 0 for none."""
+    if len(messages) < _kernel.FRAME_SLICES:
+        return 0
+    width = min(_START, sorted(map(len, messages))[len(messages) // 2])
+    starts = b"".join([m[:width] for m in messages if len(m) >= width])
+    return int(_kernel.frame_columns(np.frombuffer(starts, np.uint8), width))
+
+
+def _without_padding(data: bytes) -> bytes:
+    """Drop a run of one byte at the end, and what repeats the start to the end."""
+    short = data.rstrip(data[-1:])
+    if len(data) - len(short) >= _PADDING:
+        return short
+    period = data.find(data[:_PERIOD], 1)
+    if period > 0 and data[period:] == data[:-period]:
+        return data[:period]
+    return data
+
+
 def _is_filler(data: bytes) -> bool:
     if data in _RAMP or data[::-1] in _RAMP:
         return True
@@ -327,8 +360,10 @@ def _is_quote(data: bytes) -> bool:
         total = 40 + int.from_bytes(data[4:6])
         if (
             data[6] not in _SIX_CARRIES
-            or not _is_unicast(data[8:24])
-            or not (_is_unicast(data[24:40]) or data[24] == 0xFF)
+            or not (_is_unicast(data[8:24]) or data[8:16] == bytes(8))
+            or not (
+                _is_unicast(data[24:40]) or data[24] == 0xFF or data[24:32] == bytes(8)
+            )
         ):
             return False
     else:
@@ -339,14 +374,9 @@ def _is_quote(data: bytes) -> bool:
 
 
 def _is_unicast(address: bytes) -> bool:
-    """Whether an IPv6 address is global, local or none (RFC 4291, RFC 4193)."""
+    """Whether an IPv6 address is global or local (RFC 4291, RFC 4193)."""
     first = address[0]
-    return (
-        first & 0xE0 == 0x20
-        or first & 0xFE == 0xFC
-        or address[:2] == b"\xfe\x80"
-        or address[:8] == bytes(8)
-    )
+    return first & 0xE0 == 0x20 or first & 0xFE == 0xFC or address[:8] == _LINK_LOCAL
 
 
 def _is_control(data: bytes) -> bool:
@@ -356,11 +386,13 @@ def _is_control(data: bytes) -> bool:
         return False
     if _are_groups(data):
         return True
-    # Solicitation of routers, of neighbours, advertisement of routers, redirection.
-    if size >= 16 and _is_unicast(data[:16]):
-        if size == 16 or _are_options(data, 16):
-            return True
-        return size >= 32 and (size == 32 or _are_options(data, 32))
+    # Solicitation or advertisement of a neighbour, or redirection: addresses first.
+    # Without options nothing but the form of a link-local address tells one.
+    if size == 16:
+        return data[:8] == _LINK_LOCAL
+    if size > 16 and _is_unicast(data[:16]):
+        return _are_options(data, 16) or (size > 32 and _are_options(data, 32))
+    # Solicitation of a router, and its advertisement behind two times.
     return _are_options(data, 0) or (size > 8 and _are_options(data, 8))
 
 
