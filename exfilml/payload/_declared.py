@@ -19,7 +19,8 @@ SHORT_BELOW: Final = 64
 _LOOKED_AT: Final = 1024
 
 # Anything with an end in +json or +xml (RFC 6838, section 4.2.8) and all of text/*
-# besides. Forms are ASCII (URL standard), multipart begins with a boundary line.
+# besides; multipart begins with a boundary line. Forms (x-www-form-urlencoded) are
+# ASCII too, but curl calls any bytes so that it is not told the type of.
 _TEXT_TYPES: Final = frozenset(
     {
         "application/csv",
@@ -35,7 +36,6 @@ _TEXT_TYPES: Final = frozenset(
         "application/x-json",
         "application/x-ndjson",
         "application/x-sh",
-        "application/x-www-form-urlencoded",
         "application/x-yaml",
         "application/xml",
         "application/yaml",

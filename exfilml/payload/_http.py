@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from exfilml.payload import _content, _mime
-from exfilml.payload._content import Carried, Joined, Part
+from exfilml.payload._content import BLANK_BELOW, Carried, Joined, Part
 
 _START = re.compile(
     rb"(?:[A-Z][A-Z-]{2,19} [^\r\n]+ HTTP/1\.[01][ \t]*\r?\n"
@@ -31,6 +31,13 @@ _METHODS: Final = (
 _CUT_START = re.compile(rb"(?:%s)[\x20-\x7e]*\r?" % b"|".join(map(re.escape, _METHODS)))
 """A start line of which the head shows the first bytes only."""
 
+_AGAIN = re.compile(
+    rb"HTTP/1\.[01] [1-5][0-9][0-9][ \r\n]"
+    rb"|(?:%s)[\x21-\xff]{1,2000} HTTP/1\.[01]\r?\n"
+    % b"|".join(map(re.escape, _METHODS[:-1]))
+)
+"""A start line behind bytes that begin none."""
+
 _CHUNK = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,8})[^\r\n]{0,256}\r?\n")
 _LATER_CHUNK = re.compile(rb"(?:\r\n)?[0-9A-Fa-f]{1,8}\r\n")
 _EXTENSION = re.compile(r"[^/]*\.[A-Za-z0-9]{1,8}")
@@ -43,6 +50,12 @@ _MAX_CHUNKS: Final = 2048
 
 _LONG_HEADER: Final = 1024
 """Headers from this size on may go on in a second packet of the network."""
+
+_MAX_GAPS: Final = 8
+"""Stretches between messages that begin none. More come of no honest stream."""
+
+_MAX_GAP: Final = 65_536
+"""Bytes of such a stretch in which the next message is looked for."""
 
 _TEXT: Final = frozenset((*range(32, 127), 9, 10, 13))
 
@@ -85,6 +98,11 @@ class Message:
     is_chunked: bool
 
     @property
+    def is_tunnel(self) -> bool:
+        """Whether bytes of another protocol may follow."""
+        return bool(self.upgrade) or self.status == 101 or self.method == "CONNECT"
+
+    @property
     def upgrade(self) -> str:
         """Protocol that a request asks for or a reply switches to, lower case."""
         if self.status not in (0, 101):
@@ -92,9 +110,11 @@ class Message:
         return self.fields.get("upgrade", "").lower()
 
 
-def messages(head: bytes) -> Iterator[Message]:
-    """Walk the messages whose header ends in `head`, up to bytes that begin none."""
-    at = 0
+def messages(head: bytes, at: int = 0) -> Iterator[Message]:
+    """Walk the messages from `at` on, up to bytes that begin none.
+
+    Those whose header does not end in `head` are not told.
+    """
     for _ in range(_MAX_MESSAGES):
         line = _START.match(head, at)
         if line is None:
@@ -191,9 +211,10 @@ def unwrap(head: bytes, slices: bytes, width: int) -> Carried | None:
     -------
     Carried or None
         A part for each body, and for each MIME part of a ``multipart/*`` body. Bytes
-        behind a message that begin no other one are a part too (a tunnel, or content
-        that no header announces). None if no message begins here or the first header
-        does not end in `head`.
+        behind a message that begin no other one belong to its body, if it has one;
+        else they are a part too (a tunnel, or content that no header announces), but
+        for segments that were sent twice. None if no message begins here or the first
+        header does not end in `head`.
 
     Notes
     -----
@@ -208,34 +229,63 @@ def unwrap(head: bytes, slices: bytes, width: int) -> Carried | None:
     A WebSocket is a tunnel here; ask `_websocket.unwrap` first.
     """
     entities = _mime.Entities()
-    last: Message | None = None
-    longest = 0
-    for message in messages(head):
-        last = message
-        longest = max(longest, message.header_end - message.begin)
-        if message.body is not None:
-            entities.add_content(
-                message.body,
-                message.fields,
-                cut=message.is_open,
-                name=_path_name(message),
-            )
-    if last is None:
+    walked = _walk(head, entities)
+    if walked is None:
         return None
-    rest = head[last.end :].lstrip(b"\r\n")
-    in_body = last.is_open
-    if rest and not _begins_message(rest):
-        # A tunnel speaks its own language; content behind a header that promised
-        # none is still what that header calls it.
-        tunnel = last.upgrade or last.method == "CONNECT" or last.status == 101
-        what = None if tunnel or last.body is not None else _mime.declared(last.fields)
-        entities.parts.append(Part(rest, what, len(head) - len(rest)))
-        in_body = True
-    parts = entities.parts
-    later, width = _later(slices, width, entities, in_body, longest, last.is_chunked)
-    if not later:
-        parts = [part for part in parts if part.data]
+    last, in_body, longest = walked
+    later, width = _later(slices, width, entities.delimiters, in_body, longest, last)
+    parts = [part for part in entities.parts if part.data or later]
     return Carried(_content.at_most(parts), later, width if later else 0)
+
+
+def _walk(head: bytes, entities: _mime.Entities) -> tuple[Message, bool, int] | None:
+    """Collect the parts of all messages.
+
+    Returns the last message, whether content goes on behind the head, and the length
+    of the longest header; None if there is no message.
+    """
+    last: Message | None = None
+    in_body = False
+    longest = at = 0
+    for _ in range(_MAX_GAPS):
+        for message in messages(head, at):
+            last = message
+            in_body = message.is_open
+            longest = max(longest, message.header_end - message.begin)
+            at = message.end
+            if message.body is not None:
+                name = _path_name(message)
+                entities.add_content(
+                    message.body, message.fields, cut=in_body, name=name
+                )
+        rest = head[at:].lstrip(b"\r\n")
+        at = len(head) - len(rest)
+        if last is None or not rest or _begins_message(rest):
+            break
+        again = None if last.is_tunnel else _AGAIN.search(head, at, at + _MAX_GAP)
+        stop = len(head) if again is None else again.start()
+        _add_rest(entities.parts, head, at, stop, last)
+        in_body = again is None
+        at = stop
+        if in_body:
+            break
+    return None if last is None else (last, in_body, longest)
+
+
+def _add_rest(
+    parts: list[Part], head: bytes, at: int, stop: int, last: Message
+) -> None:
+    """Add bytes from `at` to `stop`, which follow a message and begin no other one."""
+    rest = head[at:stop]
+    if last.is_tunnel:
+        # A tunnel speaks its own language.
+        parts.append(Part(rest, None, at))
+    elif last.body is not None and last.body.data and parts:
+        # Its length was wrong, or a segment of the network was sent twice.
+        parts[-1] = Part(parts[-1].data + rest, parts[-1].declared, parts[-1].start)
+    elif head.find(rest[:BLANK_BELOW], 0, at) < 0:
+        # Content that no header announced, and no segment of one sent twice.
+        parts.append(Part(rest, _mime.declared(last.fields), at))
 
 
 def _begins_message(rest: bytes) -> bool:
@@ -260,13 +310,12 @@ def _path_name(message: Message) -> str | None:
 def _later(
     slices: bytes,
     width: int,
-    entities: _mime.Entities,
+    delimiters: set[bytes],
     in_body: bool,
     longest: int,
-    is_chunked: bool,
+    last: Message,
 ) -> tuple[bytes, int]:
     """Slices that are content, and their width."""
-    delimiters = entities.delimiters
 
     def is_content(piece: bytes) -> bool:
         if _START.match(piece) or _CUT_START.fullmatch(piece):
@@ -276,7 +325,7 @@ def _later(
         return not any(delimiter in piece for delimiter in delimiters)
 
     kept = _content.only(slices, width, is_content)
-    if not (is_chunked and in_body):
+    if not (last.is_chunked and in_body):
         return kept, width
     pieces = list(_content.each(kept, width))
     bare = [piece[_chunk_size(piece) :] for piece in pieces]

@@ -21,7 +21,7 @@ _COMMAND = re.compile(
 _BDAT = re.compile(rb"BDAT[ \t]+([0-9]{1,15})([ \t]+LAST)?[ \t]*", re.IGNORECASE)
 _END = re.compile(rb"\n\.\r?\n")
 
-_MAX_LINES: Final = 2048
+_MAX_LINES: Final = 1024
 """More lines of a dialogue are not walked; so many do not fit into the head."""
 
 
@@ -54,6 +54,8 @@ def unwrap(head: bytes, slices: bytes, width: int) -> Carried | None:
         return None
     entities = _mime.Entities()
     in_message = _walk(head, entities)
+    if in_message is None:
+        return Carried(tuple(entities.parts), b"", 0)
 
     def is_content(piece: bytes) -> bool:
         if not in_message and _COMMAND.match(piece):
@@ -65,8 +67,11 @@ def unwrap(head: bytes, slices: bytes, width: int) -> Carried | None:
     return Carried(_content.at_most(parts), later, width if later else 0)
 
 
-def _walk(head: bytes, entities: _mime.Entities) -> bool:
-    """Collect the messages of a dialogue; say whether the last one goes on."""
+def _walk(head: bytes, entities: _mime.Entities) -> bool | None:
+    """Collect the messages of a dialogue; say whether the last one goes on.
+
+    None where the dialogue turns to TLS, and nothing more can be seen.
+    """
     at = 0
     spans: list[tuple[int, int]] = []
     for _ in range(_MAX_LINES):
@@ -75,8 +80,8 @@ def _walk(head: bytes, entities: _mime.Entities) -> bool:
             break
         line = head[at:stop].rstrip().upper()
         at = stop + 1
-        if line == b"STARTTLS":
-            break
+        if line == b"STARTTLS" and _COMMAND.match(head, at) is None:
+            return None
         # Where the server refuses, the dialogue goes on instead of a message.
         if line == b"DATA" and _COMMAND.match(head, at) is None:
             end = _END.search(head, stop)

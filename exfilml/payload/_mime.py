@@ -45,6 +45,7 @@ _PARAMETER = re.compile(
     r';\s*([^\s=;"*]{1,64})(?:\*([0-9]{1,3}))?(\*)?\s*='
     r'\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))'
 )
+_PADDING = re.compile(rb"[ \t]+")
 _RANGE = re.compile(r"\s*bytes\s+([0-9]{1,19})")
 
 # Types that say "some bytes": a file name beside them says more.
@@ -300,8 +301,8 @@ def _boundary_lines(
         end = line + len(delimiter)
         closes = data.startswith(b"--", end)
         end += 2 * closes
-        while end < stop and data[end] in b" \t":
-            end += 1
+        padding = _PADDING.match(data, end, stop)
+        end = end if padding is None else padding.end()
         if closes or end >= stop or data.startswith((b"\n", b"\r\n"), end):
             before = place - (place > at and data[place - 1] == 0x0D)
             stop_line = data.find(b"\n", end, end + 2)

@@ -274,12 +274,17 @@ def _later(
     """Content of later packets, and the kind that most of it says it is."""
     kept: list[bytes] = []
     sizes: dict[str, int] = {}
+    left = _MAX_FRAMES
     for piece in _content.each(slices, width):
+        if left <= 0:
+            break
         frames = _frames(piece, masked=masked, deflates=deflates)
         if frames is None:
+            left -= 1
             if not masked:
                 kept.append(piece)
             continue
+        left -= len(frames)
         for frame in frames:
             if frame.opcode in _CONTROL or frame.is_deflated:
                 continue
