@@ -60,15 +60,17 @@ def samples(monkeypatch) -> list[tuple[bytes, bytes, int, bool]]:
     seen = []
     judge = payload.judge_stream
 
-    def record(head, body=b"", *, slice_bytes, stream_bytes, datagram):
+    def record(head, body=b"", *, slice_bytes, stream_bytes, protocol, packets):
         assert slice_bytes == SLICE
-        seen.append((head, body, stream_bytes, datagram))
+        seen.append((head, body, stream_bytes, protocol != 6))
+        assert sum(packets) == len(head) or len(packets) == _plugin.MAX_PACKETS
         return judge(
             head,
             body,
             slice_bytes=slice_bytes,
             stream_bytes=stream_bytes,
-            datagram=datagram,
+            protocol=protocol,
+            packets=packets,
         )
 
     monkeypatch.setattr(_plugin.payload, "judge_stream", record)

@@ -320,7 +320,7 @@ class Planter:
             host = "up." + _letters(secret[32:] + b"\x00") + ".example"
             wire = carrier.wire(encrypted(secret[:32], size), size, host)
             sides = tuple(
-                side.judge(datagram=carrier.protocol != TCP)
+                side.judge(carrier.protocol)
                 for side in (wire.up, wire.down)
             )
             verified = None

@@ -204,10 +204,12 @@ def to_row(state: FlowState) -> tuple[Any, ...]:
         None
         if known is None
         else is_verified(known, state.protocol, confidence, evidence),
-        server_name or None,
+        server_name or evidence[0].domain or None,
         fingerprint or None,
         user_agent or None,
         content_type or None,
+        None if state.speaker is None else ("src", "dst")[state.speaker != first],
+        state.echoed,
         *evidence[0].values(),
         *evidence[1].values(),
     )
