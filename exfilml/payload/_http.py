@@ -40,7 +40,7 @@ _AGAIN = re.compile(
 
 _CHUNK = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,8})[^\r\n]{0,256}\r?\n")
 _LATER_CHUNK = re.compile(rb"(?:\r\n)?[0-9A-Fa-f]{1,8}\r\n")
-_EXTENSION = re.compile(r"[^/]*\.[A-Za-z0-9]{1,8}")
+_EXTENSION = re.compile(r".*\.[a-z0-9]{1,8}", re.ASCII)
 
 _MAX_MESSAGES: Final = 256
 """More messages are not walked; so many do not fit into the head that is kept."""
@@ -303,8 +303,8 @@ def _path_name(message: Message) -> str | None:
     if "://" in path:
         # The absolute form, as proxies are asked: a host is no file.
         path = path.partition("://")[2].partition("/")[2]
-    name = unquote(path.rsplit("/", 1)[-1])
-    return _mime.file_name(name) if _EXTENSION.fullmatch(name) else None
+    name = _mime.file_name(unquote(path.rsplit("/", 1)[-1]))
+    return name if name and _EXTENSION.fullmatch(name) else None
 
 
 def _later(
