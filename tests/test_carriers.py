@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exfilml.payload import _ftp, _http, _mail, _mime, _websocket
+from exfilml.payload import _fields, _frames, _ftp, _http, _mail, _websocket
 from exfilml.payload._content import MAX_PARTS, Carried, Joined, Part, at_most
 from exfilml.payload._declared import contradicts
 from exfilml.payload._ftp import Transfer, transfers
@@ -69,7 +69,7 @@ def frame(
         header = bytes([first, mask | 126]) + len(data).to_bytes(2)
     else:
         header = bytes([first, mask | 127]) + len(data).to_bytes(8)
-    return header + key + _websocket.unmask(data, key)
+    return header + key + _frames.unmask(data, key)
 
 
 def upgrade(*fields: str, status: str = "") -> bytes:
@@ -466,9 +466,9 @@ def test_joined_bytes_keep_their_places() -> None:
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
 def test_masks_undo_themselves(data: bytes, key: bytes) -> None:
     """RFC 6455, section 5.3: octet i is masked with octet i modulo 4 of the key."""
-    masked = _websocket.unmask(data, key)
+    masked = _frames.unmask(data, key)
     assert masked == bytes(byte ^ key[i % 4] for i, byte in enumerate(data))
-    assert _websocket.unmask(masked, key) == data
+    assert _frames.unmask(masked, key) == data
 
 
 @given(
@@ -749,13 +749,13 @@ def test_mail_without_header_is_content() -> None:
 def test_parameters_in_their_four_forms() -> None:
     """RFC 2045, 2231 and 8187; the star is believed first."""
     value = "a/b; name=plain; Name=second"
-    assert _mime.parameter(value, "name") == "plain"
-    assert _mime.parameter('a/b; name="q\\"uo; te"; x=y', "name") == 'q"uo; te'
-    assert _mime.parameter("a/b; name=x; name*=utf-8'en'%e2%82%ac", "name") == "€"
+    assert _fields.parameter(value, "name") == "plain"
+    assert _fields.parameter('a/b; name="q\\"uo; te"; x=y', "name") == 'q"uo; te'
+    assert _fields.parameter("a/b; name=x; name*=utf-8'en'%e2%82%ac", "name") == "€"
     pieces = "a/b; name*1=\"b \"; name*0*=utf-8''%41; name*2*=%43"
-    assert _mime.parameter(pieces, "name") == "Ab C"
-    assert _mime.parameter("a/b", "name") is None
-    assert _mime.fields(b"A: b\r\n c\r\nBad\r\n d\r\na: z\r\n e\r\n") == {"a": "b c"}
+    assert _fields.parameter(pieces, "name") == "Ab C"
+    assert _fields.parameter("a/b", "name") is None
+    assert _fields.fields(b"A: b\r\n c\r\nBad\r\n d\r\na: z\r\n e\r\n") == {"a": "b c"}
 
 
 # --- declarations ----------------------------------------------------------------
