@@ -243,6 +243,41 @@ def test_http_chunks_are_joined(body: bytes, sizes: list[int], more: bytes) -> N
         assert stream.startswith(part.data[:1], part.start)
 
 
+SENT = st.lists(
+    st.tuples(st.sampled_from(["GET", "POST", "PUT"]), st.binary(max_size=200),
+              st.integers(1, 90), st.booleans(), st.booleans()),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@given(SENT, st.data())
+@settings(deadline=None)
+def test_http_requests_of_h11(sent, draw) -> None:
+    """Requests of another implementation, whole and cut at any place."""
+    h11 = pytest.importorskip("h11")
+    stream, bodies = b"", []
+    for method, body, step, by_chunk, trailer in sent:
+        client = h11.Connection(h11.CLIENT)
+        shown = b"" if method == "GET" else body
+        fields = [("Host", "a.example"), ("Content-Type", "text/csv")]
+        if method != "GET":
+            size = ("Content-Length", str(len(shown)))
+            fields.append(("Transfer-Encoding", "chunked") if by_chunk else size)
+        stream += client.send(h11.Request(method=method, target="/a", headers=fields))
+        for at in range(0, len(shown), step):
+            stream += client.send(h11.Data(data=shown[at : at + step]))
+        last = [("X-Sum", "1")] if method != "GET" and by_chunk and trailer else []
+        stream += client.send(h11.EndOfMessage(headers=last))
+        bodies += [shown] * bool(shown)
+    assert contents(_http.unwrap(stream, b"", 0)) == [
+        (body, "text/csv") for body in bodies
+    ]
+    found = _http.unwrap(stream[: draw.draw(st.integers(0, len(stream)))], b"", 0)
+    parts = [] if found is None else [part.data for part in found.parts]
+    assert parts[:-1] == bodies[: len(parts)][:-1]
+    assert not parts or bodies[len(parts) - 1].startswith(parts[-1])
+
+
 def test_http_chunk_sizes_are_cut_off_later_slices() -> None:
     """A writer that flushes each chunk begins its packets with the size."""
     head = OPENINGS[2] + b"400\r\n" + CIPHER[:200]
@@ -257,6 +292,14 @@ def test_http_chunk_sizes_are_cut_off_later_slices() -> None:
 def test_http_trailers_are_no_content() -> None:
     stream = OPENINGS[2] + b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n" + request(JSON)
     assert contents(_http.unwrap(stream, b"", 0)) == [(b"abc", None), (JSON, None)]
+
+
+@pytest.mark.parametrize("tail", [b"", b"X", b"X-Sum: 1", b"X-Sum: 1\r\n"])
+def test_http_trailers_that_are_cut_are_no_content(tail: bytes) -> None:
+    stream = OPENINGS[2] + b"3\r\nabc\r\n0\r\n" + tail
+    assert contents(_http.unwrap(stream, b"", 0)) == [(b"abc", None)]
+    hidden = stream + CIPHER
+    assert _http.unwrap(hidden, b"", 0).parts[-1].data.endswith(CIPHER)
 
 
 def test_http_content_that_goes_on_takes_the_slices() -> None:
@@ -562,6 +605,16 @@ def test_websocket_messages_that_do_not_inflate_are_a_part() -> None:
     ]
 
 
+@pytest.mark.parametrize("header", [
+    "b2 05", "83 05", "8b 05", "09 00", "89 7e 0080", "c9 00", "82 7e 0005",
+    "82 7f 0000000000000005", "82 7f 8000000000000000", "82 7f 00000000",
+])  # fmt: skip
+def test_websocket_impossible_frames_are_none(header: str) -> None:
+    """Reserved bits and opcodes, long or cut control frames, lengths too long coded."""
+    data = bytes.fromhex(header)
+    assert _frames.read_frame(data, 0, deflates=True) is None
+
+
 def test_websocket_inflates_no_bomb() -> None:
     stream = upgrade(DEFLATES) + frame(deflated(bytes(20_000_000)), rsv=0x40)
     found = _websocket.unwrap(stream + frame(deflated(JSON), rsv=0x40), b"", 0)
@@ -756,6 +809,16 @@ def test_parameters_in_their_four_forms() -> None:
     assert _fields.parameter(pieces, "name") == "Ab C"
     assert _fields.parameter("a/b", "name") is None
     assert _fields.fields(b"A: b\r\n c\r\nBad\r\n d\r\na: z\r\n e\r\n") == {"a": "b c"}
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("=?utf-8?b?w5wucGRm?=", "ü.pdf"), ("=?utf-8?q?a=2Ezip?=", "a.zip"),
+    ("=?x?b?A?=.txt", "=?x?b?a?=.txt"), ("a\x1b[31m.txt\x00", "a[31m.txt"), ("../", None),
+    ("x" * 3000 + ".csv", "x" * 251 + ".csv"), ("a\\b/C.Doc ", "c.doc"),
+])  # fmt: skip
+def test_file_names_of_hostile_senders(text: str, name: str | None) -> None:
+    """Encoded words are undone, paths and control characters are gone."""
+    assert _fields.file_name(text) == name
 
 
 # --- declarations ----------------------------------------------------------------
