@@ -129,6 +129,22 @@ def recognise(pieces: Sequence[bytes], *, keeps_case: bool) -> tuple[str, bytes]
     return name, _decode([piece.lower() for piece in pieces], values, width)
 
 
+def is_ordinary(text: bytes) -> bool:
+    """Whether letters are surely those of ordinary names, headers in them or not.
+
+    Cheap, so that the many names of an honest flow cost little: small letters and
+    digits that are more likely in ordinary labels than if all were equally likely,
+    and more than hex digits.
+    """
+    folded = text.lower()
+    return (
+        text in (folded, text.upper())
+        and text.isascii()
+        and bool(folded.translate(None, b"0123456789abcdef"))
+        and _bits(folded) < 0
+    )
+
+
 def _high(text: bytes) -> str | None:
     """Name what is not ASCII: text in UTF-8 is a name (RFC 6763, section 4.1.1)."""
     high = len(text) - len(text.decode("ascii", "ignore"))
@@ -189,7 +205,7 @@ def _folded_alphabet(text: bytes) -> tuple[str, int, NDArray[np.uint8]] | None:
 def _bits(text: bytes) -> float:
     """Log-likelihood ratio of random letters and digits to ordinary labels."""
     view = np.frombuffer(text, np.uint8)
-    digit = (view < 0x3A).astype(np.int64)
+    digit = view < 0x3A
     turns = np.bincount(2 * digit[:-1] + digit[1:], minlength=4)
     return float(_WEIGHTS[view].sum() + turns @ _TURNS)
 

@@ -1,7 +1,6 @@
-"""HTTP/1: messages of a stream, and the content they carry.
+"""HTTP/1: the content that the messages of a stream carry.
 
-Sources: RFC 9112 (message format, body length in section 6.3, chunks in section
-7.1), RFC 9110 (CONNECT, Upgrade, content coding, ranges), RFC 7578 (forms).
+Sources: RFC 9112 and 9110 (messages, tunnels), RFC 7578 (forms).
 
 Beyond the letter of the RFC: bytes that follow a message and begin no other one are
 content, whatever its header says. That is how a tunnel (CONNECT, Upgrade) looks,
@@ -11,18 +10,13 @@ and also how someone hides bytes behind a request that has no body.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from exfilml.payload import _content, _mime
-from exfilml.payload._content import BLANK_BELOW, Carried, Joined, Part
+from exfilml.payload import _content, _fields, _mime
+from exfilml.payload._content import BLANK_BELOW, Carried, Part
+from exfilml.payload._http_messages import START, TEXT, Message, messages
 
-_START = re.compile(
-    rb"(?:[A-Z][A-Z-]{2,19} [^\r\n]+ HTTP/1\.[01][ \t]*\r?\n"
-    rb"|HTTP/1\.[01] [1-5][0-9][0-9][ \r\n])"
-)
 _METHODS: Final = (
     b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ",
     b"CONNECT ", b"TRACE ", b"PROPFIND ", b"PROPPATCH ", b"MKCOL ", b"COPY ",
@@ -38,15 +32,8 @@ _AGAIN = re.compile(
 )
 """A start line behind bytes that begin none."""
 
-_CHUNK = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,8})[^\r\n]{0,256}\r?\n")
 _LATER_CHUNK = re.compile(rb"(?:\r\n)?[0-9A-Fa-f]{1,8}\r\n")
-_EXTENSION = re.compile(r"[^/]*\.[A-Za-z0-9]{1,8}")
-
-_MAX_MESSAGES: Final = 256
-"""More messages are not walked; so many do not fit into the head that is kept."""
-
-_MAX_CHUNKS: Final = 2048
-"""Likewise for the chunks of a message."""
+_EXTENSION = re.compile(r".*\.[a-z0-9]{1,8}", re.ASCII)
 
 _LONG_HEADER: Final = 1024
 """Headers from this size on may go on in a second packet of the network."""
@@ -56,145 +43,6 @@ _MAX_GAPS: Final = 8
 
 _MAX_GAP: Final = 65_536
 """Bytes of such a stretch in which the next message is looked for."""
-
-_TEXT: Final = frozenset((*range(32, 127), 9, 10, 13))
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message.
-
-    Attributes
-    ----------
-    method
-        Method of a request, upper case; "" for a reply.
-    status
-        Status of a reply; 0 for a request.
-    target
-        Target of a request.
-    fields
-        Header fields.
-    begin, header_end
-        Where it begins in the head, and where its header ends.
-    body
-        Its content without chunk sizes; None where it has none.
-    end
-        Where the next message begins in the head.
-    is_open
-        Whether the content goes on behind the head.
-    is_chunked
-        Whether it comes in chunks.
-    """
-
-    method: str
-    status: int
-    target: str
-    fields: dict[str, str]
-    begin: int
-    header_end: int
-    body: Joined | None
-    end: int
-    is_open: bool
-    is_chunked: bool
-
-    @property
-    def is_tunnel(self) -> bool:
-        """Whether bytes of another protocol may follow."""
-        return bool(self.upgrade) or self.status == 101 or self.method == "CONNECT"
-
-    @property
-    def upgrade(self) -> str:
-        """Protocol that a request asks for or a reply switches to, lower case."""
-        if self.status not in (0, 101):
-            return ""
-        return self.fields.get("upgrade", "").lower()
-
-
-def messages(head: bytes, at: int = 0) -> Iterator[Message]:
-    """Walk the messages from `at` on, up to bytes that begin none.
-
-    Those whose header does not end in `head` are not told.
-    """
-    for _ in range(_MAX_MESSAGES):
-        line = _START.match(head, at)
-        if line is None:
-            return
-        blank = _mime.BLANK.search(head, at)
-        if blank is None:
-            return
-        message = _message(head, at, blank.start() + 1, blank.end())
-        yield message
-        at = message.end
-        # Servers skip an empty line before a request (RFC 9112, section 2.2).
-        while head.startswith(b"\r\n", at) and at < message.end + 8:
-            at += 2
-
-
-def _message(head: bytes, at: int, header_end: int, start: int) -> Message:
-    line, _, rest = head[at:header_end].partition(b"\n")
-    fields = _mime.fields(rest)
-    words = line.strip().decode("latin-1").split(" ")
-    is_reply = words[0].startswith("HTTP/1.")
-    method = "" if is_reply else words[0]
-    status = int(words[1]) if is_reply else 0
-    target = "" if is_reply else " ".join(words[1:-1])
-    coding = fields.get("transfer-encoding", "").lower()
-    length = fields.get("content-length", "").strip()
-    size = (
-        int(length)
-        if length.isascii() and length.isdigit() and len(length) < 16
-        else -1
-    )
-
-    spans: list[tuple[int, int]] = []
-    end, is_open = start, False
-    chunked = "chunked" in coding
-    if is_reply and (status < 200 or status in (204, 304) or _START.match(head, start)):
-        # No body, or the reply to a HEAD: the next message follows.
-        chunked = False
-    elif chunked:
-        spans, end, is_open = _chunks(head, start)
-    elif size >= 0:
-        end = min(start + size, len(head))
-        is_open = start + size > len(head)
-        spans = [(start, end)] if size else []
-    elif is_reply:
-        end, is_open = len(head), True
-        spans = [(start, end)]
-    body = Joined.of(head, spans) if spans else None
-    return Message(
-        method, status, target, fields, at, start, body, end, is_open, chunked
-    )
-
-
-def _chunks(head: bytes, at: int) -> tuple[list[tuple[int, int]], int, bool]:
-    """Spans of the chunks from `at` on, where the message ends, whether it goes on."""
-    spans: list[tuple[int, int]] = []
-    for _ in range(_MAX_CHUNKS):
-        size = _CHUNK.match(head, at)
-        if size is None:
-            # The head ends in front of a size, or this is no chunk.
-            is_open = len(head) - at < 12
-            return spans or [(at, at)], len(head) if is_open else at, is_open
-        at = size.end()
-        length = int(size[1], 16)
-        if length == 0:
-            return spans, _trailer(head, at), False
-        spans.append((at, min(at + length, len(head))))
-        at += length
-        if at >= len(head):
-            return spans, len(head), True
-    return spans, len(head), True
-
-
-def _trailer(head: bytes, at: int) -> int:
-    """Where the trailer section that starts at `at` ends (RFC 9112, 7.1.2)."""
-    if head.startswith((b"\r\n", b"\n"), at):
-        return head.index(b"\n", at) + 1
-    if _mime.FIELD.match(head, at) is None or _START.match(head, at):
-        return at
-    end = _mime.BLANK.search(head, at)
-    return end.end() if end is not None else at
 
 
 def unwrap(head: bytes, slices: bytes, width: int) -> Carried | None:
@@ -285,12 +133,12 @@ def _add_rest(
         parts[-1] = Part(parts[-1].data + rest, parts[-1].declared, parts[-1].start)
     elif head.find(rest[:BLANK_BELOW], 0, at) < 0:
         # Content that no header announced, and no segment of one sent twice.
-        parts.append(Part(rest, _mime.declared(last.fields), at))
+        parts.append(Part(rest, _fields.declared(last.fields), at))
 
 
 def _begins_message(rest: bytes) -> bool:
     """Whether a message begins here of which the head shows the first bytes only."""
-    if _START.match(rest) or _CUT_START.fullmatch(rest):
+    if START.match(rest) or _CUT_START.fullmatch(rest):
         return True
     return len(rest) < 11 and any(method.startswith(rest) for method in _METHODS)
 
@@ -303,8 +151,8 @@ def _path_name(message: Message) -> str | None:
     if "://" in path:
         # The absolute form, as proxies are asked: a host is no file.
         path = path.partition("://")[2].partition("/")[2]
-    name = unquote(path.rsplit("/", 1)[-1])
-    return _mime.file_name(name) if _EXTENSION.fullmatch(name) else None
+    name = _fields.file_name(unquote(path.rsplit("/", 1)[-1]))
+    return name if name and _EXTENSION.fullmatch(name) else None
 
 
 def _later(
@@ -318,9 +166,9 @@ def _later(
     """Slices that are content, and their width."""
 
     def is_content(piece: bytes) -> bool:
-        if _START.match(piece) or _CUT_START.fullmatch(piece):
+        if START.match(piece) or _CUT_START.fullmatch(piece):
             return False
-        if not in_body and longest >= _LONG_HEADER and _TEXT.issuperset(piece):
+        if not in_body and longest >= _LONG_HEADER and TEXT.issuperset(piece):
             return False
         return not any(delimiter in piece for delimiter in delimiters)
 

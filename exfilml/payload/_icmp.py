@@ -4,23 +4,9 @@ Programs fill echo requests with a timestamp and a constant pattern, so an hones
 ping says next to nothing after its first packet. `read` counts what is left when
 fillers, repetitions and messages that are no echo are set aside.
 
-Fillers known by their form, from the first byte on or behind a prefix of up to
-`PREFIX` bytes (timestamps and sequence numbers):
-
-- bytes that increase or decrease by one, with a break in ten at most: ping of Linux,
-  BSD, macOS and Solaris (behind a timeval or timespec), Windows, .NET and their kin
-  (``abcdefghijklmnopqrstuvwabcdefghi``), alphabets and digits in order;
-- a repetition of up to `_PERIOD` bytes: zeros and spaces (fping, WinMTR, dpinger, nping,
-  check_icmp), ``X`` (hping), 0xABCD (Cisco), 0x55 and 0xAA, ``ping -p``;
-- Apple's SimplePing ("99 bottles of beer on the wall").
-
-The prefix is exempt while it looks like a clock: a prefix of which more than
-`_CLOCK` columns differ in most messages is data.
-
-The header of ICMP is not among the payload, so that other messages have to be known
-by form: errors quote the packet that caused them (RFC 792; RFC 4443, section 3; RFC
-4884 for what may follow), and neighbour discovery and group membership of IPv6 (RFC
-4861, RFC 3810) have fields of fixed form.
+Fillers are known by their form (`_icmp_forms`), from the first byte on or behind a
+prefix of up to `PREFIX` bytes. The prefix is exempt while it looks like a clock: a
+prefix of which more than `_CLOCK` columns differ in most messages is data.
 
 Limits
 ------
@@ -33,39 +19,24 @@ is sent to, and `read` can be asked to take nothing for a quote.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from exfilml.payload import _framing, _kernel
+from exfilml.payload import _icmp_forms as _forms
+from exfilml.payload._icmp_forms import LEAST_FILLER, PERIOD, PREFIX
 from exfilml.payload._sampling import KEPT_HEAD
-
-PREFIX: Final = 24
-"""Bytes at the start of an echo that may change from one to the next."""
 
 _START: Final = 64
 _CLOCK: Final = 8
-_PERIOD: Final = 16
-_LEAST_FILLER: Final = 8
 _LEAST_REST: Final = 16
 _LEAST_CUT: Final = 32
 _PADDING: Final = 8
 _FEW: Final = 4
-
-_RAMP: Final = bytes(range(256)) * (KEPT_HEAD // 256 + 2)
-_BEER: Final = re.compile(rb" *[0-9]{1,3} bottles? of beer on the wall")
-_STARTS: Final = (0, 8, 16, 4, 12, 20, PREFIX)
-
-_FOUR_CARRIES: Final = frozenset({1, 2, 4, 6, 17, 41, 47, 50, 51, 58, 89, 103, 132})
-_SIX_CARRIES: Final = frozenset({0, 6, 17, 43, 44, 47, 50, 51, 58, 60, 132})
-_LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)
-_EXTENDED: Final = 128
-# Options of neighbour discovery and their greatest length in units of 8 bytes: link
-# layer addresses, prefix, MTU, nonce, route, DNS servers, search list, captive portal.
-_OPTIONS: Final = {1: 2, 2: 2, 3: 4, 5: 1, 14: 1, 24: 3, 25: 9, 31: 8, 37: 8, 38: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +112,14 @@ def read(
     sources = set()
     for message, whole in _messages(head, packets, slices, width):
         messages += 1
-        if may_quote and _is_quote(message):
+        if may_quote and _forms.is_quote(message):
             quotes += 1
             at = 12 if message[0] >> 4 == 4 else 8
             sources.add(message[at : at + (4 if at == 12 else 16)])
-        elif (start := _filler_from(message)) >= 0:
+        elif (start := _forms.filler_from(message)) >= 0:
             fillers += 1
             seen.prefixes.append(message[:start])
-        elif _is_control(message):
+        elif _forms.is_control(message):
             controls += 1
         elif seen.has(message, whole=whole):
             repeats += 1
@@ -192,15 +163,18 @@ def echoed(
     float
         1.0 for every honest ping: a reply returns the data of its request (RFC 792),
         or the start of it, where a host answers with less. nan without replies.
-        Replies at the end of their head may belong to requests behind the other head,
-        where requests went unanswered; they repeat what is requested if they do apart
-        from the prefix, and else lower the share.
+        Of a full head of n requests the first n replies are judged: later ones belong
+        to requests that were not kept. So do some of these where requests go
+        unanswered, and the share is lower than it was, unless they repeat an earlier
+        request apart from the prefix.
     """
-    asked = dict.fromkeys(m for m, _ in _messages(request, request_packets, b"", 0))
+    requests = [m for m, _ in _messages(request, request_packets, b"", 0)]
+    asked = dict.fromkeys(requests)
+    most = len(requests) if len(request) >= KEPT_HEAD else len(reply)
     rests = [m[PREFIX:] for m in asked if len(m) >= _LEAST_CUT]
     same = total = 0
-    for message, _ in _messages(reply, reply_packets, b"", 0):
-        if _is_quote(message) or _is_control(message):
+    for message, _ in islice(_messages(reply, reply_packets, b"", 0), most):
+        if _forms.is_quote(message) or _forms.is_control(message):
             continue
         total += len(message)
         if message in asked:
@@ -268,7 +242,7 @@ class _Seen:
             known = len(rest) >= _LEAST_REST and rest in self.rests
         else:
             rest = rest[: _START - PREFIX]
-            known = len(rest) >= _LEAST_FILLER and (
+            known = len(rest) >= LEAST_FILLER and (
                 rest in self.starts
                 or (
                     len(rest) < _START - PREFIX
@@ -291,16 +265,6 @@ class _Seen:
         return b"".join(distinct) if varied > _CLOCK else b""
 
 
-def _filler_from(message: bytes) -> int:
-    """Return where a filler starts that goes on to the end, -1 for none."""
-    for start in _STARTS:
-        if len(message) - start < max(_LEAST_FILLER, start // 2):
-            continue
-        if _is_filler(message[start:]):
-            return start
-    return -1
-
-
 def _header(messages: list[bytes]) -> int:
     """Length of the header that the messages begin with, 0 for none."""
     if len(messages) < _kernel.FRAME_SLICES:
@@ -315,104 +279,7 @@ def _without_padding(data: bytes) -> bytes:
     short = data.rstrip(data[-1:])
     if len(data) - len(short) >= _PADDING:
         return short
-    period = data.find(data[:_PERIOD], 1)
+    period = data.find(data[:PERIOD], 1)
     if period > 0 and data[period:] == data[:-period]:
         return data[:period]
     return data
-
-
-def _is_filler(data: bytes) -> bool:
-    if data in _RAMP or data[::-1] in _RAMP:
-        return True
-    size = len(data)
-    for period in range(1, min(_PERIOD, size // 2) + 1):
-        if data[period] == data[0] and data[period:] == data[:-period]:
-            return True
-    if _BEER.fullmatch(data):
-        return True
-    if size < 16:
-        return False
-    view = np.frombuffer(data, np.uint8)
-    steps = np.count_nonzero(view[1:] - view[:-1] == 1)
-    return bool(size - 1 - steps <= 1 + size // 10)
-
-
-def _is_quote(data: bytes) -> bool:
-    """Whether this is an IP header, and what followed it, as errors quote them."""
-    if len(data) < 28:
-        return False
-    if data[0] >> 4 == 4:
-        size = (data[0] & 15) * 4
-        total = int.from_bytes(data[2:4])
-        if (
-            size < 20
-            or len(data) < size + 8
-            or data[6] & 0x80
-            or data[9] not in _FOUR_CARRIES
-            or total < size
-        ):
-            return False
-        # Some quote the header with the time to live already lowered.
-        words = sum(int.from_bytes(data[at : at + 2]) for at in range(0, size, 2))
-        if data[10:12] != b"\0\0" and (words % 0xFFFF) % 256:
-            return False
-    elif data[0] >> 4 == 6 and len(data) >= 48:
-        total = 40 + int.from_bytes(data[4:6])
-        if (
-            data[6] not in _SIX_CARRIES
-            or not (_is_unicast(data[8:24]) or data[8:16] == bytes(8))
-            or not (
-                _is_unicast(data[24:40]) or data[24] == 0xFF or data[24:32] == bytes(8)
-            )
-        ):
-            return False
-    else:
-        return False
-    # Behind a packet that is shorter there is padding, or an extension.
-    more = data[total:]
-    return not more.strip(b"\0") or data[_EXTENDED : _EXTENDED + 1] == b"\x20"
-
-
-def _is_unicast(address: bytes) -> bool:
-    """Whether an IPv6 address is global or local (RFC 4291, RFC 4193)."""
-    first = address[0]
-    return first & 0xE0 == 0x20 or first & 0xFE == 0xFC or address[:8] == _LINK_LOCAL
-
-
-def _is_control(data: bytes) -> bool:
-    """Whether this is what neighbour discovery or group membership of IPv6 says."""
-    size = len(data)
-    if size < 8 or size % 4:
-        return False
-    if _are_groups(data):
-        return True
-    # Solicitation or advertisement of a neighbour, or redirection: addresses first.
-    # Without options nothing but the form of a link-local address tells one.
-    if size == 16:
-        return data[:8] == _LINK_LOCAL
-    if size > 16 and _is_unicast(data[:16]):
-        return _are_options(data, 16) or (size > 32 and _are_options(data, 32))
-    # Solicitation of a router, and its advertisement behind two times.
-    return _are_options(data, 0) or (size > 8 and _are_options(data, 8))
-
-
-def _are_options(data: bytes, at: int) -> bool:
-    while at < len(data):
-        size = data[at + 1] if at + 1 < len(data) else 0
-        if not 0 < size <= _OPTIONS.get(data[at], 0):
-            return False
-        at += 8 * size
-    return at == len(data)
-
-
-def _are_groups(data: bytes) -> bool:
-    """Report or query of groups, which are multicast addresses (RFC 2710, RFC 3810)."""
-    if len(data) in (16, 20) and (data[0] == 0xFF or not any(data[:16])):
-        return len(data) == 16 or data[18:20] == b"\0\0"
-    at = 0
-    while at + 20 <= len(data):
-        sources = int.from_bytes(data[at + 2 : at + 4])
-        if not 0 < data[at] <= 6 or data[at + 1] or data[at + 4] != 0xFF:
-            return False
-        at += 20 + 16 * sources
-    return at == len(data)

@@ -10,127 +10,34 @@ text obscured with a repeating key; here it is just framing.
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
 from typing import Final
 
-from exfilml.payload import _content, _http
+from exfilml.payload import _content
 from exfilml.payload._content import Carried, Part
+from exfilml.payload._frames import (
+    CONTINUATION,
+    CONTROL,
+    KINDS,
+    LONGEST_HEADER,
+    Frame,
+    Inflater,
+    read_frame,
+)
+from exfilml.payload._http_messages import Message, messages
 
-_CONTINUATION: Final = 0
-_KINDS: Final = {1: "websocket/text", 2: "websocket/binary"}
 _DEFLATED: Final = "websocket/deflate"
-_CONTROL: Final = frozenset({8, 9, 10})
 
 _MAX_FRAMES: Final = 2048
 """More frames are not walked; so many do not fit into the head that is kept."""
 
-_MAX_INFLATED: Final = 65_536
-"""Inflated bytes of one direction. Content is judged by less, and a few hundred bytes
-of deflate can stand for megabytes."""
 
-_LONGEST_HEADER: Final = 14
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Header of a frame, with where its payload starts and stops."""
-
-    opcode: int
-    is_final: bool
-    is_deflated: bool
-    key: bytes
-    start: int
-    stop: int
-
-    def payload(self, data: bytes) -> bytes:
-        """Payload as far as `data` shows it, unmasked."""
-        return unmask(data[self.start : self.stop], self.key)
-
-
-def unmask(data: bytes, key: bytes) -> bytes:
-    """XOR with the repeated key of four bytes; no key, no change."""
-    if not key or not data:
-        return data
-    mask = (key * (len(data) // 4 + 1))[: len(data)]
-    mixed = int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")
-    return mixed.to_bytes(len(data), "little")
-
-
-def _frame(data: bytes, at: int, *, deflates: bool) -> _Frame | None:  # noqa: C901, PLR0911
-    """Read the frame header at `at`; None if there is none, or not all of it."""
-    if at + 2 > len(data):
-        return None
-    first, second = data[at], data[at + 1]
-    opcode, is_final, is_deflated = first & 15, bool(first & 0x80), bool(first & 0x40)
-    if first & 0x30 or (is_deflated and not deflates):
-        return None
-    size = second & 0x7F
-    if opcode in _CONTROL:
-        if not is_final or is_deflated or size > 125:
-            return None
-    elif opcode != _CONTINUATION and opcode not in _KINDS:
-        return None
-    at += 2
-    # The shortest form of a length is the only one allowed.
-    if size == 126:
-        size, at, least = int.from_bytes(data[at : at + 2]), at + 2, 126
-    elif size == 127:
-        size, at, least = int.from_bytes(data[at : at + 8]), at + 8, 65_536
-    else:
-        least = 0
-    if not least <= size < 1 << 63:
-        return None
-    key = b""
-    if second & 0x80:
-        key, at = data[at : at + 4], at + 4
-    if at > len(data):
-        return None
-    return _Frame(opcode, is_final, is_deflated, key, at, at + size)
-
-
-def _upgrade(head: bytes) -> _http.Message | None:
+def _upgrade(head: bytes) -> Message | None:
     """Message after which `head` goes on with frames."""
-    found: _http.Message | None = None
-    for message in _http.messages(head):
+    found: Message | None = None
+    for message in messages(head):
         # After a refused upgrade the client goes on with HTTP.
         found = message if "websocket" in message.upgrade else None
     return found if found is not None and found.body is None else None
-
-
-class _Inflater:
-    """Inflates the messages of one direction, one after the other.
-
-    The window is kept from message to message (context takeover); messages that were
-    deflated without it refer to themselves only and are read all the same.
-    """
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._left = _MAX_INFLATED
-
-    def inflate(self, data: bytes, *, whole: bool) -> bytes | None:
-        """Inflate a message, or its beginning; None if it is not deflate."""
-        for _ in range(2):
-            try:
-                found = self._take(data, whole=whole)
-            except zlib.error:
-                # A message before it was lost or false: this one may stand alone.
-                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-                continue
-            if self._stream.eof:
-                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-            return found
-        return None
-
-    def _take(self, data: bytes, *, whole: bool) -> bytes:
-        if not self._left:
-            return b""
-        # The sender leaves out the end of an empty block (RFC 7692, section 7.2.1).
-        tail = b"\x00\x00\xff\xff" if whole else b""
-        found = self._stream.decompress(data + tail, self._left)
-        self._left -= len(found)
-        return found
 
 
 class _Messages:
@@ -151,8 +58,8 @@ class _Messages:
         # Kinds in the order in which they were last seen.
         self._pieces: dict[str | None, list[bytes]] = {}
         self._starts: dict[str | None, int] = {}
-        self._inflater = _Inflater()
-        self._kind = _KINDS[2]
+        self._inflater = Inflater()
+        self._kind = KINDS[2]
         # Payloads of a deflated message, and where the first of them starts.
         self._waiting: list[bytes] | None = None
         self._waiting_start = 0
@@ -163,22 +70,22 @@ class _Messages:
         for _ in range(_MAX_FRAMES):
             if at >= len(head):
                 break
-            frame = _frame(head, at, deflates=deflates)
+            frame = read_frame(head, at, deflates=deflates)
             if frame is None or self.masked not in (None, bool(frame.key)):
-                if len(head) - at >= _LONGEST_HEADER and self.masked is not None:
+                if len(head) - at >= LONGEST_HEADER and self.masked is not None:
                     self._end_deflated(whole=False)
                     self._add(None, head[at:], at)
                 return
             self.masked = bool(frame.key)
             at = frame.stop
-            if frame.opcode not in _CONTROL:
+            if frame.opcode not in CONTROL:
                 self._take(frame)
         self._end_deflated(whole=False)
 
-    def _take(self, frame: _Frame) -> None:
-        if frame.opcode != _CONTINUATION:
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode != CONTINUATION:
             self._end_deflated(whole=False)
-            self._kind = _KINDS[frame.opcode]
+            self._kind = KINDS[frame.opcode]
             self._waiting = [] if frame.is_deflated else None
             self._waiting_start = frame.start
         data = frame.payload(self._head)
@@ -251,7 +158,7 @@ def unwrap(head: bytes, slices: bytes, width: int) -> Carried | None:
     messages.read(upgrade.end, deflates=deflates)
     masked = messages.masked
     if masked is None:
-        if len(head) - upgrade.end >= _LONGEST_HEADER:
+        if len(head) - upgrade.end >= LONGEST_HEADER:
             return None
         # Clients must mask and servers must not.
         masked = not upgrade.status
@@ -286,29 +193,29 @@ def _later(
             continue
         left -= len(frames)
         for frame in frames:
-            if frame.opcode in _CONTROL or frame.is_deflated:
+            if frame.opcode in CONTROL or frame.is_deflated:
                 continue
             data = frame.payload(piece)
             kept.append(data)
-            if frame.opcode in _KINDS:
-                kind = _KINDS[frame.opcode]
+            if frame.opcode in KINDS:
+                kind = KINDS[frame.opcode]
                 sizes[kind] = sizes.get(kind, 0) + len(data)
     best = max(sizes, key=lambda kind: sizes[kind]) if sizes else None
     return b"".join(kept), best
 
 
-def _frames(piece: bytes, *, masked: bool, deflates: bool) -> list[_Frame] | None:
+def _frames(piece: bytes, *, masked: bool, deflates: bool) -> list[Frame] | None:
     """Frames that a slice begins with; None if it begins in the middle of one.
 
     Where a short frame ends inside the slice another must follow, else the first two
     bytes only looked like a header.
     """
-    found: list[_Frame] = []
+    found: list[Frame] = []
     at = 0
     while at < len(piece):
-        frame = _frame(piece, at, deflates=deflates)
+        frame = read_frame(piece, at, deflates=deflates)
         if frame is None or masked != bool(frame.key):
-            if found and len(piece) - at < _LONGEST_HEADER:
+            if found and len(piece) - at < LONGEST_HEADER:
                 break
             return None
         found.append(frame)
