@@ -40,7 +40,7 @@ class Here:
     def run(self, job: Job, advance):
         """Meter as the worker does."""
         batches = []
-        impossible = meter(job, batches.append)
+        impossible = meter(job, batches.append).impossible
         advance(0)
         facts = inspect_capture(Path(job.path)).facts()
         return batches, {"impossible": impossible, **facts}

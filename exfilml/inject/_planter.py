@@ -18,6 +18,7 @@ from exfilml.exceptions import FlowsError, OptionError
 from exfilml.inject._carriers import (
     CARRIERS,
     FTP_CONTROL,
+    FTP_DATA,
     ICMP,
     ICMP6,
     TCP,
@@ -326,7 +327,8 @@ class Planter:
             verified = None
             if carrier.app is not None:
                 seen = payload.INSPECTED if carrier.inspected else 1
-                verified = payload.is_verified(
+                # The control connection vouches for the data connection.
+                verified = carrier is FTP_DATA or payload.is_verified(
                     carrier.app, carrier.protocol, seen, (sides[0], sides[1])
                 )
             self._drawn[key] = len(self._evidence)

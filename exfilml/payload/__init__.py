@@ -34,7 +34,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from exfilml.payload._applications import INSPECTED, is_verified
+from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
+from exfilml.payload._ftp import Transfer
+from exfilml.payload._ftp import transfers as ftp_transfers
 from exfilml.payload._icmp import echoed
 from exfilml.payload._kernel import HEAD_BYTES, OPAQUE_P
 from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
@@ -51,7 +54,10 @@ __all__ = [
     "UNKNOWN_BELOW",
     "VERDICTS",
     "PayloadEvidence",
+    "Transfer",
+    "contradicts",
     "echoed",
+    "ftp_transfers",
     "is_verified",
     "judge",
     "judge_stream",

@@ -479,4 +479,3 @@ def find_upgrade(head: bytes) -> int:
     """
     found = _TLS_HELLO.search(head)
     return found.start() if found is not None and is_tls(head[found.start() :]) else -1
-def find_rtp(head, packets): return None

@@ -186,25 +186,3 @@ def _chunk_size(piece: bytes) -> int:
     """Length of the chunk size a slice begins with."""
     found = _LATER_CHUNK.match(piece)
     return found.end() if found is not None else 0
-
-
-def bodies(head: bytes) -> bytes | None:
-    """Message bodies in the first bytes of an HTTP/1 stream, without framing.
-
-    Returns
-    -------
-    bytes or None
-        Bodies of all messages that begin in `head`, one behind the other and
-        without chunk sizes; None if the first header does not end in `head`.
-    """
-    pieces: list[bytes] = []
-    last: Message | None = None
-    for last in messages(head):
-        if last.body is not None:
-            pieces.append(last.body.data)
-    if last is None:
-        return None
-    rest = head[last.end :]
-    if not _begins_message(rest):
-        pieces.append(rest)
-    return b"".join(pieces)

@@ -1,4 +1,7 @@
-"""From facts and statistics to one verdict; every rule with its reason."""
+"""From facts and statistics to one verdict; every rule with its reason.
+
+One file because the rules are an order: what is asked first decides.
+"""
 
 from __future__ import annotations
 
@@ -127,8 +130,8 @@ def assess(
         n_carried = echo.carried
     else:
         handshake = _facts.find_handshake(head, datagram=datagram)
-        if handshake is None and datagram and len(packets) > 2:
-            handshake = _facts.find_rtp(head, packets)
+        if handshake is None and datagram and _facts.find_rtp(head, packets):
+            handshake = "rtp"
         if handshake is None:
             grammar = _grammar.find_protocol(head, datagram=datagram)
         magic = _facts.find_magic(head)
@@ -149,8 +152,12 @@ def assess(
             n_carried = names.carried
             carried = Carried((Part(names.data or b"", None, 0),), b"", 0)
     elif grammar == "http" and not records:
-        carried = _websocket.unwrap(head, slices, width) or _http.unwrap(
-            head, slices, width
+        # A header that goes on behind the head is no content, whatever its fields
+        # hold.
+        carried = (
+            _websocket.unwrap(head, slices, width)
+            or _http.unwrap(head, slices, width)
+            or Carried((), b"", 0)
         )
     elif grammar == "smtp" and not records:
         carried = _mail.unwrap(head, slices, width)
@@ -170,8 +177,8 @@ def assess(
         judged, part = _judge_parts(carried, head, stream_bytes)
         body = judged.entropy, judged.p_random
         magic = judged.magic
-        declared = part.declared if part else None
-        misdeclared = part is not None and contradicts(
+        declared = part.declared
+        misdeclared = contradicts(
             declared, judged.verdict, judged.concealed, magic, part.data
         )
         if names is not None:
@@ -242,20 +249,23 @@ def _measure(
 
 def _judge_parts(
     carried: Carried, head: bytes, stream_bytes: int
-) -> tuple[_Judged, Part | None]:
+) -> tuple[_Judged, Part]:
     """Judge the parts of a carrier; what is concealed in one of them counts.
 
     An attacker may put as much text around the ciphertext as he likes, so that the
     largest concealed part decides, and the largest of all where none is.
     """
-    if not carried.parts:
-        return _Judged("unknown", math.nan, concealed=False), None
-    last = carried.parts[-1]
+    *before, last = carried.parts or (Part(b"", None, len(head)),)
+    # Many small fields, each too short for a verdict, may be pieces of one thing.
+    small = [part for part in before if len(part.data) < OPAQUE_BELOW]
+    parts = [part for part in before if len(part.data) >= OPAQUE_BELOW]
+    for declared in dict.fromkeys(part.declared for part in small):
+        same = [part for part in small if part.declared == declared]
+        data = b"".join(part.data for part in same)
+        parts.append(Part(data, declared, same[0].start))
+    parts.sort(key=lambda part: -len(part.data))
     chosen: tuple[_Judged, Part] | None = None
-    parts = sorted(carried.parts, key=lambda part: -len(part.data))[:MOST_PARTS]
-    if last not in parts:
-        parts.append(last)
-    for part in parts:
+    for part in (last, *parts[:MOST_PARTS]):
         later = carried.later if part is last else b""
         beyond = 1.0 - len(head) / stream_bytes if later and stream_bytes else 0.0
         judged = judge_content(part.data, later, carried.width, beyond)

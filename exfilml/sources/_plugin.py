@@ -180,6 +180,7 @@ class FlowState:
         "sides",
         "sides_here",
         "speaker",
+        "transfers",
         "v4",
     )
 
@@ -198,6 +199,8 @@ class FlowState:
         # Which side's payload came first.
         self.speaker: int | None = None
         self.echoed: float | None = None
+        # What an FTP control connection says of its data connections.
+        self.transfers: tuple[payload.Transfer, ...] = ()
         self.facts: tuple[str, int, str, str, str, str] | None = None
         self.evidence: tuple[Any, Any] | None = None
 
@@ -243,6 +246,11 @@ class FlowState:
                 tuple(forth.packets),
                 bytes(back.head),
                 tuple(back.packets),
+            )
+        elif "ftp" in (source.protocol, destination.protocol):
+            client, server = self.sides
+            self.transfers = payload.ftp_transfers(
+                bytes(client.head), bytes(server.head)
             )
         for side in self.sides:
             side.head = side.slices = bytearray()
