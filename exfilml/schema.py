@@ -127,7 +127,9 @@ def _payload_columns(side: str, who: str) -> Iterator[Column]:
     yield column("xor_period", "Int64", "bytes", "Length of a repeating key")
     yield column("protocol", "str", "name", "Plain-text grammar at the start")
     yield column("declared", "str", "name", "Media type or file name given for it")
-    yield column("misdeclared", "boolean", "flag", "Opaque, and cannot be what is given")
+    yield column(
+        "misdeclared", "boolean", "flag", "Opaque, and cannot be what is given"
+    )
     yield column("carried_bytes", "Int64", "bytes", "In DNS names and echo data")
     yield column("names", "Int64", "count", "Distinct DNS names under one domain")
     yield column("longest_label", "Int64", "characters", "Longest label of these")
@@ -157,8 +159,12 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("process", "str", "name", "Process on the local host."),
     Column("sensor", "str", "name", "File or sensor the flow came from."),
     Column("uid", "str", "name", "The source's identifier of the flow."),
-    Column("first_speaker", "str", "`src` or `dst`", "Which side's payload came first."),
-    Column("echoed", "float64", "share", "Echo replies that repeat what was requested."),
+    Column(
+        "first_speaker", "str", "`src` or `dst`", "Which side's payload came first."
+    ),
+    Column(
+        "echoed", "float64", "share", "Echo replies that repeat what was requested."
+    ),
     Column("label", "str", "name", "Ground truth, where there is one."),
     *_payload_columns("src", "by the initiator"),
     *_payload_columns("dst", "by the responder"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import captures as c
@@ -40,10 +41,10 @@ class Here:
     def run(self, job: Job, advance):
         """Meter as the worker does."""
         batches = []
-        impossible = meter(job, batches.append).impossible
+        metered = meter(job, batches.append)
         advance(0)
         facts = inspect_capture(Path(job.path)).facts()
-        return batches, {"impossible": impossible, **facts}
+        return batches, {**asdict(metered), **facts}
 
 
 def find_damage(path: Path):

@@ -215,7 +215,9 @@ def _say_carried(asked: Asked) -> list[str]:
             if count > 0
             else f"echo data that neither fill nor repeat carry {human_bytes(size)}"
         )
-        rate = f", {human_bytes(60.0 * size / seconds)} a minute" if seconds > 60 else ""
+        rate = (
+            f", {human_bytes(60.0 * size / seconds)} a minute" if seconds > 60 else ""
+        )
         parts.append(what + rate)
     return parts
 

@@ -320,10 +320,7 @@ class Planter:
             # As long as the names of new places; a known one may differ by some bytes.
             host = "up." + _letters(secret[32:] + b"\x00") + ".example"
             wire = carrier.wire(encrypted(secret[:32], size), size, host)
-            sides = tuple(
-                side.judge(carrier.protocol)
-                for side in (wire.up, wire.down)
-            )
+            sides = tuple(side.judge(carrier.protocol) for side in (wire.up, wire.down))
             verified = None
             if carrier.app is not None:
                 seen = payload.INSPECTED if carrier.inspected else 1

@@ -8,7 +8,6 @@ does not. Bytes that every message begins with are set aside in any case.
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from typing import Final
 
@@ -57,7 +56,7 @@ def unwrap(
         return None
     # The last is cut where the head ends.
     starts = messages[:-1] if len(head) >= at and slices else messages
-    prefix = len(os.path.commonprefix([*starts, *each(slices, width)]))
+    prefix = _common([*starts, *each(slices, width)])
     if prefix < LEAST_PREFIX:
         rows = [m[:width] for m in messages if 0 < width <= len(m)]
         grid = np.frombuffer(b"".join(rows) + slices, np.uint8)
@@ -67,3 +66,13 @@ def unwrap(
     rest = b"".join(m[prefix:] for m in messages)
     later = b"".join(piece[prefix:] for piece in each(slices, width))
     return Carried((Part(rest, None, prefix),), later, max(0, width - prefix))
+
+
+def _common(messages: Sequence[bytes]) -> int:
+    """Length of what all messages begin with."""
+    # What the first and the last in order share, those between them share too.
+    low, high = min(messages), max(messages)
+    for at, (a, b) in enumerate(zip(low, high, strict=False)):
+        if a != b:
+            return at
+    return min(len(low), len(high))

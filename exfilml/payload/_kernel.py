@@ -112,9 +112,8 @@ def cube_root_z(x: float, shape: float) -> float:
     """z-score of a gamma variable with this shape and scale 1."""
     if x <= 0.0:
         return -3.0 * math.sqrt(shape)
-    return ((x / shape) ** (1.0 / 3.0) - 1.0 + 1.0 / (9.0 * shape)) * (
-        3.0 * math.sqrt(shape)
-    )
+    root = (x / shape) ** (1.0 / 3.0)
+    return float((root - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * math.sqrt(shape))
 
 
 @compiled
@@ -132,7 +131,9 @@ def collision_z(pairs: float, n: float, cells: float, half: float) -> float:
     sd = math.sqrt(var)
     skew = mu3 / (var * sd)
     shape = 4.0 / (skew * skew)
-    return float(cube_root_z(shape + (pairs + half - mean) / sd * math.sqrt(shape), shape))
+    return float(
+        cube_root_z(shape + (pairs + half - mean) / sd * math.sqrt(shape), shape)
+    )
 
 
 @compiled
@@ -209,8 +210,10 @@ def collisions(counts: NDArray[np.int64]) -> float:
 
 @compiled
 def null_row(null: NDArray[np.float64], n: int) -> tuple[int, float]:
-    """Row of the table for the largest simulated length up to n, and how far n is
-    beyond it towards the next, as a share in log n."""
+    """Row of the largest simulated length up to n, and where n is on the way to the next.
+
+    The latter as a share of the logarithm.
+    """
     last = null.shape[0] - 1
     if n >= null[last, NULL_N]:
         return last, 0.0
@@ -231,10 +234,10 @@ def null_row(null: NDArray[np.float64], n: int) -> tuple[int, float]:
 @compiled
 def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> float:
     """Value of a column of the table between two rows."""
-    here = null[row, column]
+    here = float(null[row, column])
     if share == 0.0:
         return here
-    there = null[row + 1, column]
+    there = float(null[row + 1, column])
     if column >= NULL_Z and null[row, NULL_N] < EXACT_BELOW:
         return max(here, there)
     return here + share * (there - here)
@@ -298,7 +301,7 @@ def largest_z(
     best = max(best, two_sided(off / math.sqrt(1.75 * n)))
     if moves > 0:
         best = max(best, two_sided(circle / math.sqrt(0.5 * moves)))
-    return best
+    return float(best)
 
 
 @compiled
@@ -314,7 +317,7 @@ def gap_z(entropy: float, n: int, sd: float, skew: float) -> float:
         return 0.0
     gap = (expected_entropy(n) - entropy) / sd
     if skew < 0.01:
-        return gap
+        return float(gap)
     shape = 4.0 / (skew * skew)
     return float(cube_root_z(shape + gap * math.sqrt(shape), shape))
 
@@ -349,13 +352,14 @@ def p_uniform(
     here = quantile(null, row, share, NULL_Z + low)
     if low == LEVELS - 1:
         tail = upper_normal(here)
-        return 10.0 ** (-low / STEPS) * min(1.0, upper_normal(z) / max(tail, 1e-300))
+        beyond = min(1.0, upper_normal(z) / max(tail, 1e-300))
+        return float(10.0 ** (-low / STEPS) * beyond)
     between = 0.0
     if n >= EXACT_BELOW:
         there = quantile(null, row, share, NULL_Z + high)
         if there > here:
             between = max(0.0, z - here) / (there - here)
-    return 10.0 ** (-(low + between) / STEPS)
+    return float(10.0 ** (-(low + between) / STEPS))
 
 
 @compiled
@@ -532,9 +536,7 @@ def drop_blocks(data: NDArray[np.uint8], n: int) -> int:  # noqa: C901
 
 
 @compiled
-def opaque_suffix(
-    data: NDArray[np.uint8], n: int, null: NDArray[np.float64]
-) -> int:
+def opaque_suffix(data: NDArray[np.uint8], n: int, null: NDArray[np.float64]) -> int:
     """Where opaque bytes begin after a plaintext preamble, -1 for nowhere.
 
     A suffix counts when it is at least half of the buffer and 256 B, passes the
@@ -544,6 +546,12 @@ def opaque_suffix(
     """
     counts = np.zeros(256, np.int64)
     deltas = np.zeros(256, np.int64)
+    # The second half is in every suffix that counts: most records end here.
+    tally(data, n // 2, n, counts, deltas)
+    half = n - n // 2
+    p = p_uniform(counts, deltas, half, entropy_of(counts, half), null)
+    if p < _PREAMBLE_P:
+        return -1
     previous = 0
     for cut in (0, 16, 32, 64, 128, 256, 512, 1024, 2048):
         if n - cut < _SUFFIX_MIN or 2 * cut > n:
@@ -567,9 +575,7 @@ def opaque_suffix(
                     deltas[:] = 0
                     tally(data, at - 8, min(n, at + 56), counts, deltas)
                     near = min(n, at + 56) - at + 8
-                    p = p_uniform(
-                        counts, deltas, near, entropy_of(counts, near), null
-                    )
+                    p = p_uniform(counts, deltas, near, entropy_of(counts, near), null)
                     if p < 0.01:
                         break
                     at -= 8
@@ -598,6 +604,8 @@ def keep_windows(
     kept = 0
     first = -1
     for i in range(windows):
+        if 3 * (i * _WINDOW - kept) > n:
+            return 0, -1
         counts[0] = 0
         deltas[0] = 0
         tally(data, i * _WINDOW, (i + 1) * _WINDOW, counts[0], deltas[0])
@@ -792,10 +800,13 @@ def survey(  # noqa: C901, PLR0912, PLR0915
                 out[OPAQUE_FROM] = begin + found
                 copy_bytes(content, found, size, content, 0)
                 return
+            before = size
             if attempt == 0:
                 size = drop_blocks(content, size)
-            elif attempt == 1:
+            if attempt == 1 or size == before:
                 size = drop_repeats(content, size)
+            if size == before:
+                break
         kept, found = keep_windows(content, size, null)
         if kept:
             out[OPAQUE_N] = kept

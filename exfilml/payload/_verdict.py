@@ -287,9 +287,7 @@ def judge_content(
     magic = _facts.find_magic(data)
     start = 16 if magic == "openssl-salted" else 0
     found, content = _measure(data, later, width, start, 0)
-    judged = _decide(
-        found, content, data, later, magic, None, None, later_share, depth
-    )
+    judged = _decide(found, content, data, later, magic, None, None, later_share, depth)
     return replace(
         judged,
         entropy=found[_kernel.C_ENTROPY],
@@ -362,9 +360,7 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
     opaque = int(found[_kernel.OPAQUE_N])
     # Signatures and keys inside short binary messages are random, and no payload.
     if opaque >= OPAQUE_BELOW and (whole or not signed):
-        return _opaque(
-            content[:opaque], found[_kernel.OPAQUE_FROM], magic, handshake
-        )
+        return _opaque(content[:opaque], found[_kernel.OPAQUE_FROM], magic, handshake)
     later = int(found[_kernel.LATER_N])
     if (
         later_share >= LATER_SHARE
@@ -439,9 +435,7 @@ def _probability(log_odds: float) -> float:
     return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, log_odds))))
 
 
-def _read_text(
-    text: bytes, found: list[float], size: int, depth: int
-) -> _Judged:
+def _read_text(text: bytes, found: list[float], size: int, depth: int) -> _Judged:
     """Text, or what it encodes."""
     shares = {
         "base64": found[_kernel.C_BASE64] / size,

@@ -7,8 +7,9 @@ agrees on the port, and names the file.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -54,54 +55,71 @@ def name_transfers(flows: pd.DataFrame, announced: list[Announced]) -> pd.DataFr
     """Return the flows with `APP`, file name and contradiction where one was announced.
 
     A flow is meant if it goes to the awaiting end and port while the control
-    connection lasts; of several announcements the last before it counts. Flows whose
-    payload showed another protocol or a handshake are left as they are.
+    connection lasts; servers reuse a port for one transfer after the other, and so the
+    n-th flow is the n-th announcement. Flows whose payload showed another protocol are
+    left as they are. The control connection vouches for the application.
     """
-    if not announced or not len(flows):
+    meant = _match(flows, announced)
+    if not meant:
         return flows
-    flows = flows.reset_index(drop=True)
+    names = ["app", "app_verified"]
+    names += [f"{s}_{n}" for s in ("src", "dst") for n in ("declared", "misdeclared")]
+    columns: dict[str, list[Any]] = {name: flows[name].tolist() for name in names}
+    for row, one in meant.items():
+        columns["app"][row], columns["app_verified"][row] = APP, True
+        sender = "src" if one.upload == one.passive else "dst"
+        verdict, concealed, magic = (
+            flows[f"{sender}_{name}"].iloc[row]
+            for name in ("verdict", "concealed", "magic")
+        )
+        if not one.name or not isinstance(verdict, str):
+            continue
+        declared = one.name.lower()
+        columns[f"{sender}_declared"][row] = declared
+        columns[f"{sender}_misdeclared"][row] = payload.contradicts(
+            declared,
+            verdict,
+            bool(concealed),
+            magic if isinstance(magic, str) else None,
+        )
+    named = {
+        name: pd.Series(values, index=flows.index, dtype=flows[name].dtype)
+        for name, values in columns.items()
+    }
+    return flows.assign(**named)
+
+
+def _match(flows: pd.DataFrame, announced: list[Announced]) -> dict[int, Announced]:
+    """Say what was announced for which row, counted from 0."""
     awaited: dict[tuple[str, str, int], list[Announced]] = {}
     for one in announced:
-        ends = (one.client, one.server) if one.passive else (one.server, one.client)
-        awaited.setdefault((*ends, one.port), []).append(one)
-    tcp = flows["protocol"].to_numpy() == TCP
-    plain = ~flows["app_verified"].fillna(value=False).to_numpy(dtype=bool)
-    ports = np.array(sorted({one.port for one in announced}))
-    candidates = tcp & plain & np.isin(flows["dst_port"].to_numpy(), ports)
-    rows = np.flatnonzero(candidates)
-    start = flows["start"].astype("int64").to_numpy()
-    named = flows.copy()
-    used: dict[tuple[str, str, int], int] = {}
-    ends = ("src_ip", "dst_ip", "dst_port")
-    for row in rows[np.argsort(start[rows], kind="stable")].tolist():
-        key = tuple(flows.at[row, name] for name in ends)
+        opener, waiter = one.client, one.server
+        if not one.passive:
+            opener, waiter = waiter, opener
+        awaited.setdefault((opener, waiter, one.port), []).append(one)
+    ports = [port for _, _, port in awaited]
+    verified = flows["app_verified"].fillna(value=False).to_numpy(dtype=bool)
+    rows = np.flatnonzero(
+        (flows["protocol"].to_numpy() == TCP)
+        & np.isin(flows["dst_port"].to_numpy(), ports)
+        & ~verified
+    )
+    start = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    rows = rows[np.argsort(start[rows], kind="stable")]
+    source, target, port = (
+        flows[name].to_numpy()[rows].tolist()
+        for name in ("src_ip", "dst_ip", "dst_port")
+    )
+    meant: dict[int, Announced] = {}
+    turns: Counter[tuple[str, str, int]] = Counter()
+    for row, *key in zip(rows.tolist(), source, target, port, strict=True):
+        ends = (str(key[0]), str(key[1]), int(key[2]))
         fitting = [
             one
-            for one in awaited.get(key, [])
+            for one in awaited.get(ends, [])
             if one.first_us <= start[row] <= one.last_us
         ]
-        if not fitting:
-            continue
-        # Servers reuse a port for one transfer after the other, in this order.
-        turn = used.get(key, 0)
-        used[key] = turn + 1
-        one = fitting[min(turn, len(fitting) - 1)]
-        _name(named, row, one)
-    return named
-
-
-def _name(flows: pd.DataFrame, row: int, one: Announced) -> None:
-    """Write what was announced into a row."""
-    sender = "src" if one.upload == one.passive else "dst"
-    flows.loc[row, ["app", "app_verified"]] = [APP, True]
-    if not one.name:
-        return
-    verdict, concealed, magic = (
-        flows.at[row, f"{sender}_{name}"] for name in ("verdict", "concealed", "magic")
-    )
-    if pd.isna(verdict):
-        return
-    flows.at[row, f"{sender}_declared"] = one.name.lower()
-    flows.at[row, f"{sender}_misdeclared"] = payload.contradicts(
-        one.name.lower(), verdict, bool(concealed), None if pd.isna(magic) else magic
-    )
+        if fitting:
+            meant[row] = fitting[min(turns[ends], len(fitting) - 1)]
+            turns[ends] += 1
+    return meant

@@ -121,7 +121,7 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
     batches, found = options.pool.run(job, options.advance)
     damage, impossible = found["damage"], int(found["impossible"])
     flows = name_transfers(
-        _to_frame(batches, path.name), [Announced(*a) for a in found["announced"]]
+        _to_frame(batches, path.name), [Announced(**a) for a in found["announced"]]
     )
     losses = []
     if damage is not None:

@@ -14,7 +14,7 @@ import json
 import os
 import queue
 import threading
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,11 +63,7 @@ def main() -> NoReturn:
             reason = f"{type(error).__name__}: {error}"
             send(REFUSED, json.dumps({"engine": False, "reason": reason}).encode())
         else:
-            found = {
-                "impossible": metered.impossible,
-                "announced": [astuple(one) for one in metered.announced],
-                **structure.facts(),
-            }
+            found = {**asdict(metered), **structure.facts()}
             send(DONE, json.dumps(found).encode())
 
 

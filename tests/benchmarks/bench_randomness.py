@@ -34,9 +34,7 @@ BLOCK = 1 << 24
 
 
 @kernel.compiled
-def p_values(
-    data: np.ndarray, n: int, null: np.ndarray, out: np.ndarray
-) -> None:
+def p_values(data: np.ndarray, n: int, null: np.ndarray, out: np.ndarray) -> None:
     """p-value of each n bytes."""
     counts = np.zeros(256, np.int64)
     deltas = np.zeros(256, np.int64)
