@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exfilml import payload
@@ -199,6 +199,19 @@ def directions_in(groups: dict[str, list[Direction]]) -> int:
     return sum(map(len, groups.values()))
 
 
+def headers_alone(one: Direction) -> Direction:
+    """Judge the HTTP header of a direction as a buffer of its own."""
+    header = http_header(one.head)
+    return replace(one, head=header, slices=b"", found=payload.judge(header))
+
+
+def is_application_data(one: Direction) -> bool:
+    """Whether enough TLS application data was seen where TLS is meant to be."""
+    named = one.app.partition(".")[0] == "TLS"
+    meant = named or not TLS_PORTS.isdisjoint(one.ports)
+    return meant and application_data(one) >= LEAST_CIPHER
+
+
 def gate(rows: list[Direction]) -> None:
     """Sort the directions by what they are, and print how they were judged."""
     plain: dict[str, list[Direction]] = defaultdict(list)
@@ -211,25 +224,27 @@ def gate(rows: list[Direction]) -> None:
         if hidden:
             if one.found.n_bytes >= LEAST_CIPHER:
                 cipher[hidden].append(one)
-        elif application_data(one) >= LEAST_CIPHER and (
-            app == "TLS" or not TLS_PORTS.isdisjoint(one.ports)
-        ):
+        elif is_application_data(one):
             cipher["TLS application data"].append(one)
+        elif one.found.n_bytes < LEAST_PLAIN:
+            continue
         elif app in HTTP:
-            header = http_header(one.head)
-            if len(header) >= LEAST_PLAIN:
-                plain["HTTP headers"].append(
-                    Direction(
-                        one.capture, one.app, one.inspected, one.ports, one.side,
-                        header, b"",
-                        payload.judge(header),
-                    )
-                )  # fmt: skip
-            if one.found.n_bytes >= LEAST_PLAIN:
-                whole[app].append(one)
-        elif app in PLAIN and one.found.n_bytes >= LEAST_PLAIN:
+            whole[app].append(one)
+            header = headers_alone(one)
+            if header.found.n_bytes >= LEAST_PLAIN:
+                plain["HTTP headers"].append(header)
+        elif app in PLAIN:
             (plain if is_plain(one) else unsure)[app].append(one)
+    print_gate(plain, cipher, whole, unsure)
 
+
+def print_gate(
+    plain: dict[str, list[Direction]],
+    cipher: dict[str, list[Direction]],
+    whole: dict[str, list[Direction]],
+    unsure: dict[str, list[Direction]],
+) -> None:
+    """Print the tables, and whether the targets are met."""
     silent = report(f"plaintext, {LEAST_PLAIN} B and more", plain, want=False)
     sure = report(f"ciphertext, {LEAST_CIPHER} B and more", cipher, want=True)
     report("for information: HTTP with its bodies", whole, want=False)
