@@ -141,7 +141,9 @@ def _is_der(data: bytes) -> bool:
     ciphertext and none.
     """
     if data[1] == 0x82:
-        fits = len(data) <= int.from_bytes(data[2:4]) + 4
+        end = int.from_bytes(data[2:4]) + 4
+        # Sent once, or again: what follows begins alike.
+        fits = len(data) <= end or data[end : end + 4] == data[:4]
         return fits and data[4:5] in (b"\x30", b"\x0a", b"\x02")
     return data[1] < 0x80 and data[1] + 2 == len(data) and data[2:3] == b"\x30"
 

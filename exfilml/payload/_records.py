@@ -57,12 +57,14 @@ MAX_FIXED: Final = 8
 """Most fixed bytes before a length."""
 
 _LEAST_BITS: Final = 20.0
+_SURE_BITS: Final = 512.0
 _RECORDS: Final = 3
 _WIDE_RECORDS: Final = 2
 _PAD_RUN: Final = 5
 _PKCS_RUN: Final = 4
 _BLOCK: Final = 16
 _LONGEST: Final = 16384
+_MEAN_BYTES: Final = 16
 
 
 def contents(data: bytes) -> bytes | None:
@@ -86,7 +88,12 @@ def contents(data: bytes) -> bytes | None:
     Three 2-byte lengths are enough for a buffer of up to 1 kB that ends with the
     last record; of larger or cut-off buffers a few more must be seen (records of
     300 bytes are found in 4 kB, records of 1200 bytes are not). Two 4-byte lengths
-    are always enough.
+    are always enough. Records of less than 16 bytes on average are not walked, nor is
+    an empty first one; of several forms the one with the shorter preamble is taken
+    once it is beyond doubt.
+
+    For bytes that no grammar and no handshake names: the signatures and names inside
+    DNS or TLS would be taken out of what says that they are DNS or TLS.
     """
     if len(data) < LEAST_BYTES:
         return None
@@ -144,10 +151,13 @@ def walk(
         if left < 0:
             break
         size = read_length(data, at + fixed, width, little) - extra
-        if size < 0 or size > left + most:
+        if size < 0 or size > left + most or size + records == 0:
             return 0
         records += 1
         at += fixed + width + size
+        # Tables of small numbers would be walked for as long as they are.
+        if records * _MEAN_BYTES > at - start + 8 * _MEAN_BYTES:
+            return 0
     return records if records >= (_WIDE_RECORDS if width == 4 else _RECORDS) else 0
 
 
@@ -281,7 +291,11 @@ def unwrap(  # noqa: C901, PLR0912, PLR0915
                 width = 1 if shape == 0 else (2 if shape < 3 else 4)
                 little = shape in (2, 4)
                 # One byte without fixed ones can surprise nobody.
-                if preamble + fixed + width >= n or width + fixed == 1:
+                if (
+                    preamble + fixed + width >= n
+                    or width + fixed == 1
+                    or best > _SURE_BITS
+                ):
                     continue
                 # What all three ways to count have in common, before walking.
                 first = read_length(data, preamble + fixed, width, little)
