@@ -11,6 +11,7 @@ each relies on what those before it have taken.
 from __future__ import annotations
 
 import re
+import struct
 from typing import Final
 
 from exfilml.payload._facts import is_tls
@@ -279,6 +280,9 @@ def _is_radius(data: bytes) -> bool:
     return at == len(data)
 
 
+_COUNTS: Final = struct.Struct(">4H")
+
+
 def is_dns(data: bytes, *, whole: bool) -> bool:  # noqa: PLR0911
     """Whether one DNS message starts here (RFC 1035, section 4.1).
 
@@ -287,9 +291,7 @@ def is_dns(data: bytes, *, whole: bool) -> bool:  # noqa: PLR0911
     """
     if len(data) < 17:
         return False
-    questions, answers, authority, extra = (
-        int.from_bytes(data[i : i + 2]) for i in (4, 6, 8, 10)
-    )
+    questions, answers, authority, extra = _COUNTS.unpack_from(data, 4)
     opcode, reserved = data[2] >> 3 & 15, data[3] & 0x40
     records = questions + answers + authority + extra
     if opcode > 6 or reserved or questions > 8 or not 1 <= records <= 400:

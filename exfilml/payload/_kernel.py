@@ -96,6 +96,22 @@ _SET_BITS: Final = np.array([value.bit_count() for value in range(256)])
 # c log2 c of the counts that samples have.
 _C_LOG_C: Final = np.arange(2048) * np.log2(np.maximum(np.arange(2048), 1))
 
+# Bits: printable, base64, hex and base32 (line breaks and padding included), blanks,
+# bytes beyond ASCII.
+_N_CLASSES: Final = 6
+_CLASSES: Final = np.zeros(256, np.int64)
+for _bit, _members in enumerate(
+    (
+        bytes(range(32, 127)) + b"\t\r\n",
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n",
+        b"0123456789abcdefABCDEF :\r\n",
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567=\r\n",
+        b" \t\r\n",
+        bytes(range(128, 256)),
+    )
+):
+    _CLASSES[list(_members)] += 1 << _bit
+
 # Positions in the result of `survey`.
 ENTROPY, ENTROPY_Z, P_RANDOM, SET_BITS, PRINTABLE = 0, 1, 2, 3, 4
 HEAD_ENTROPY, HEAD_P, START_P = 5, 6, 7
@@ -637,6 +653,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     width: int,
     start: int,
     records: int,
+    search: bool,
     null: NDArray[np.float64],
     content: NDArray[np.uint8],
     out: NDArray[np.float64],
@@ -653,6 +670,8 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         End of a recognised plaintext header in `head`, -1 for none.
     records
         3 for TLS records from `start` on, 254 for DTLS, 0 for none.
+    search
+        Whether to look for opaque bytes behind a preamble and between framing.
     null
         The table of simulated quantiles.
     content
@@ -687,11 +706,10 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     out[PRINTABLE] = math.nan
     if n > 0:
         ones = 0
-        text = counts[9] + counts[10] + counts[13]
+        text = 0
         for value in range(256):
             ones += counts[value] * _SET_BITS[value]
-            if 32 <= value < 127:
-                text += counts[value]
+            text += counts[value] * (_CLASSES[value] & 1)
         out[SET_BITS] = ones / n
         out[PRINTABLE] = text / n
 
@@ -762,21 +780,11 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     out[N_CONTENT] = size
     out[C_DELTA] = entropy_of(changes[4], changes[4].sum())
     out[C_EXPECTED] = expected_entropy(size)
-    # Plain loops: slices and array expressions would each be compiled apart.
-    fits = np.zeros(6, np.int64)
+    fits = np.zeros(_N_CLASSES, np.int64)
     for value in range(256):
         c = counts[value]
-        letter = (65 <= value <= 90) or (97 <= value <= 122)
-        digit = 48 <= value <= 57
-        line_break = value in (10, 13)
-        fits[0] += c * (32 <= value < 127 or value == 9 or line_break)
-        fits[1] += c * (letter or digit or line_break or value in (43, 45, 47, 61, 95))
-        in_hex = digit or (65 <= value <= 70) or (97 <= value <= 102)
-        fits[2] += c * (in_hex or line_break or value in (32, 58))
-        in_32 = (65 <= value <= 90) or (50 <= value <= 55)
-        fits[3] += c * (in_32 or line_break or value == 61)
-        fits[4] += c * (line_break or value in (9, 32))
-        fits[5] += c * (value >= 128)
+        for kind in range(_N_CLASSES):
+            fits[kind] += c * ((_CLASSES[value] >> kind) & 1)
     out[C_PRINTABLE] = fits[0]
     out[C_BASE64] = fits[1]
     out[C_HEX] = fits[2]
@@ -792,7 +800,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     if size > 0 and out[C_P] > OPAQUE_P:
         out[OPAQUE_N] = size
         out[OPAQUE_FROM] = begin
-    elif size >= _SUFFIX_MIN and out[C_PRINTABLE] < 0.9 * size:
+    elif search and size >= _SUFFIX_MIN and out[C_PRINTABLE] < 0.9 * size:
         for attempt in range(3):
             found = opaque_suffix(content, size, null)
             if found >= 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -70,6 +70,7 @@ MOST_PARTS: Final = 8
 
 _SIGNED: Final = frozenset({"dns", "ntp", "snmp", "dhcp", "radius", "netbios"})
 _DEPTH: Final = 2
+_ONE_QUESTION: Final = b"\x00\x01"
 _LINES: Final = re.compile(rb"(?:[\t\x20-\x7e]{4,}\r?\n)+(?:\r?\n)?")
 _EMPTY: Final[NDArray[np.uint8]] = np.zeros(0, np.uint8)
 _UPGRADES: Final = frozenset(
@@ -93,7 +94,7 @@ _ICMP: Final = frozenset({1, 58})
 _FIRST_PACKET: Final = 1460
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Judged:
     """What one piece of content was found to be."""
 
@@ -128,6 +129,9 @@ def assess(
         echo = _icmp.read(head, packets, slices, width)
         carried = Carried((Part(echo.data, None, 0),), b"", 0)
         n_carried = echo.carried
+    elif datagram and head[4:6] == _ONE_QUESTION and _grammar.is_dns(head, whole=False):
+        # First, because most flows are of this kind.
+        grammar = "dns"
     else:
         handshake = _facts.find_handshake(head, datagram=datagram)
         if handshake is None and datagram and _facts.find_rtp(head, packets):
@@ -146,11 +150,12 @@ def assess(
             start, records, handshake = upgrade, 3, "tls"
     if magic == "openssl-salted":
         start = 16
-    if grammar == "dns":
+    if grammar == "dns" and not _is_short_answer(head, packets):
         names = _dns.read(head, packets, slices, width, stream=not datagram)
         if names is not None:
             n_carried = names.carried
-            carried = Carried((Part(names.data or b"", None, 0),), b"", 0)
+            if names.data:
+                carried = Carried((Part(names.data, None, 0),), b"", 0)
     elif grammar == "http" and not records:
         # A header that goes on behind the head is no content, whatever its fields
         # hold.
@@ -164,7 +169,9 @@ def assess(
     elif datagram and handshake is None and grammar not in _SIGNED:
         carried = _framing.unwrap(head, packets, slices, width)
 
-    found, content = _measure(head, slices, width, start, records)
+    # What a carrier holds is searched for itself.
+    search = carried is None and grammar not in _SIGNED
+    found, content = _measure(head, slices, width, start, records, search=search)
     declared = None
     misdeclared = False
     if carried is None:
@@ -182,13 +189,15 @@ def assess(
             declared, judged.verdict, judged.concealed, magic, part.data
         )
         if names is not None:
-            judged = _named(judged, names)
+            judged.encoding = names.encoding
+            judged.verdict = "encoded" if judged.concealed else "structured"
         elif judged.size < UNKNOWN_BELOW and len(head) >= UNKNOWN_BELOW:
             # Nothing but the carrier's own lines, or fillers of echo data.
-            printable = found[_kernel.PRINTABLE] >= TEXT_SHARE
-            judged = replace(
-                judged, verdict="text" if printable else "structured", probability=1.0
-            )
+            text = found[_kernel.PRINTABLE] >= TEXT_SHARE
+            judged.verdict = "text" if text else "structured"
+            judged.probability = 1.0
+    if judged.verdict != "encoded":
+        judged.encoding = judged.period = None
     bare = handshake is grammar is magic is None and protocol not in _ICMP
     seen = len(head) + len(slices)
     if n_carried:
@@ -234,13 +243,19 @@ def assess(
 
 
 def _measure(
-    head: bytes, slices: bytes, width: int, start: int, records: int
+    head: bytes,
+    slices: bytes,
+    width: int,
+    start: int,
+    records: int,
+    *,
+    search: bool = True,
 ) -> tuple[list[float], NDArray[np.uint8]]:
     """Run the compiled survey; its figures, and the content without framing."""
     out = np.empty(_kernel.N_RESULTS, np.float64)
     content = np.empty(len(head) + len(slices), np.uint8)
     _kernel.survey(
-        _view(head), _view(slices), width, start, records,
+        _view(head), _view(slices), width, start, records, search,
         quantiles(), content, out,
     )  # fmt: skip
     found: list[float] = out.tolist()
@@ -269,7 +284,7 @@ def _judge_parts(
         later = carried.later if part is last else b""
         beyond = 1.0 - len(head) / stream_bytes if later and stream_bytes else 0.0
         judged = judge_content(part.data, later, carried.width, beyond)
-        judged = replace(judged, opaque_from=judged.opaque_from + part.start)
+        judged.opaque_from += part.start
         if chosen is None or _weight(judged) > _weight(chosen[0]):
             chosen = judged, part
     assert chosen is not None
@@ -288,23 +303,20 @@ def judge_content(
     start = 16 if magic == "openssl-salted" else 0
     found, content = _measure(data, later, width, start, 0)
     judged = _decide(found, content, data, later, magic, None, None, later_share, depth)
-    return replace(
-        judged,
-        entropy=found[_kernel.C_ENTROPY],
-        p_random=found[_kernel.C_P],
-        magic=magic,
-        size=len(data) + len(later),
-    )
+    judged.entropy = found[_kernel.C_ENTROPY]
+    judged.p_random = found[_kernel.C_P]
+    judged.magic = magic
+    judged.size = len(data) + len(later)
+    return judged
 
 
-def _named(judged: _Judged, names: _dns.DnsNames) -> _Judged:
-    """Give the verdict on a message of DNS: structure, unless its names hold data."""
-    if names.encoding is None or not judged.concealed:
-        return replace(
-            judged, verdict="structured", probability=1.0, concealed=False,
-            encoding=None, period=None, opaque_from=math.nan,
-        )  # fmt: skip
-    return replace(judged, verdict="encoded", encoding=names.encoding, period=None)
+def _is_short_answer(head: bytes, packets: tuple[int, ...]) -> bool:
+    """Whether a message of DNS is one response of ordinary size.
+
+    Its question is that of the query, which is judged on the other side, and its
+    answers are a download.
+    """
+    return len(packets) == 1 and len(head) <= 512 and bool(head[2] & 0x80)
 
 
 def _decide(  # noqa: C901, PLR0911, PLR0912
