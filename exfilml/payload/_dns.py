@@ -284,7 +284,7 @@ def _content(names: list[list[bytes]]) -> list[bytes]:
 
 def _decode(texts: list[bytes], *, keeps_case: bool) -> tuple[str | None, bytes | None]:
     """Name the alphabet of the texts and decode them, headers set aside."""
-    if _alphabets.is_ordinary(b"".join(texts)):
+    if _alphabets.is_ordinary(texts):
         return None, None
     found = _alphabets.recognise(texts, keeps_case=keeps_case)
     skip, drop = _columns(texts), _columns([text[::-1] for text in texts])

@@ -8,6 +8,8 @@ does not.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from exfilml.payload import _kernel
@@ -20,6 +22,8 @@ def is_better(framed: bytes, whole: bytes) -> bool:
 
 def _p_random(data: bytes) -> float:
     """p-value of "uniform random bytes"; nan for none."""
+    if not data:
+        return math.nan
     counts, deltas = np.zeros(256, np.int64), np.zeros(256, np.int64)
     view = np.frombuffer(data, np.uint8)
     _kernel.tally(view, 0, len(data), counts, deltas)
