@@ -306,6 +306,15 @@ def test_a_decoy_does_not_hide_what_is_no_dns():
     assert (found.messages, found.strays) == (1, 600)
 
 
+def test_names_of_one_letter_each_fill_no_byte():
+    """Less than eight bits in a name are taken for padding."""
+    letters = b"q7z3x5j2k6w4v9y8g0h1b"
+    found = over_udp([wire(bytes([a]), b"example", b"com") for a in letters])
+    assert (found.carried, found.encoding) == (len(letters), None)
+    pieces = [bytes([c]) for c in letters * 3]
+    assert alphabets.recognise(pieces, keeps_case=True) in (None, ("base36", b""))
+
+
 # Any bytes.
 
 MESSAGES = st.one_of(
