@@ -4,7 +4,7 @@ A query is a message to whoever owns the domain: all that stands below the regis
 domain reaches its name server, through any resolver. `read` collects the distinct
 names of one direction, counts what they hold below the domain asked for most, and
 decodes it where it is written in an alphabet that ordinary names are not
-(`_alphabets`). Counters, tags and headers are set aside before (`_framing`).
+(`_alphabets`). Counters, tags and headers are set aside before (`_labels`).
 
 Limits
 ------
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exfilml.domains import registered_domain
-from exfilml.payload import _alphabets, _framing
+from exfilml.payload import _alphabets, _framing, _labels
 from exfilml.payload._dns_messages import (
     TEXT_BYTES,
     Messages,
@@ -77,7 +77,7 @@ class DnsNames:
         Names that are hashes (of content networks, of virus scanners) are written in
         one too: what is usual here, a baseline must say.
     data
-        The bytes behind `encoding`, without what `_framing` sets aside; None without
+        The bytes behind `encoding`, without what `_labels` sets aside; None without
         an encoding. Fit for a test of randomness; a lower bound of the upload.
     answers
         Data of TXT, NULL, CNAME, MX and SRV answers, `TEXT_BYTES` at most: the
@@ -149,7 +149,7 @@ def _judge(seen: Messages) -> DnsNames:
     encoding, data = None, None
     if len(text) >= _alphabets.LEAST_CHARS and not domain.endswith(".arpa"):
         encoding, data = _decode(
-            _framing.without_counters(labels), keeps_case=keeps_case
+            _labels.without_counters(labels), keeps_case=keeps_case
         )
     return DnsNames(
         domain,
@@ -247,8 +247,8 @@ def _decode(texts: list[bytes], *, keeps_case: bool) -> tuple[str | None, bytes 
         return None, None
     found = _alphabets.recognise(texts, keeps_case=keeps_case)
     skip, drop = (
-        _framing.columns(texts),
-        _framing.columns([text[::-1] for text in texts]),
+        _labels.columns(texts),
+        _labels.columns([text[::-1] for text in texts]),
     )
     if skip or drop:
         framed = _alphabets.recognise(
