@@ -30,6 +30,9 @@ VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
 # Columns of names that evidence and reasons read, not only count.
 KEPT_NAMES: Final = ("service", "wrapper", "token")
 PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
+# Bytes in DNS names and echo data, of the flows whose protocol can carry such.
+CARRIED: Final = ("carriers", "carried_bits", "carried_squares")
+MISDECLARED: Final = ("declared", "misdeclared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,9 @@ class Spec:
 TABLES: Final[dict[str, Spec]] = {
     "site": Spec((), VOLUME + PAYLOAD),
     "host": Spec(("local_ip",), VOLUME + PAYLOAD),
-    "service": Spec(("service",), VOLUME + PAYLOAD),
+    "service": Spec(("service",), VOLUME + PAYLOAD + CARRIED + MISDECLARED),
     "host_service": Spec(("local_ip", "service"), VOLUME),
-    "service_place": Spec(("service", "place"), VOLUME),
+    "service_place": Spec(("service", "place"), VOLUME + CARRIED),
     "service_address": Spec(("service", "remote_ip"), ("n",)),
     "service_network": Spec(("service", "network"), ("n",)),
     "wrapper": Spec(("wrapper",), PAYLOAD),
@@ -57,6 +60,8 @@ TABLES: Final[dict[str, Spec]] = {
     "service_day": Spec(("service",), VOLUME),
     "host_service_day": Spec(("local_ip", "service"), VOLUME),
 }
+# What later versions count; a model that lacks it never asks for it.
+LATER_VALUES: Final = frozenset(CARRIED + MISDECLARED)
 # Counted per case and day instead of per flow.
 DAY_TABLES: Final = ("site_day", "service_day", "host_service_day")
 
@@ -139,6 +144,10 @@ class Observed:
         bare = concealed & wrappers.each(lambda text: text == BARE, missing=False)
         unverified = judged & tokens.each(lambda t: t == UNVERIFIED, missing=False)
         volume = _volume_values(up, oriented.numbers("down_volume"))
+        carried = oriented.numbers("up_carried_bytes")
+        carried_bits = np.log2(1.0 + np.nan_to_num(carried))
+        declared = judged & ~oriented.names("up_declared").missing
+        misdeclared = oriented.numbers("up_misdeclared") == 1.0
         values = {
             **volume,
             "visible": (~np.isnan(sampled)).astype("float64"),
@@ -147,6 +156,11 @@ class Observed:
             "bare": bare.astype("float64"),
             "unverified": unverified.astype("float64"),
             "bare_bits": np.where(bare, volume["bits"], 0.0),
+            "carriers": (~np.isnan(carried)).astype("float64"),
+            "carried_bits": carried_bits,
+            "carried_squares": carried_bits * carried_bits,
+            "declared": declared.astype("float64"),
+            "misdeclared": (declared & misdeclared).astype("float64"),
         }
         day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
         hashes = {name: hash_names(column) for name, column in names.items()}

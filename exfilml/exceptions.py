@@ -40,6 +40,10 @@ class OutputError(ExfilmlError):
     """A result cannot be written."""
 
 
+class InstallationError(ExfilmlError):
+    """A file that belongs to the installation is missing or damaged."""
+
+
 class ExfilmlWarning(UserWarning):
     """Base of all warnings: the result is usable, and the text says what is lost."""
 

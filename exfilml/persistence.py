@@ -34,7 +34,7 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from exfilml import __version__
-from exfilml.baseline import TABLES, Baseline
+from exfilml.baseline import LATER_VALUES, TABLES, Baseline
 from exfilml.calibration import Calibrator
 from exfilml.detector import Detector, Learned
 from exfilml.exceptions import (
@@ -75,6 +75,8 @@ _PER: Final = {
     "bits": ("n", MOST_BITS),
     "bits_squared": ("n", MOST_BITS**2),
     "bare_bits": ("bare", MOST_BITS),
+    "carried_bits": ("carriers", MOST_BITS),
+    "carried_squares": ("carriers", MOST_BITS**2),
 }
 
 _TREE_TYPES: Final = {
@@ -360,6 +362,11 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
     return types
 
 
+def _is_later(member: str) -> bool:
+    """Whether a member is a count that the first models of the protocol lack."""
+    return member.rpartition("/")[2] in LATER_VALUES
+
+
 def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for which, name in itertools.product(_BASELINES, TABLES):
@@ -423,6 +430,8 @@ def _audit(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             manifest = _parse(_unpack(archive, MANIFEST, sizes.pop(MANIFEST)))
             types = _types(_object(manifest, "capabilities"))
             members = _object(manifest, "members")
+            for name in [n for n in types if _is_later(n) and n not in members]:
+                del types[name]
             for found, where in ((sizes, "the archive"), (members, "the manifest")):
                 odd = sorted(set(found) ^ set(types))
                 if odd:
@@ -590,7 +599,8 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
     keys, first, second = (
         arrays[f"{base}/{part}"] for part in ("keys", "first", "second")
     )
-    values = {v: arrays[f"{base}/{v}"] for v in spec.values}
+    absent = np.zeros(len(keys))
+    values = {v: arrays.get(f"{base}/{v}", absent) for v in spec.values}
     columns = [first, second, *values.values()]
     if len(keys) > MAX_KEYS or any(len(column) != len(keys) for column in columns):
         raise ModelFileError(f"{base}: columns differ in length, or are too long.")

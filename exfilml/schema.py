@@ -6,8 +6,8 @@ link layer, as in Zeek's ``orig_ip_bytes`` and in NFStream with
 ``accounting_mode=1``. Payload bytes are what the transport layer carries, without
 retransmission being removed. Times are UTC; durations are seconds.
 
-Payload columns exist once for each direction, prefixed ``src_`` and ``dst_``. They
-are missing where a source cannot see payload; a source that sees payload writes 0
+Payload columns exist once for each direction, prefixed ``src_`` and ``dst_``; what they
+mean is told by `exfilml.payload.PayloadEvidence`, whose fields they are. They are missing where a source cannot see payload; a source that sees payload writes 0
 into ``*_payload_bytes`` for a silent direction. That difference is what
 `capability` reads.
 
@@ -61,7 +61,10 @@ _HIGHEST: Final[Mapping[str, float]] = {
     "bit mask": 255,
     "bits/byte": 8,
     "p-value": 1,
+    "probability": 1,
     "share": 1,
+    "characters": 255,
+    "count": MAX_PACKETS,
 }
 
 
@@ -104,19 +107,33 @@ def _payload_columns(side: str, who: str) -> Iterator[Column]:
     yield column("payload_bytes", "Int64", "bytes", "Transport payload")
     yield column("sampled_bytes", "Int64", "bytes", "Payload that was judged")
     yield column("entropy", "float64", "bits/byte", "Plug-in Shannon entropy")
+    yield column("entropy_z", "float64", "z-score", "Entropy among random bytes")
     yield column("p_random", "float64", "p-value", "Uniform random bytes")
-    yield column("head_entropy", "float64", "bits/byte", "The same, head")
-    yield column("head_p_random", "float64", "p-value", "The same, head")
-    yield column("body_entropy", "float64", "bits/byte", "The same, body")
-    yield column("body_p_random", "float64", "p-value", "The same, body")
+    yield column("start_p_random", "float64", "p-value", "The same, first 64 B")
+    yield column("head_entropy", "float64", "bits/byte", "Entropy, first 512 B")
+    yield column("head_p_random", "float64", "p-value", "Random bytes, first 512 B")
+    yield column("body_entropy", "float64", "bits/byte", "Entropy, body")
+    yield column("body_p_random", "float64", "p-value", "Random bytes, body")
     yield column("set_bits", "float64", "bits/byte", "Mean set bits")
     yield column("printable", "float64", "share", "Printable ASCII bytes")
     yield column("verdict", "str", "`VERDICTS`", "What the payload looks like")
+    yield column("verdict_probability", "float64", "probability", "That it is right")
     yield column("concealed", "boolean", "flag", "Opaque, or opaque once decoded")
+    yield column("opaque_from", "float64", "bytes", "Where opaque bytes begin")
+    yield column("fully_encrypted", "boolean", "flag", "Opaque from the first byte")
     yield column("handshake", "str", "name", "Handshake at the start")
     yield column("magic", "str", "name", "File format by magic number")
     yield column("encoding", "str", "name", "Encoding that was undone")
+    yield column("xor_period", "Int64", "bytes", "Length of a repeating key")
     yield column("protocol", "str", "name", "Plain-text grammar at the start")
+    yield column("declared", "str", "name", "Media type or file name given for it")
+    yield column(
+        "misdeclared", "boolean", "flag", "Opaque, and cannot be what is given"
+    )
+    yield column("carried_bytes", "Int64", "bytes", "In DNS names and echo data")
+    yield column("names", "Int64", "count", "Distinct DNS names under one domain")
+    yield column("longest_label", "Int64", "characters", "Longest label of these")
+    yield column("domain", "str", "host name", "That registered domain")
 
 
 COLUMNS: Final[tuple[Column, ...]] = (
@@ -142,6 +159,12 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("process", "str", "name", "Process on the local host."),
     Column("sensor", "str", "name", "File or sensor the flow came from."),
     Column("uid", "str", "name", "The source's identifier of the flow."),
+    Column(
+        "first_speaker", "str", "`src` or `dst`", "Which side's payload came first."
+    ),
+    Column(
+        "echoed", "float64", "share", "Echo replies that repeat what was requested."
+    ),
     Column("label", "str", "name", "Ground truth, where there is one."),
     *_payload_columns("src", "by the initiator"),
     *_payload_columns("dst", "by the responder"),
@@ -168,6 +191,7 @@ CAPABILITIES: Final = ("volume", "packets", "application", "payload")
 
 _ENUMS: Final[dict[str, tuple[str, ...]]] = {
     "conn_state": CONN_STATES,
+    "first_speaker": ("src", "dst"),
     "src_verdict": VERDICTS,
     "dst_verdict": VERDICTS,
 }

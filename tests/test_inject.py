@@ -237,8 +237,7 @@ def test_what_is_judged_is_what_the_extractor_would_judge(name, size):
             sampler.payload += len(packet)
             if not sampler.full or sampler.is_due(len(packet)):
                 sampler.keep(packet, len(packet))
-        datagram = carrier.protocol != 6
-        assert repr(side.judge(datagram=datagram)) == repr(
+        assert repr(side.judge(carrier.protocol)) == repr(
             sampler.judge(carrier.protocol)
         )
 

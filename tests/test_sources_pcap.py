@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import captures as c
@@ -40,10 +41,10 @@ class Here:
     def run(self, job: Job, advance):
         """Meter as the worker does."""
         batches = []
-        impossible = meter(job, batches.append)
+        metered = meter(job, batches.append)
         advance(0)
         facts = inspect_capture(Path(job.path)).facts()
-        return batches, {"impossible": impossible, **facts}
+        return batches, {**asdict(metered), **facts}
 
 
 def find_damage(path: Path):
@@ -60,15 +61,17 @@ def samples(monkeypatch) -> list[tuple[bytes, bytes, int, bool]]:
     seen = []
     judge = payload.judge_stream
 
-    def record(head, body=b"", *, slice_bytes, stream_bytes, datagram):
+    def record(head, body=b"", *, slice_bytes, stream_bytes, protocol, packets):
         assert slice_bytes == SLICE
-        seen.append((head, body, stream_bytes, datagram))
+        seen.append((head, body, stream_bytes, protocol != 6))
+        assert sum(packets) == len(head) or len(packets) == _plugin.MAX_PACKETS
         return judge(
             head,
             body,
             slice_bytes=slice_bytes,
             stream_bytes=stream_bytes,
-            datagram=datagram,
+            protocol=protocol,
+            packets=packets,
         )
 
     monkeypatch.setattr(_plugin.payload, "judge_stream", record)

@@ -180,6 +180,19 @@ def blend(
     return (count * own + BLEND * general) / (count + BLEND)
 
 
+# A level whose values never vary would call 1 % more an excess.
+LEAST_DEVIATION_BITS: Final = 0.5
+
+
+def high_mark(
+    count: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean + 2 standard deviations, from count, sum and sum of squares, in bits."""
+    mean = total / np.maximum(count, 1.0)
+    variance = np.maximum(squares / np.maximum(count, 1.0) - mean * mean, 0.0)
+    return mean + 2.0 * np.maximum(np.sqrt(variance), LEAST_DEVIATION_BITS)
+
+
 def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return −log2 of probabilities: bits of surprise (Shannon 1948)."""
     return -np.log2(np.clip(probability, 1e-12, 1.0))

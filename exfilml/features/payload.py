@@ -18,6 +18,7 @@ from exfilml.features._feature import (
     Feature,
     blend,
     column,
+    high_mark,
     human_bytes,
     surprise,
 )
@@ -31,6 +32,9 @@ PRIOR_COUNT: Final = 2.0
 # Before any bare upload was seen, one of 64 bytes is the least worth a doubling:
 # keep-alives and nonces of ordinary protocols stay below.
 FIRST_BARE_BITS: Final = 6.0
+
+# Before any was seen, DNS names and echo data of 64 bytes are nothing to speak of.
+FIRST_CARRIED_BITS: Final = 6.0
 
 # Allowed above the mean of earlier bare uploads before more of it is evidence.
 BARE_SLACK_BITS: Final = 2.0
@@ -89,6 +93,37 @@ def bare_volume(asked: Asked) -> NDArray[np.float64]:
     return np.where(asked.is_true("visible"), np.where(bare, excess, 0.0), np.nan)
 
 
+def carried(asked: Asked) -> NDArray[np.float64]:
+    """log2 bytes in DNS names or echo data above the usual mark, in doublings.
+
+    These are bytes where the protocol carries no data of users: labels of distinct
+    names under one registered domain, echo data that neither fill nor repeat. The
+    mark is mean + 2 standard deviations of this place at this service, blended with
+    the service's, itself with 6 bits (64 bytes). 0 for other protocols.
+    """
+    usual: NDArray[np.float64] | float = FIRST_CARRIED_BITS
+    for table in ("service", "service_place"):
+        count, bits, squares = asked.take(
+            table, "carriers", "carried_bits", "carried_squares"
+        )
+        usual = blend(count, high_mark(count, bits, squares), usual)
+    excess = np.maximum(asked.observed.values["carried_bits"] - usual, 0.0)
+    return np.where(asked.is_true("visible"), excess, np.nan)
+
+
+def misdeclared(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(misdeclared | service) where the content is not what is declared, else 0.
+
+    A carrier gives a media type or a file name, and the bytes are opaque and cannot be
+    that. The probability is the smoothed share of the service's uploads with such a
+    declaration: Beta prior with 2 pseudo-counts from one in sixteen.
+    """
+    declared, wrong = asked.take("service", "declared", "misdeclared")
+    share = (wrong + PRIOR_COUNT / 16.0) / (declared + PRIOR_COUNT)
+    bits = np.where(asked.is_true("misdeclared"), surprise(share), 0.0)
+    return np.where(asked.is_true("visible"), bits, np.nan)
+
+
 def _appearance(asked: Asked) -> list[str]:
     """Say what each upload looks like, and whether a handshake explains it."""
     table = asked.oriented
@@ -96,9 +131,10 @@ def _appearance(asked: Asked) -> list[str]:
     entropy = table["up_body_entropy"].fillna(table["up_entropy"])
     p_random = table["up_body_p_random"].fillna(table["up_p_random"])
     parts = []
-    for verdict, encoding, bits, p, hand in zip(
+    for verdict, encoding, period, bits, p, hand in zip(
         column(asked, "up_verdict"),
         column(asked, "up_encoding"),
+        asked.oriented.numbers("up_xor_period").tolist(),
         entropy,
         p_random,
         table["up_handshake"].fillna(table["down_handshake"]),
@@ -106,6 +142,10 @@ def _appearance(asked: Asked) -> list[str]:
     ):
         if isinstance(hand, str):
             parts.append(f"payload {verdict} after a handshake ({hand})")
+        elif encoding == "xor":
+            parts.append(
+                f"payload is text under a repeating key of {period:.0f} bytes (XOR)"
+            )
         elif isinstance(encoding, str):
             parts.append(
                 f"payload is {encoding} around bytes that look encrypted, and no TLS, "
@@ -161,8 +201,47 @@ def _say_bare_volume(asked: Asked) -> list[str]:
     return parts
 
 
+def _say_carried(asked: Asked) -> list[str]:
+    carried = asked.oriented.numbers("up_carried_bytes")
+    names = asked.oriented.numbers("up_names")
+    domain = column(asked, "up_domain")
+    duration = asked.oriented.numbers("duration_s")
+    parts = []
+    for size, count, where, seconds in zip(
+        carried, names, domain, duration, strict=True
+    ):
+        what = (
+            f"{count:.0f} names under {where} carry {human_bytes(size)}"
+            if count > 0
+            else f"echo data that neither fill nor repeat carry {human_bytes(size)}"
+        )
+        rate = (
+            f", {human_bytes(60.0 * size / seconds)} a minute" if seconds > 60 else ""
+        )
+        parts.append(what + rate)
+    return parts
+
+
+def _say_misdeclared(asked: Asked) -> list[str]:
+    declared, wrong = asked.take("service", "declared", "misdeclared")
+    return [
+        f"declared as {what}, but the bytes are {verdict} ({k:.0f} of {n:.0f} such "
+        f"uploads to {service} in the baseline)"
+        for what, verdict, service, n, k in zip(
+            column(asked, "up_declared"),
+            column(asked, "up_verdict"),
+            column(asked, "service"),
+            declared,
+            wrong,
+            strict=True,
+        )
+    ]
+
+
 FEATURES: Final = (
     Feature("concealed", "payload", "bits", True, concealed, _say_concealed),
     Feature("bare_host", "payload", "bits", True, bare_host, _say_bare_host),
     Feature("bare_volume", "payload", "bits", True, bare_volume, _say_bare_volume),
+    Feature("carried", "payload", "bits", True, carried, _say_carried),
+    Feature("misdeclared", "payload", "bits", True, misdeclared, _say_misdeclared),
 )

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.features._feature import Asked, Feature, blend, column, human_bytes
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    blend,
+    column,
+    high_mark,
+    human_bytes,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# A level whose uploads never vary would call 1 % more an excess.
-LEAST_DEVIATION_BITS: Final = 0.5
 
 # Flows much smaller than this are headers and acknowledgements: their ratio is
 # pulled to the usual one.
@@ -29,9 +33,7 @@ RATIO_PRIOR_BYTES: Final = 2000.0
 def mark(asked: Asked, table: str, general: str | None) -> NDArray[np.float64]:
     """Return the usual high mark of log2 upload at one level, in bits."""
     count, total, squares = asked.take(table, "n", "bits", "bits_squared")
-    mean = total / np.maximum(count, 1.0)
-    variance = np.maximum(squares / np.maximum(count, 1.0) - mean * mean, 0.0)
-    own = mean + 2.0 * np.maximum(np.sqrt(variance), LEAST_DEVIATION_BITS)
+    own = high_mark(count, total, squares)
     if general is None:
         return own
     return blend(count, own, mark(asked, general, _GENERAL.get(general)))

@@ -261,7 +261,7 @@ _SPOKEN: Final = (
     ("dns", "DNS names", UDP, _one(53), "DNS", _queries, True),
     ("tls", "TLS", TCP, _one(443), "TLS", _tls, True),
 )
-_FTP_DATA: Final = Carrier("ftp", "FTP", TCP, _HIGH, None, False, _raw_tcp)
+FTP_DATA: Final = Carrier("ftp", "FTP", TCP, _HIGH, "FTP_DATA", True, _raw_tcp)
 CARRIERS: Final[Mapping[str, Carrier]] = MappingProxyType(
     {
         **{
@@ -272,7 +272,7 @@ CARRIERS: Final[Mapping[str, Carrier]] = MappingProxyType(
             )
             for name, title, protocol, ports, app, unused in _RAW
         },
-        "ftp": _FTP_DATA,
+        "ftp": FTP_DATA,
         **{
             name: Carrier(name, title, protocol, ports, app, True, wire, named=named)
             for name, title, protocol, ports, app, wire, named in _SPOKEN

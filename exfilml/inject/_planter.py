@@ -18,6 +18,7 @@ from exfilml.exceptions import FlowsError, OptionError
 from exfilml.inject._carriers import (
     CARRIERS,
     FTP_CONTROL,
+    FTP_DATA,
     ICMP,
     ICMP6,
     TCP,
@@ -319,14 +320,12 @@ class Planter:
             # As long as the names of new places; a known one may differ by some bytes.
             host = "up." + _letters(secret[32:] + b"\x00") + ".example"
             wire = carrier.wire(encrypted(secret[:32], size), size, host)
-            sides = tuple(
-                side.judge(datagram=carrier.protocol != TCP)
-                for side in (wire.up, wire.down)
-            )
+            sides = tuple(side.judge(carrier.protocol) for side in (wire.up, wire.down))
             verified = None
             if carrier.app is not None:
                 seen = payload.INSPECTED if carrier.inspected else 1
-                verified = payload.is_verified(
+                # The control connection vouches for the data connection.
+                verified = carrier is FTP_DATA or payload.is_verified(
                     carrier.app, carrier.protocol, seen, (sides[0], sides[1])
                 )
             self._drawn[key] = len(self._evidence)

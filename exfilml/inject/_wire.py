@@ -29,7 +29,7 @@ class Side:
         """Packets with payload."""
         return -(-self.size // self.packet)
 
-    def judge(self, *, datagram: bool) -> payload.PayloadEvidence:
+    def judge(self, protocol: int) -> payload.PayloadEvidence:
         """Judge what the extractor would keep."""
         kept = payload.KEPT_HEAD
         head = self.read(0, min(self.size, kept))
@@ -41,7 +41,14 @@ class Side:
             for i in payload.kept_slices(behind)
         )
         return payload.judge_stream(
-            head, b"".join(slices), stream_bytes=self.size, datagram=datagram
+            head,
+            b"".join(slices),
+            stream_bytes=self.size,
+            protocol=protocol,
+            packets=[
+                min(self.packet, len(head) - at)
+                for at in range(0, len(head), self.packet)
+            ],
         )
 
 

@@ -9,26 +9,39 @@ What can and cannot be told
 Ciphertext, and nothing else by design, passes a test of uniform random bytes at
 any length. Text and binary records fail it from 64 bytes on. Compressed bytes
 without their magic number are close to uniform: a fragment of 512 B of deflate
-passes as often as not, xz passes at any length. The verdict
-``compressed`` is therefore sure when a magic number was seen, and otherwise means
-"nearly random, but rejected"; ``opaque`` means "cannot be told from random bytes
-for this length", not "encrypted".
+passes as often as not, xz passes at any length. What passes is therefore held
+against odds that were trained on fragments of many formats, and called
+``compressed`` only where these are high (`exfilml.payload._verdict.PACKED_ODDS`);
+``verdict_probability`` tells the rest. ``opaque`` means "cannot be told from random
+bytes for this length", not "encrypted".
+
+A repeating key (XOR) is found only over text: over compressed data it changes nothing
+that could be seen.
+
+Carriers are opened before their content is judged: bodies and parts of HTTP, messages
+of WebSocket, attachments of mail, the labels of DNS names, the data of ICMP echo.
 
 Sources: Wu et al., "How the Great Firewall of China Detects and Blocks Fully
 Encrypted Traffic", USENIX Security 2023 (set bits, printable share, opaque from
 the first byte); NIST SP 800-22 (monobit); De Gaspari et al., "EnCoD", arXiv
-2103.17059 (what is achievable for encrypted against compressed fragments).
+2103.17059 (what is achievable for encrypted against compressed fragments); W. F.
+Friedman, "The Index of Coincidence" (1922).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from exfilml.payload._applications import INSPECTED, is_verified
+from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
+from exfilml.payload._ftp import Transfer
+from exfilml.payload._ftp import transfers as ftp_transfers
+from exfilml.payload._icmp import echoed
 from exfilml.payload._kernel import HEAD_BYTES, OPAQUE_P
 from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
-from exfilml.payload._verdict import OPAQUE_BELOW, UNKNOWN_BELOW, assess
+from exfilml.payload._verdict import OPAQUE_BELOW, TCP, UNKNOWN_BELOW, assess
 
 __all__ = [
     "HEAD_BYTES",
@@ -41,6 +54,10 @@ __all__ = [
     "UNKNOWN_BELOW",
     "VERDICTS",
     "PayloadEvidence",
+    "Transfer",
+    "contradicts",
+    "echoed",
+    "ftp_transfers",
     "is_verified",
     "judge",
     "judge_stream",
@@ -73,7 +90,8 @@ def judge_stream(
     *,
     slice_bytes: int = SLICE_BYTES,
     stream_bytes: int | None = None,
-    datagram: bool = False,
+    protocol: int = TCP,
+    packets: Sequence[int] = (),
 ) -> PayloadEvidence:
     """Judge one direction of a stream from its head and slices of later packets.
 
@@ -89,8 +107,12 @@ def judge_stream(
         Bytes per slice of `body`.
     stream_bytes
         Payload bytes the direction had; None for what was seen.
-    datagram
-        UDP or ICMP: the facts differ (DNS, QUIC, DTLS, WireGuard, NTP ...).
+    protocol
+        IANA protocol number: the facts of UDP differ from those of TCP (DNS, QUIC,
+        DTLS, WireGuard, NTP ...); ICMP carries echo data.
+    packets
+        Payload bytes of the packets that `head` is made of, in order; the last may be
+        cut. Messages of DNS and echo data are told apart by them; empty if unknown.
 
     Returns
     -------
@@ -106,7 +128,7 @@ def judge_stream(
     body = bytes(body)
     seen = len(head) + len(body)
     total = seen if stream_bytes is None else max(seen, stream_bytes)
-    return assess(head, body, max(0, slice_bytes), total, datagram=datagram)
+    return assess(head, body, max(0, slice_bytes), total, protocol, tuple(packets))
 
 
 def warm_up() -> None:

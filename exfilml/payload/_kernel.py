@@ -3,33 +3,38 @@
 One file because numba's cache notices changes only in the file of the function that
 is called, not in those of the functions it calls.
 
-**The randomness test.** Under "n independent uniform bytes" five statistics
-are compared with their null distribution, and the smallest p-value is corrected
-for having looked five times (Šidák, ``1 - (1 - p)**5``):
+**The randomness test.** Under "n independent uniform bytes" nine statistics of two
+tallies, of bytes and of their differences, are turned into z-scores:
 
 1. *byte collisions*: pairs of equal bytes, ``C = sum c(c - 1)/2`` over the 256
-   counts. It is Pearson's chi-square in integers, ``X2 = 256/n (2C + n) - n``,
-   and is the better form at small ``n``, where chi-square tables do not hold.
-   Both tails: too even (a counter, a permutation) is not random either, but is
-   rare, so a tenth of the error is spent on it;
-2. *nibble collisions*: the same over 16 cells and 2n nibbles, stronger when
+   counts. It is Pearson's chi-square in integers, ``X2 = 256/n (2C + n) - n``;
+2. *too even*: the lower tail of the same, for counters and permutations;
+3. *nibble collisions*: the same over 16 cells and 2n nibbles, stronger when
    bytes are too few to fill 256 cells;
-3. *delta collisions*: the same over ``x[i+1] - x[i] mod 256``, which are again
+4. *delta collisions*: the same over ``x[i+1] - x[i] mod 256``, which are again
    independent uniform bytes; sees counters, ramps, periodic filling and other
    serial structure that keeps the byte frequencies even;
-4. *bit positions*: ones at each of the eight positions, chi-square with 8
+5. *bit positions*: ones at each of the eight positions, chi-square with 8
    degrees of freedom; text never sets bit 7;
-5. *bit balance*: all set bits, the monobit test of NIST SP 800-22, section 2.1.
+6. *bit balance*: all set bits, the monobit test of NIST SP 800-22, section 2.1;
+7. *runs*: changes between neighbouring bits within bytes, binomial (7n, 1/2); the
+   runs test of NIST SP 800-22, section 2.3;
+8. *serial correlation* on the circle, ``sum cos(2 pi delta / 256)``, normal with
+   variance n/2: smooth signals, samples of sound;
+9. *entropy gap*: how far the plug-in entropy is below its mean for n.
 
-The indicators "bytes i and j are equal" are pairwise independent, so the first
-three moments of C are exact (``N = n(n-1)/2`` pairs, ``p = 1/cells``)::
+Skewed statistics (1 to 5 and 9) become z-scores by the cube root of their gamma
+approximation with the exact first three moments (E. B. Wilson and M. M. Hilferty,
+1931); of the indicators "bytes i and j are equal" ``N = n(n-1)/2`` are pairwise
+independent, so for ``p = 1/cells``::
 
     mean = N p      var = N p (1 - p)
     mu3  = N p (1 - p)(1 - 2p) + n(n-1)(n-2) p**2 (1 - p)
 
-and its tail is that of the gamma distribution with these moments (Pearson type
-III) with a continuity correction: chi-square's own shape for large n, close to
-Poisson for small n. Tests check it against simulation from 8 B to 6 kB.
+The nine are dependent, and so no formula combines them: the largest z is compared with
+its own distribution, simulated by ``datasets/make_randomness.py`` for every n up to
+256 and a grid beyond, under which ``P(p <= alpha) <= alpha`` holds as well as it was
+simulated. Where the simulation ends, at 1e-5, the normal tail goes on.
 """
 
 from __future__ import annotations
@@ -45,8 +50,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD_BYTES: Final = 512
-"""Bytes at the start of the stream that ``head_*`` speaks of: a handshake or a
-banner would be there."""
+"""Bytes at the start of the stream that ``head_*`` speaks of: a banner or a handshake
+would be there."""
+
+START_BYTES: Final = 64
+"""Bytes at the start of the stream that ``start_p_random`` speaks of: its first
+message, where a key exchange would be."""
 
 OPAQUE_P: Final = 1e-3
 """Randomness is given up below this p-value: one ciphertext in a thousand is
@@ -61,83 +70,76 @@ FRAME_SLICES: Final = 8
 GRAM_BYTES: Final = 65536
 """Beyond this, 4-byte strings begin to occur three times by chance."""
 
-_TESTS: Final = 5
-_LOWER_SHARE: Final = 0.1
-_COLUMN_P: Final = 1e-6
-_PREAMBLE_P: Final = 1e-6
+EXACT_BELOW: Final = 256
+"""From this length on p-values are interpolated between simulated quantiles; below,
+where the scores are few and far between, they are the next larger quantile's."""
+
+STEPS: Final = 8
+"""Simulated quantiles a decade of the p-value."""
+
+LEVELS: Final = 5 * STEPS + 1
+"""Simulated quantiles: p = 1 to 1e-5."""
+
+# Columns of the table of simulated quantiles, one row a length.
+NULL_N, NULL_SD, NULL_SKEW, NULL_Z = 0, 1, 2, 3
+
 _SUFFIX_MIN: Final = 256
+_WINDOW: Final = 128
+_PREAMBLE_P: Final = 1e-6
+_COLUMN_Z: Final = 5.0
 _GRAM_SLOTS: Final = 131072
 _GRAM_MIN: Final = 3
+# log(2) for the two tails of a symmetric statistic.
+_TWO_TAILS: Final = 1.3862943611198906
+_COSINES: Final = np.cos(2.0 * np.pi * np.arange(256) / 256.0)
+_SET_BITS: Final = np.array([value.bit_count() for value in range(256)])
+# c log2 c of the counts that samples have.
+_C_LOG_C: Final = np.arange(2048) * np.log2(np.maximum(np.arange(2048), 1))
 
 # Positions in the result of `survey`.
-ENTROPY, P_RANDOM, SET_BITS, PRINTABLE = 0, 1, 2, 3
-HEAD_ENTROPY, HEAD_P = 4, 5
-BODY_ENTROPY, BODY_P = 6, 7
-N_CONTENT, C_ENTROPY, C_EXPECTED, C_P, C_PRINTABLE = 8, 9, 10, 11, 12
-OPAQUE_N, OPAQUE_FROM = 13, 14
-C_BASE64, C_HEX, C_BASE32, C_PERCENT, C_SPACE, C_HIGH = 15, 16, 17, 18, 19, 20
-C_DELTA, LATER_N, LATER_P = 21, 22, 23
-N_RESULTS: Final = 24
+ENTROPY, ENTROPY_Z, P_RANDOM, SET_BITS, PRINTABLE = 0, 1, 2, 3, 4
+HEAD_ENTROPY, HEAD_P, START_P = 5, 6, 7
+BODY_ENTROPY, BODY_P = 8, 9
+N_CONTENT, C_ENTROPY, C_EXPECTED, C_P, C_PRINTABLE = 10, 11, 12, 13, 14
+OPAQUE_N, OPAQUE_FROM = 15, 16
+C_BASE64, C_HEX, C_BASE32, C_PERCENT, C_SPACE, C_HIGH = 17, 18, 19, 20, 21, 22
+C_DELTA, LATER_N, LATER_P = 23, 24, 25
+N_RESULTS: Final = 26
 
 
 @compiled
-def upper_gamma(shape: float, x: float) -> float:
-    """Regularised upper incomplete gamma function Q(shape, x).
-
-    Series below ``shape + 1``, Lentz's continued fraction above (Press et al.,
-    *Numerical Recipes*, section 6.2).
-    """
+def cube_root_z(x: float, shape: float) -> float:
+    """z-score of a gamma variable with this shape and scale 1."""
     if x <= 0.0:
-        return 1.0
-    front = math.exp(shape * math.log(x) - x - math.lgamma(shape))
-    if x < shape + 1.0:
-        term = 1.0 / shape
-        total = term
-        a = shape
-        for _ in range(2000):
-            a += 1.0
-            term *= x / a
-            total += term
-            if term < total * 1e-12:
-                break
-        return max(0.0, 1.0 - front * total)
-    b = x + 1.0 - shape
-    c = 1e300
-    d = 1.0 / b
-    h = d
-    for i in range(1, 2000):
-        an = -i * (i - shape)
-        b += 2.0
-        d = an * d + b
-        d = 1.0 / (d if abs(d) > 1e-300 else 1e-300)
-        c = b + an / c
-        c = c if abs(c) > 1e-300 else 1e-300
-        h *= d * c
-        if abs(d * c - 1.0) < 1e-12:
-            break
-    return front * h
+        return -3.0 * math.sqrt(shape)
+    root = (x / shape) ** (1.0 / 3.0)
+    return float((root - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * math.sqrt(shape))
 
 
 @compiled
-def collision_tail(pairs: float, n: float, cells: float, upper: bool) -> float:
-    """P(C >= pairs), or P(C <= pairs), for n uniform draws from equal cells."""
-    if (upper and pairs < 0.5) or n < 2.0:
-        return 1.0
+def collision_z(pairs: float, n: float, cells: float, half: float) -> float:
+    """z-score of the pairs of equal draws among n from equal cells.
+
+    `half` is the continuity correction: -0.5 for the upper tail, 0.5 for the lower.
+    """
     if n < 3.0:
-        return 1.0 / cells if upper else 1.0
+        return 0.0
     p = 1.0 / cells
-    n_pairs = 0.5 * n * (n - 1.0)
-    mean = n_pairs * p
+    mean = 0.5 * n * (n - 1.0) * p
     var = mean * (1.0 - p)
     mu3 = var * (1.0 - 2.0 * p) + n * (n - 1.0) * (n - 2.0) * p * p * (1.0 - p)
     sd = math.sqrt(var)
     skew = mu3 / (var * sd)
     shape = 4.0 / (skew * skew)
-    scale = 0.5 * sd * skew
-    shift = mean - shape * scale
-    half = -0.5 if upper else 0.5
-    tail = float(upper_gamma(shape, (pairs + half - shift) / scale))
-    return tail if upper else 1.0 - tail
+    return float(
+        cube_root_z(shape + (pairs + half - mean) / sd * math.sqrt(shape), shape)
+    )
+
+
+@compiled
+def two_sided(z: float) -> float:
+    """z-score whose one tail holds about what both tails of `z` do."""
+    return math.sqrt(max(0.0, z * z - _TWO_TAILS))
 
 
 @compiled
@@ -190,7 +192,9 @@ def entropy_of(counts: NDArray[np.int64], n: int) -> float:
     total = 0.0
     for value in range(256):
         c = counts[value]
-        if c > 1:
+        if c < 2048:
+            total += _C_LOG_C[c]
+        else:
             total += c * math.log2(c)
     return max(0.0, math.log2(n) - total / n)
 
@@ -205,47 +209,157 @@ def collisions(counts: NDArray[np.int64]) -> float:
 
 
 @compiled
-def p_uniform(counts: NDArray[np.int64], deltas: NDArray[np.int64], n: int) -> float:
+def null_row(null: NDArray[np.float64], n: int) -> tuple[int, float]:
+    """Row of the largest simulated length up to n, and where n is on the way to the next.
+
+    The latter as a share of the logarithm.
+    """
+    last = null.shape[0] - 1
+    if n >= null[last, NULL_N]:
+        return last, 0.0
+    low = 0
+    high = last
+    while high - low > 1:
+        middle = (low + high) // 2
+        if null[middle, NULL_N] <= n:
+            low = middle
+        else:
+            high = middle
+    if n <= null[low, NULL_N]:
+        return low, 0.0
+    wide = math.log(null[high, NULL_N] / null[low, NULL_N])
+    return low, math.log(n / null[low, NULL_N]) / wide
+
+
+@compiled
+def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> float:
+    """Value of a column of the table between two rows."""
+    here = float(null[row, column])
+    if share == 0.0:
+        return here
+    there = float(null[row + 1, column])
+    if column >= NULL_Z and null[row, NULL_N] < EXACT_BELOW:
+        return max(here, there)
+    return here + share * (there - here)
+
+
+@compiled
+def largest_z(
+    counts: NDArray[np.int64],
+    deltas: NDArray[np.int64],
+    n: int,
+    gap: float,
+) -> float:
+    """Largest of the nine z-scores; `gap` is the entropy's, see the module."""
+    nibbles = np.zeros(16, np.int64)
+    plain = np.empty(256, np.int64)
+    gray = np.empty(256, np.int64)
+    circle = 0.0
+    moves = 0
+    for value in range(256):
+        c = counts[value]
+        plain[value] = c
+        # A change from one bit to the next is a bit of the Gray code.
+        gray[value ^ (value >> 1)] = c
+        moves += deltas[value]
+        circle += deltas[value] * _COSINES[value]
+    for high in range(16):
+        row = 0
+        for low in range(16):
+            row += counts[16 * high + low]
+            nibbles[low] += counts[16 * high + low]
+        nibbles[high] += row
+    # Ones of the highest bit are the upper half of a table; folded, it is that of the
+    # bits below.
+    half = 0.0
+    ones = 0
+    changes = 0
+    width = 128
+    for bit in range(8):
+        set_here = 0
+        turned = 0
+        for value in range(width):
+            set_here += plain[value + width]
+            turned += gray[value + width]
+            plain[value] += plain[value + width]
+            gray[value] += gray[value + width]
+        ones += set_here
+        half += 0.5 * (2.0 * set_here - n) * (2.0 * set_here - n) / n
+        if bit > 0:
+            changes += turned
+        width >>= 1
+    pairs = collisions(counts)
+    best = max(0.0, gap)
+    best = max(best, collision_z(pairs, float(n), 256.0, -0.5))
+    best = max(best, -collision_z(pairs, float(n), 256.0, 0.5))
+    best = max(best, collision_z(collisions(nibbles), 2.0 * n, 16.0, -0.5))
+    best = max(best, collision_z(collisions(deltas), float(moves), 256.0, -0.5))
+    best = max(best, cube_root_z(half, 4.0))
+    off = max(0.0, abs(ones - 4.0 * n) - 0.5)
+    best = max(best, two_sided(off / math.sqrt(2.0 * n)))
+    off = max(0.0, abs(changes - 3.5 * n) - 0.5)
+    best = max(best, two_sided(off / math.sqrt(1.75 * n)))
+    if moves > 0:
+        best = max(best, two_sided(circle / math.sqrt(0.5 * moves)))
+    return float(best)
+
+
+@compiled
+def upper_normal(z: float) -> float:
+    """P(Z >= z) for a standard normal Z."""
+    return 0.5 * math.erfc(z / math.sqrt(2.0))
+
+
+@compiled
+def gap_z(entropy: float, n: int, sd: float, skew: float) -> float:
+    """z-score of an entropy below its mean for n random bytes."""
+    if n < 2 or sd <= 0.0:
+        return 0.0
+    gap = (expected_entropy(n) - entropy) / sd
+    if skew < 0.01:
+        return float(gap)
+    shape = 4.0 / (skew * skew)
+    return float(cube_root_z(shape + gap * math.sqrt(shape), shape))
+
+
+@compiled
+def p_uniform(
+    counts: NDArray[np.int64],
+    deltas: NDArray[np.int64],
+    n: int,
+    entropy: float,
+    null: NDArray[np.float64],
+) -> float:
     """p-value of n uniform random bytes, from the two tallies; see the module."""
     if n == 0:
         return math.nan
-    nibbles = np.zeros(16, np.int64)
-    for value in range(256):
-        nibbles[value >> 4] += counts[value]
-        nibbles[value & 15] += counts[value]
-    pairs = collisions(counts)
-    changes = deltas.sum()
-    best = 1.0
-    # One call inside a loop: inlined four times it would be compiled four times.
-    for test in range(4):
-        seen, draws, cells, share = pairs, float(n), 256.0, 1.0
-        if test == 0:
-            share = 1.0 - _LOWER_SHARE
-        elif test == 1:
-            share = _LOWER_SHARE
-        elif test == 2:
-            seen, draws, cells = collisions(nibbles), 2.0 * n, 16.0
+    row, share = null_row(null, n)
+    gap = gap_z(
+        entropy,
+        n,
+        quantile(null, row, share, NULL_SD) / n,
+        quantile(null, row, share, NULL_SKEW),
+    )
+    z = largest_z(counts, deltas, n, gap)
+    low = 0
+    high = LEVELS
+    while high - low > 1:
+        middle = (low + high) // 2
+        if quantile(null, row, share, NULL_Z + middle) <= z:
+            low = middle
         else:
-            seen, draws = collisions(deltas), float(changes)
-        best = min(best, collision_tail(seen, draws, cells, test != 1) / share)
-
-    # Even degrees of freedom: the chi-square tail is a finite sum.
-    half = 0.0
-    ones = 0
-    for bit in range(8):
-        at = 0
-        for value in range(256):
-            at += counts[value] * ((value >> bit) & 1)
-        ones += at
-        half += 0.5 * (2.0 * at - n) * (2.0 * at - n) / n
-    tail = 1.0 + half + half * half / 2.0 + half * half * half / 6.0
-    best = min(best, tail * math.exp(-half))
-
-    off = max(0.0, abs(ones - 4.0 * n) - 0.5)
-    best = min(best, math.erfc(off / math.sqrt(4.0 * n)))
-    if best >= 1.0:
-        return 1.0
-    return -math.expm1(_TESTS * math.log1p(-best))
+            high = middle
+    here = quantile(null, row, share, NULL_Z + low)
+    if low == LEVELS - 1:
+        tail = upper_normal(here)
+        beyond = min(1.0, upper_normal(z) / max(tail, 1e-300))
+        return float(10.0 ** (-low / STEPS) * beyond)
+    between = 0.0
+    if n >= EXACT_BELOW:
+        there = quantile(null, row, share, NULL_Z + high)
+        if there > here:
+            between = max(0.0, z - here) / (there - here)
+    return float(10.0 ** (-(low + between) / STEPS))
 
 
 @compiled
@@ -265,7 +379,7 @@ def frame_columns(body: NDArray[np.uint8], width: int) -> int:
         counts[:] = 0
         for i in range(slices):
             counts[body[i * width + column]] += 1
-        if collision_tail(collisions(counts), slices, 256.0, True) < _COLUMN_P:
+        if collision_z(collisions(counts), slices, 256.0, -0.5) > _COLUMN_Z:
             header = column + 1
     return header
 
@@ -276,12 +390,13 @@ def copy_bytes(
 ) -> int:
     """Copy ``data[start:stop]`` to ``out[at:]``; return the new end.
 
-    A loop, because numba needs seconds to compile each assignment of slices.
+    A loop, because numba needs seconds to compile each assignment of slices; with
+    unsigned indices, because it would ask of signed ones whether they are negative,
+    one by one.
     """
-    for i in range(start, stop):
-        out[at] = data[i]
-        at += 1
-    return at
+    for i in range(stop - start):
+        out[np.uintp(at + i)] = data[np.uintp(start + i)]
+    return at + max(0, stop - start)
 
 
 @compiled
@@ -421,15 +536,23 @@ def drop_blocks(data: NDArray[np.uint8], n: int) -> int:  # noqa: C901
 
 
 @compiled
-def opaque_suffix(data: NDArray[np.uint8], n: int) -> int:
+def opaque_suffix(data: NDArray[np.uint8], n: int, null: NDArray[np.float64]) -> int:
     """Where opaque bytes begin after a plaintext preamble, -1 for nowhere.
 
     A suffix counts when it is at least half of the buffer and 256 B, passes the
     randomness test, and what stands before it fails it by far: otherwise
-    compressed data would get several chances to pass.
+    compressed data would get several chances to pass. The preamble ends with its
+    last 8 bytes whose neighbourhood fails, so that the place is known to 8 bytes.
     """
     counts = np.zeros(256, np.int64)
     deltas = np.zeros(256, np.int64)
+    # The second half is in every suffix that counts: most records end here.
+    tally(data, n // 2, n, counts, deltas)
+    half = n - n // 2
+    p = p_uniform(counts, deltas, half, entropy_of(counts, half), null)
+    if p < _PREAMBLE_P:
+        return -1
+    previous = 0
     for cut in (0, 16, 32, 64, 128, 256, 512, 1024, 2048):
         if n - cut < _SUFFIX_MIN or 2 * cut > n:
             break
@@ -438,12 +561,73 @@ def opaque_suffix(data: NDArray[np.uint8], n: int) -> int:
             counts[:] = 0
             deltas[:] = 0
             tally(data, start, stop, counts, deltas)
-            p = p_uniform(counts, deltas, stop - start)
+            p = p_uniform(
+                counts, deltas, stop - start, entropy_of(counts, stop - start), null
+            )
             if side == 0 and p <= OPAQUE_P:
                 break
-            if stop == 0 or (side == 0 and cut == 0) or (side == 1 and p < _PREAMBLE_P):
-                return int(cut)
+            if stop == 0 or (side == 0 and cut == 0):
+                return 0
+            if side == 1 and p < _PREAMBLE_P:
+                at = cut
+                while at - 8 > previous:
+                    counts[:] = 0
+                    deltas[:] = 0
+                    tally(data, at - 8, min(n, at + 56), counts, deltas)
+                    near = min(n, at + 56) - at + 8
+                    p = p_uniform(counts, deltas, near, entropy_of(counts, near), null)
+                    if p < 0.01:
+                        break
+                    at -= 8
+                return int(at)
+        previous = cut
     return -1
+
+
+@compiled
+def keep_windows(
+    data: NDArray[np.uint8], n: int, null: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Keep the windows that may be opaque, in place; new length and first place.
+
+    Windows of 128 B that fail the randomness test by far (a random one does so once
+    in a million) are text, records or padding between ciphertext. What is left must
+    be two thirds of the buffer and pass the test together, which compressed data
+    does not: its windows fail by little or not at all, and all of it stays.
+    """
+    windows = n // _WINDOW
+    if windows < 6:
+        return 0, -1
+    counts = np.zeros((2, 256), np.int64)
+    deltas = np.zeros((2, 256), np.int64)
+    good = np.zeros(windows, np.uint8)
+    kept = 0
+    first = -1
+    for i in range(windows):
+        if 3 * (i * _WINDOW - kept) > n:
+            return 0, -1
+        counts[0] = 0
+        deltas[0] = 0
+        tally(data, i * _WINDOW, (i + 1) * _WINDOW, counts[0], deltas[0])
+        entropy = entropy_of(counts[0], _WINDOW)
+        if p_uniform(counts[0], deltas[0], _WINDOW, entropy, null) < _PREAMBLE_P:
+            continue
+        good[i] = 1
+        kept += _WINDOW
+        if first < 0:
+            first = i * _WINDOW
+        counts[1] += counts[0]
+        deltas[1] += deltas[0]
+    if kept == windows * _WINDOW or 3 * kept < 2 * n:
+        return 0, -1
+    entropy = entropy_of(counts[1], kept)
+    if p_uniform(counts[1], deltas[1], kept, entropy, null) <= OPAQUE_P:
+        return 0, -1
+    at = 0
+    for i in range(windows):
+        if good[i]:
+            at = copy_bytes(data, i * _WINDOW, (i + 1) * _WINDOW, data, at)
+    return kept, first
 
 
 @compiled
@@ -453,6 +637,8 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     width: int,
     start: int,
     records: int,
+    null: NDArray[np.float64],
+    content: NDArray[np.uint8],
     out: NDArray[np.float64],
 ) -> None:
     """Measure one direction of a stream; one call per direction.
@@ -467,39 +653,48 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         End of a recognised plaintext header in `head`, -1 for none.
     records
         3 for TLS records from `start` on, 254 for DTLS, 0 for none.
+    null
+        The table of simulated quantiles.
+    content
+        Shape ``(n_head + n_body,)``, filled: the stream without a recognised header
+        and without framing. Where it is opaque it begins with the
+        ``out[OPAQUE_N]`` bytes that are.
     out
         Shape ``(N_RESULTS,)``, filled; the positions are the module's names.
     """
-    # Rows: the head, all, the body, the content, the later part of the content.
-    tallies = np.zeros((5, 256), np.int64)
-    changes = np.zeros((5, 256), np.int64)
-    sizes = np.zeros(5, np.int64)
+    # Rows: the start, the head, all, the body, the content, its later part.
+    tallies = np.zeros((6, 256), np.int64)
+    changes = np.zeros((6, 256), np.int64)
+    sizes = np.zeros(6, np.int64)
+    entropies = np.full(6, math.nan)
+    ps = np.full(6, math.nan)
+    first = min(START_BYTES, head.shape[0])
     cut = min(HEAD_BYTES, head.shape[0])
     n = head.shape[0] + body.shape[0]
-    tally(head, 0, cut, tallies[0], changes[0])
-    sizes[0] = cut
-    for value in range(256):
-        tallies[1, value] = tallies[0, value]
-        changes[1, value] = changes[0, value]
-    tally(head, cut, head.shape[0], tallies[1], changes[1])
-    tally(body, 0, body.shape[0], tallies[1], changes[1])
-    sizes[1] = n
-    counts = tallies[1]
+    sizes[0], sizes[1], sizes[2] = first, cut, n
+    tally(head, 0, first, tallies[0], changes[0])
+    for row in range(1, 3):
+        for value in range(256):
+            tallies[row, value] = tallies[row - 1, value]
+            changes[row, value] = changes[row - 1, value]
+        if row == 1:
+            tally(head, first, cut, tallies[1], changes[1])
+        else:
+            tally(head, cut, head.shape[0], tallies[2], changes[2])
+            tally(body, 0, body.shape[0], tallies[2], changes[2])
+    counts = tallies[2]
     out[SET_BITS] = math.nan
     out[PRINTABLE] = math.nan
     if n > 0:
         ones = 0
         text = counts[9] + counts[10] + counts[13]
         for value in range(256):
-            for bit in range(8):
-                ones += counts[value] * ((value >> bit) & 1)
+            ones += counts[value] * _SET_BITS[value]
             if 32 <= value < 127:
                 text += counts[value]
         out[SET_BITS] = ones / n
         out[PRINTABLE] = text / n
 
-    # Content: the stream without a recognised header and without framing.
-    content = np.empty(n, np.uint8)
     begin = min(max(start, 0), head.shape[0])
     if records:
         size = drop_records(head, begin, content, 0, records)
@@ -518,39 +713,54 @@ def survey(  # noqa: C901, PLR0912, PLR0915
                 size = copy_bytes(body, i + skip, stop, content, size)
 
     lead = min(HEAD_BYTES, in_head) if start < 0 else 0
-    sizes[2] = size - lead
-    sizes[3] = size
-    sizes[4] = size - in_head
+    sizes[3] = size - lead
+    sizes[4] = size
+    sizes[5] = size - in_head
     # Where all bytes are content, what was counted needs no second pass.
     same = start < 0 and skip == 0 and records == 0
     if not same:
-        tally(content, lead, size, tallies[2], changes[2])
+        tally(content, lead, size, tallies[3], changes[3])
     for value in range(256):
         if same:
-            tallies[2, value] = tallies[1, value] - tallies[0, value]
-            changes[2, value] = changes[1, value] - changes[0, value]
-        tallies[3, value] = tallies[2, value]
-        changes[3, value] = changes[2, value]
+            tallies[3, value] = tallies[2, value] - tallies[1, value]
+            changes[3, value] = changes[2, value] - changes[1, value]
+        tallies[4, value] = tallies[3, value]
+        changes[4, value] = changes[3, value]
         if lead:
-            tallies[3, value] += tallies[0, value]
-            changes[3, value] += changes[0, value]
-    tally(content, in_head, size, tallies[4], changes[4])
-    for row in range(5):
-        entropy = entropy_of(tallies[row], sizes[row])
-        p = p_uniform(tallies[row], changes[row], sizes[row])
-        if row == 0:
-            out[HEAD_ENTROPY], out[HEAD_P] = entropy, p
-        elif row == 1:
-            out[ENTROPY], out[P_RANDOM] = entropy, p
-        elif row == 2:
-            out[BODY_ENTROPY], out[BODY_P] = entropy, p
-        elif row == 3:
-            out[C_ENTROPY], out[C_P] = entropy, p
-        else:
-            out[LATER_N], out[LATER_P] = sizes[row], p
-    counts = tallies[3]
+            tallies[4, value] += tallies[1, value]
+            changes[4, value] += changes[1, value]
+    tally(content, in_head, size, tallies[5], changes[5])
+    for row in range(6):
+        # The same bytes give the same numbers.
+        twin = row
+        if 0 < row < 3 and sizes[row] == sizes[row - 1]:
+            twin = row - 1
+        elif row == 4 and same:
+            twin = 2
+        elif row == 4 and lead == 0:
+            twin = 3
+        if twin != row:
+            entropies[row], ps[row] = entropies[twin], ps[twin]
+        elif sizes[row] > 0:
+            entropies[row] = entropy_of(tallies[row], sizes[row])
+            ps[row] = p_uniform(
+                tallies[row], changes[row], sizes[row], entropies[row], null
+            )
+    out[START_P] = ps[0]
+    out[HEAD_ENTROPY], out[HEAD_P] = entropies[1], ps[1]
+    out[ENTROPY], out[P_RANDOM] = entropies[2], ps[2]
+    out[BODY_ENTROPY], out[BODY_P] = entropies[3], ps[3]
+    out[C_ENTROPY], out[C_P] = entropies[4], ps[4]
+    out[LATER_N], out[LATER_P] = sizes[5], ps[5]
+    out[ENTROPY_Z] = math.nan
+    if n > 1:
+        row, share = null_row(null, n)
+        sd = quantile(null, row, share, NULL_SD) / n
+        if sd > 0.0:
+            out[ENTROPY_Z] = (entropies[2] - expected_entropy(n)) / sd
+    counts = tallies[4]
     out[N_CONTENT] = size
-    out[C_DELTA] = entropy_of(changes[3], changes[3].sum())
+    out[C_DELTA] = entropy_of(changes[4], changes[4].sum())
     out[C_EXPECTED] = expected_entropy(size)
     # Plain loops: slices and array expressions would each be compiled apart.
     fits = np.zeros(6, np.int64)
@@ -578,23 +788,29 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     # Framing and preambles cost time and are looked for only where the content
     # as a whole was rejected and is not text.
     out[OPAQUE_N] = 0.0
-    out[OPAQUE_FROM] = -1.0
-    if out[C_P] > OPAQUE_P:
+    out[OPAQUE_FROM] = math.nan
+    if size > 0 and out[C_P] > OPAQUE_P:
         out[OPAQUE_N] = size
-        out[OPAQUE_FROM] = 0.0
+        out[OPAQUE_FROM] = begin
     elif size >= _SUFFIX_MIN and out[C_PRINTABLE] < 0.9 * size:
-        found = -1
         for attempt in range(3):
-            found = opaque_suffix(content, size)
+            found = opaque_suffix(content, size, null)
             if found >= 0:
-                break
+                out[OPAQUE_N] = size - found
+                out[OPAQUE_FROM] = begin + found
+                copy_bytes(content, found, size, content, 0)
+                return
+            before = size
             if attempt == 0:
                 size = drop_blocks(content, size)
-            elif attempt == 1:
+            if attempt == 1 or size == before:
                 size = drop_repeats(content, size)
-        if found >= 0:
-            out[OPAQUE_N] = size - found
-            out[OPAQUE_FROM] = found
+            if size == before:
+                break
+        kept, found = keep_windows(content, size, null)
+        if kept:
+            out[OPAQUE_N] = kept
+            out[OPAQUE_FROM] = begin + found
 
 
 @compiled

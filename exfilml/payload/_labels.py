@@ -10,7 +10,7 @@ are, in this order (`without_counters`, then `columns`):
    it increases from name to name, by length and then by letter, nine times of ten:
    a counter to any base;
 4. the first columns of what is left, up to the last that repeats from name to name
-   more often than random letters can (p < 1e-6, `_kernel.collision_tail`, at least
+   more often than random letters can (z > 5, `_kernel.collision_z`, at least
    `_kernel.FRAME_SLICES` names), and likewise the last columns: headers within a
    label, as `_kernel.frame_columns` finds them in slices. Columns of text repeat as
    well: without columns is better only where ciphertext stands behind (`_framing`).
@@ -32,7 +32,7 @@ _LONG: Final = 16
 _SHORT: Final = 8
 _COUNTED: Final = 6
 _COLUMNS: Final = 24
-_COLUMN_P: Final = 1e-6
+_COLUMN_Z: Final = 5.0
 
 
 def without_counters(names: list[list[bytes]]) -> list[bytes]:
@@ -61,7 +61,7 @@ def columns(texts: Sequence[bytes]) -> int:
         if size < _kernel.FRAME_SLICES:
             break
         pairs = sum([n * (n - 1) for n in Counter(letters).values()]) / 2
-        if _kernel.collision_tail(pairs, size, cells, True) < _COLUMN_P:
+        if _kernel.collision_z(pairs, size, cells, -0.5) > _COLUMN_Z:
             header = column + 1
     return header
 

@@ -1,14 +1,38 @@
-"""From facts and statistics to one verdict; every rule with its reason."""
+"""From facts and statistics to one verdict; every rule with its reason.
+
+One file because the rules are an order: what is asked first decides.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.payload import _encoding, _facts, _grammar, _http, _kernel
+from exfilml.payload import (
+    _dns,
+    _encoding,
+    _facts,
+    _fragments,
+    _framing,
+    _grammar,
+    _http,
+    _icmp,
+    _kernel,
+    _mail,
+    _records,
+    _websocket,
+    _wu,
+    _xor,
+)
+from exfilml.payload._content import Carried, Part
+from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
 from exfilml.payload._kernel import OPAQUE_P
+from exfilml.payload._randomness import quantiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,8 +60,17 @@ LATER_SHARE: Final = 0.5
 """Share of the stream beyond the head from which its slices decide alone: a
 dialogue or a handshake in the clear, then ciphertext."""
 
+PACKED_ODDS: Final = -3.0
+"""Log odds (natural) below which opaque bytes are called compressed after all: one
+ciphertext in a hundred is, while raw deflate and JPEG from the middle mostly are. To
+miss ciphertext is worse than to call a fragment of an archive opaque."""
+
+MOST_PARTS: Final = 8
+"""Parts of a carrier that are judged, the largest first."""
+
 _SIGNED: Final = frozenset({"dns", "ntp", "snmp", "dhcp", "radius", "netbios"})
 _DEPTH: Final = 2
+_LINES: Final = re.compile(rb"(?:[\t\x20-\x7e]{4,}\r?\n)+(?:\r?\n)?")
 _EMPTY: Final[NDArray[np.uint8]] = np.zeros(0, np.uint8)
 _UPGRADES: Final = frozenset(
     {
@@ -55,85 +88,237 @@ _UPGRADES: Final = frozenset(
 )
 
 
+TCP: Final = 6
+_ICMP: Final = frozenset({1, 58})
+_FIRST_PACKET: Final = 1460
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What one piece of content was found to be."""
+
+    verdict: str
+    probability: float
+    concealed: bool
+    encoding: str | None = None
+    period: int | None = None
+    opaque_from: float = math.nan
+    entropy: float = math.nan
+    p_random: float = math.nan
+    magic: str | None = None
+    size: int = 0
+
+
 def assess(
     head: bytes,
-    body: bytes,
-    slice_bytes: int,
+    slices: bytes,
+    width: int,
     stream_bytes: int,
-    *,
-    datagram: bool,
-    depth: int = 0,
+    protocol: int,
+    packets: tuple[int, ...],
 ) -> PayloadEvidence:
     """Judge one direction; the doors of the room check and document the arguments."""
-    handshake = _facts.find_handshake(head, datagram=datagram)
-    magic = _facts.find_magic(head)
-    protocol = None if handshake else _grammar.find_protocol(head, datagram=datagram)
-    content = head
+    datagram = protocol != TCP
+    names: _dns.DnsNames | None = None
+    carried: Carried | None = None
+    n_carried: int | None = None
+    handshake = magic = grammar = None
     start, records = -1, 0
+    if protocol in _ICMP:
+        echo = _icmp.read(head, packets, slices, width)
+        carried = Carried((Part(echo.data, None, 0),), b"", 0)
+        n_carried = echo.carried
+    else:
+        handshake = _facts.find_handshake(head, datagram=datagram)
+        if handshake is None and datagram and _facts.find_rtp(head, packets):
+            handshake = "rtp"
+        if handshake is None:
+            grammar = _grammar.find_protocol(head, datagram=datagram)
+        magic = _facts.find_magic(head)
     if handshake == "tls":
         start, records = 0, 3
     elif handshake == "dtls":
         records = 254 if head[1] == 254 else 0
         start = 0 if records else -1
-    elif handshake == "rdp" or protocol in _UPGRADES:
+    elif handshake == "rdp" or grammar in _UPGRADES:
         upgrade = _facts.find_upgrade(head)
         if upgrade >= 0:
             start, records, handshake = upgrade, 3, "tls"
-    if protocol == "http" and not records:
-        bodies = _http.bodies(head)
-        if bodies is not None:
-            start, content = len(head) - len(bodies), bodies
-            magic = _facts.find_magic(bodies)
-    elif magic == "openssl-salted":
+    if magic == "openssl-salted":
         start = 16
+    if grammar == "dns":
+        names = _dns.read(head, packets, slices, width, stream=not datagram)
+        if names is not None:
+            n_carried = names.carried
+            carried = Carried((Part(names.data or b"", None, 0),), b"", 0)
+    elif grammar == "http" and not records:
+        # A header that goes on behind the head is no content, whatever its fields
+        # hold.
+        carried = (
+            _websocket.unwrap(head, slices, width)
+            or _http.unwrap(head, slices, width)
+            or Carried((), b"", 0)
+        )
+    elif grammar == "smtp" and not records:
+        carried = _mail.unwrap(head, slices, width)
+    elif datagram and handshake is None and grammar not in _SIGNED:
+        carried = _framing.unwrap(head, packets, slices, width)
 
-    out = np.empty(_kernel.N_RESULTS, np.float64)
-    view = np.frombuffer(head, np.uint8) if head else _EMPTY
-    rest = np.frombuffer(body, np.uint8) if body else _EMPTY
-    _kernel.survey(view, rest, slice_bytes, start, records, out)
-    found = out.tolist()
-    if content is not head and not head.endswith(content):
-        # Bodies that are not one piece of the stream (chunks, several messages)
-        # are measured apart from it.
-        joined = np.frombuffer(content, np.uint8) if content else _EMPTY
-        _kernel.survey(joined, rest, slice_bytes, 0, 0, out)
-        found[_kernel.BODY_ENTROPY :] = out.tolist()[_kernel.BODY_ENTROPY :]
-
-    verdict, concealed, encoding = _decide(
-        found, content, body, magic, protocol, handshake,
-        1.0 - len(head) / stream_bytes if stream_bytes else 0.0, depth,
-    )  # fmt: skip
+    found, content = _measure(head, slices, width, start, records)
+    declared = None
+    misdeclared = False
+    if carried is None:
+        judged = _decide(
+            found, content, head, slices, magic, grammar, handshake,
+            1.0 - len(head) / stream_bytes if stream_bytes else 0.0,
+        )  # fmt: skip
+        body = found[_kernel.BODY_ENTROPY], found[_kernel.BODY_P]
+    else:
+        judged, part = _judge_parts(carried, head, stream_bytes)
+        body = judged.entropy, judged.p_random
+        magic = judged.magic
+        declared = part.declared
+        misdeclared = contradicts(
+            declared, judged.verdict, judged.concealed, magic, part.data
+        )
+        if names is not None:
+            judged = _named(judged, names)
+        elif judged.size < UNKNOWN_BELOW and len(head) >= UNKNOWN_BELOW:
+            # Nothing but the carrier's own lines, or fillers of echo data.
+            printable = found[_kernel.PRINTABLE] >= TEXT_SHARE
+            judged = replace(
+                judged, verdict="text" if printable else "structured", probability=1.0
+            )
+    bare = handshake is grammar is magic is None and protocol not in _ICMP
+    seen = len(head) + len(slices)
+    if n_carried:
+        # What was seen of the stream stands for the rest of it.
+        n_carried = round(n_carried * max(1.0, stream_bytes / seen))
     return PayloadEvidence(
         stream_bytes=stream_bytes,
-        n_bytes=len(head) + len(body),
+        n_bytes=seen,
         entropy=found[_kernel.ENTROPY],
+        entropy_z=found[_kernel.ENTROPY_Z],
         p_random=found[_kernel.P_RANDOM],
+        start_p_random=found[_kernel.START_P],
         head_entropy=found[_kernel.HEAD_ENTROPY],
         head_p_random=found[_kernel.HEAD_P],
-        body_entropy=found[_kernel.BODY_ENTROPY],
-        body_p_random=found[_kernel.BODY_P],
+        body_entropy=body[0],
+        body_p_random=body[1],
         set_bits=found[_kernel.SET_BITS],
         printable=found[_kernel.PRINTABLE],
-        verdict=verdict,
-        concealed=concealed,
+        verdict=judged.verdict,
+        verdict_probability=judged.probability,
+        concealed=judged.concealed,
+        opaque_from=judged.opaque_from,
+        fully_encrypted=(
+            bare
+            and judged.verdict == "opaque"
+            and judged.opaque_from == 0.0
+            and _wu.looks_fully_encrypted(
+                head[: packets[0] if packets else _FIRST_PACKET]
+            )
+        ),
         handshake=handshake,
         magic=magic,
-        encoding=encoding,
-        protocol=protocol,
+        encoding=judged.encoding,
+        xor_period=judged.period,
+        protocol=grammar,
+        declared=declared,
+        misdeclared=misdeclared,
+        carried_bytes=n_carried,
+        names=names.unique if names else None,
+        longest_label=names.longest if names else None,
+        domain=names.domain if names else None,
     )
 
 
-def _decide(  # noqa: C901, PLR0911
+def _measure(
+    head: bytes, slices: bytes, width: int, start: int, records: int
+) -> tuple[list[float], NDArray[np.uint8]]:
+    """Run the compiled survey; its figures, and the content without framing."""
+    out = np.empty(_kernel.N_RESULTS, np.float64)
+    content = np.empty(len(head) + len(slices), np.uint8)
+    _kernel.survey(
+        _view(head), _view(slices), width, start, records,
+        quantiles(), content, out,
+    )  # fmt: skip
+    found: list[float] = out.tolist()
+    return found, content
+
+
+def _judge_parts(
+    carried: Carried, head: bytes, stream_bytes: int
+) -> tuple[_Judged, Part]:
+    """Judge the parts of a carrier; what is concealed in one of them counts.
+
+    An attacker may put as much text around the ciphertext as he likes, so that the
+    largest concealed part decides, and the largest of all where none is.
+    """
+    *before, last = carried.parts or (Part(b"", None, len(head)),)
+    # Many small fields, each too short for a verdict, may be pieces of one thing.
+    small = [part for part in before if len(part.data) < OPAQUE_BELOW]
+    parts = [part for part in before if len(part.data) >= OPAQUE_BELOW]
+    for declared in dict.fromkeys(part.declared for part in small):
+        same = [part for part in small if part.declared == declared]
+        data = b"".join(part.data for part in same)
+        parts.append(Part(data, declared, same[0].start))
+    parts.sort(key=lambda part: -len(part.data))
+    chosen: tuple[_Judged, Part] | None = None
+    for part in (last, *parts[:MOST_PARTS]):
+        later = carried.later if part is last else b""
+        beyond = 1.0 - len(head) / stream_bytes if later and stream_bytes else 0.0
+        judged = judge_content(part.data, later, carried.width, beyond)
+        judged = replace(judged, opaque_from=judged.opaque_from + part.start)
+        if chosen is None or _weight(judged) > _weight(chosen[0]):
+            chosen = judged, part
+    assert chosen is not None
+    return chosen
+
+
+def _weight(judged: _Judged) -> tuple[bool, int]:
+    return judged.concealed, judged.size
+
+
+def judge_content(
+    data: bytes, later: bytes, width: int, later_share: float, depth: int = 0
+) -> _Judged:
+    """Judge what a carrier or an encoding held: facts of files, then statistics."""
+    magic = _facts.find_magic(data)
+    start = 16 if magic == "openssl-salted" else 0
+    found, content = _measure(data, later, width, start, 0)
+    judged = _decide(found, content, data, later, magic, None, None, later_share, depth)
+    return replace(
+        judged,
+        entropy=found[_kernel.C_ENTROPY],
+        p_random=found[_kernel.C_P],
+        magic=magic,
+        size=len(data) + len(later),
+    )
+
+
+def _named(judged: _Judged, names: _dns.DnsNames) -> _Judged:
+    """Give the verdict on a message of DNS: structure, unless its names hold data."""
+    if names.encoding is None or not judged.concealed:
+        return replace(
+            judged, verdict="structured", probability=1.0, concealed=False,
+            encoding=None, period=None, opaque_from=math.nan,
+        )  # fmt: skip
+    return replace(judged, verdict="encoded", encoding=names.encoding, period=None)
+
+
+def _decide(  # noqa: C901, PLR0911, PLR0912
     found: list[float],
-    content: bytes,
-    body: bytes,
+    content: NDArray[np.uint8],
+    head: bytes,
+    slices: bytes,
     magic: str | None,
-    protocol: str | None,
+    grammar: str | None,
     handshake: str | None,
     later_share: float,
-    depth: int,
-) -> tuple[str, bool, str | None]:
-    """Verdict, concealed, encoding.
+    depth: int = 0,
+) -> _Judged:
+    """Verdict of one piece of content.
 
     In this order, because a fact is worth more than a statistic:
 
@@ -141,62 +326,116 @@ def _decide(  # noqa: C901, PLR0911
        is opaque by definition; a compressed format is compressed.
     2. Under ``UNKNOWN_BELOW`` bytes of content: what the grammar says, else
        unknown.
-    3. Randomness not rejected: opaque from ``OPAQUE_BELOW`` bytes on, where the
+    3. Printable: encoded if an encoding is recognised, else text.
+    4. Randomness not rejected: opaque from ``OPAQUE_BELOW`` bytes on, where the
        test has the power to reject text and records; also when only framing, or a
-       preamble of less than half, had to be set aside, or when the later slices
-       pass and stand for more than half of the stream.
-    4. Printable: encoded if an encoding is recognised, else text.
-    5. Rejected, yet nearly the entropy of random bytes: compressed.
-    6. The rest is structured, or text in UTF-8.
+       preamble of less than half, or windows of less than a third, had to be set
+       aside, or when the later slices pass and stand for more than half of the
+       stream. What the trained odds then hold for compressed by far is compressed.
+    5. Records with lengths or padding around opaque bytes are opaque.
+    6. Text under a repeating key: encoded, and concealed.
+    7. Rejected, yet nearly the entropy of random bytes: compressed.
+    8. The rest is structured, or text in UTF-8.
     """
     if _facts.is_sealed(magic):
-        return "opaque", True, None
+        return _Judged("opaque", 1.0, concealed=True, opaque_from=0.0)
     if _facts.is_packed(magic):
-        return "compressed", False, None
+        return _Judged("compressed", 1.0, concealed=False)
     size = int(found[_kernel.N_CONTENT])
-    signed = magic == "der" or protocol in _SIGNED
-    plain = protocol is not None or handshake is not None
+    signed = magic == "der" or grammar in _SIGNED
+    plain = grammar is not None or handshake is not None
     if size < UNKNOWN_BELOW:
-        if protocol is None:
-            return ("structured" if handshake else "unknown"), False, None
-        return (
-            ("text" if found[_kernel.PRINTABLE] >= TEXT_SHARE else "structured"),
-            False,
-            None,
-        )
+        if grammar is None:
+            return (
+                _Judged("structured", 1.0, concealed=False)
+                if handshake
+                else _Judged("unknown", math.nan, concealed=False)
+            )
+        text = found[_kernel.PRINTABLE] >= TEXT_SHARE
+        return _Judged("text" if text else "structured", 1.0, concealed=False)
     printable = found[_kernel.C_PRINTABLE] / size
     if printable >= TEXT_SHARE:
-        return _read_text(content + body, found, size, depth)
+        return _read_text(content[:size].tobytes(), found, size, depth)
     whole = found[_kernel.C_P] > OPAQUE_P
+    opaque = int(found[_kernel.OPAQUE_N])
     # Signatures and keys inside short binary messages are random, and no payload.
-    if found[_kernel.OPAQUE_N] >= OPAQUE_BELOW and (whole or not signed):
-        return ("compressed", False, None) if magic else ("opaque", True, None)
+    if opaque >= OPAQUE_BELOW and (whole or not signed):
+        return _opaque(content[:opaque], found[_kernel.OPAQUE_FROM], magic, handshake)
+    later = int(found[_kernel.LATER_N])
     if (
         later_share >= LATER_SHARE
-        and found[_kernel.LATER_N] >= PACKED_BELOW
+        and later >= PACKED_BELOW
         and found[_kernel.LATER_P] > OPAQUE_P
     ):
-        return ("compressed", False, None) if magic else ("opaque", True, None)
+        return _opaque(content[size - later : size], len(head), magic, handshake)
     if found[_kernel.C_P] > OPAQUE_P:
-        return ("structured" if plain else "unknown"), False, None
+        if plain:
+            return _Judged("structured", 1.0, concealed=False)
+        return _Judged("unknown", math.nan, concealed=False)
     if signed:
-        return "structured", False, None
+        return _Judged("structured", 1.0, concealed=False)
+    if magic is None:
+        framed = _records.contents(head)
+        if framed is not None and len(framed) >= OPAQUE_BELOW:
+            inner, _ = _measure(framed, b"", 0, 0, 0)
+            if inner[_kernel.C_P] > OPAQUE_P:
+                return _opaque(_view(framed), 0.0, magic, handshake)
+    if handshake is None:
+        start = _text_ends(head)
+        key = _xor.find(_view(head[start:]))
+        if key is not None:
+            return _Judged(
+                "encoded", 1.0, concealed=True, encoding="xor", period=key.period,
+                opaque_from=float(start),
+            )  # fmt: skip
     # Counters and ramps have even byte frequencies, but not even differences.
     entropy = min(found[_kernel.C_ENTROPY], found[_kernel.C_DELTA])
     share = entropy / found[_kernel.C_EXPECTED]
     if size >= PACKED_BELOW and share >= PACKED_SHARE:
-        return "compressed", False, None
-    if found[_kernel.C_HIGH] and _is_utf8(content):
-        return "text", False, None
-    run = _encoding.find_run(content + body) if printable > 0.5 else None
+        odds = _fragments.ciphertext_log_odds(_view(head))
+        return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
+    if found[_kernel.C_HIGH] and _is_utf8(head):
+        return _Judged("text", 1.0, concealed=False)
+    # The content may have been cut to find opaque bytes in it; what came in is whole.
+    run = _encoding.find_run(head + slices) if printable > 0.5 else None
     if run is not None:
         return _judge_decoded(run, depth)
-    return "structured", False, None
+    return _Judged("structured", 1.0, concealed=False)
 
 
-def _read_text(
-    text: bytes, found: list[float], size: int, depth: int
-) -> tuple[str, bool, str | None]:
+def _text_ends(data: bytes) -> int:
+    """Offset behind the printable lines that `data` begins with, 0 for none."""
+    found = _LINES.match(data)
+    return found.end() if found else 0
+
+
+def _view(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8) if data else _EMPTY
+
+
+def _opaque(
+    content: NDArray[np.uint8],
+    start: float,
+    magic: str | None,
+    handshake: str | None,
+) -> _Judged:
+    """Give the verdict on bytes that passed the randomness test."""
+    if magic:
+        # A document or an archive of stored members, with something packed inside.
+        return _Judged("compressed", 0.5, concealed=False)
+    if handshake:
+        return _Judged("opaque", 1.0, concealed=True, opaque_from=start)
+    odds = _fragments.ciphertext_log_odds(content)
+    if odds < PACKED_ODDS:
+        return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
+    return _Judged("opaque", _probability(odds), concealed=True, opaque_from=start)
+
+
+def _probability(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, log_odds))))
+
+
+def _read_text(text: bytes, found: list[float], size: int, depth: int) -> _Judged:
     """Text, or what it encodes."""
     shares = {
         "base64": found[_kernel.C_BASE64] / size,
@@ -206,18 +445,21 @@ def _read_text(
         "space": found[_kernel.C_SPACE] / size,
     }
     decoded = _encoding.recognise(text, shares)
-    return ("text", False, None) if decoded is None else _judge_decoded(decoded, depth)
+    if decoded is None:
+        return _Judged("text", 1.0, concealed=False)
+    return _judge_decoded(decoded, depth)
 
 
-def _judge_decoded(
-    decoded: tuple[str, bytes], depth: int
-) -> tuple[str, bool, str | None]:
+def _judge_decoded(decoded: tuple[str, bytes], depth: int) -> _Judged:
     """Judge what was encoded; nested encodings are followed `_DEPTH` times."""
     encoding, data = decoded
     if depth >= _DEPTH:
-        return "encoded", False, encoding
-    inner = assess(data, b"", 0, len(data), datagram=False, depth=depth + 1)
-    return "encoded", inner.concealed, encoding
+        return _Judged("encoded", math.nan, concealed=False, encoding=encoding)
+    inner = judge_content(data, b"", 0, 0.0, depth + 1)
+    return _Judged(
+        "encoded", inner.probability, concealed=inner.concealed, encoding=encoding,
+        opaque_from=0.0 if inner.concealed else math.nan,
+    )  # fmt: skip
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,12 +21,15 @@ from nfstream.utils import NFEvent, NFMode
 from exfilml.payload import is_verified
 from exfilml.places import iana_services
 from exfilml.schema import COLUMNS, LAST_YEAR, MAX_DURATION_S
+from exfilml.sources._ftp import Announced
 from exfilml.sources._job import Job
 from exfilml.sources._plugin import TCP, UDP, FlowState, PayloadSampler
 
 # Network cards merge packets up to 64 kB, and libpcap's largest record is this.
 SNAPSHOT: Final = 262144
 BATCH_ROWS: Final = 5000
+# Enough for a busy server's month, and bounded.
+MOST_TRANSFERS: Final = 200_000
 # NFStream's default: packets per flow that nDPI may look at.
 DISSECTIONS: Final = 20
 EPHEMERAL_FROM: Final = 32768
@@ -79,6 +83,7 @@ class Channel:
         self._rows: list[tuple[Any, ...]] = []
         self._cores = os.sched_getaffinity(0)
         self.impossible = 0
+        self.announced: list[Announced] = []
         self.error: str | None = None
 
     def put(self, message: Any) -> None:
@@ -107,6 +112,8 @@ class Channel:
             self.impossible += 1
             return
         self._rows.append(to_row(state))
+        if state.transfers and len(self.announced) < MOST_TRANSFERS:
+            self.announced += announced(state)
         if len(self._rows) >= BATCH_ROWS:
             self.flush()
 
@@ -125,7 +132,23 @@ class Channel:
             self._emit(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
 
 
-def meter(job: Job, emit: Callable[[pa.RecordBatch], None]) -> int:
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """What was found in a file besides its flows.
+
+    Attributes
+    ----------
+    impossible
+        Flows left out because their times are impossible.
+    announced
+        Data connections that FTP control connections agreed upon.
+    """
+
+    impossible: int
+    announced: list[Announced]
+
+
+def meter(job: Job, emit: Callable[[pa.RecordBatch], None]) -> Metered:
     """Meter one file.
 
     Parameters
@@ -137,8 +160,8 @@ def meter(job: Job, emit: Callable[[pa.RecordBatch], None]) -> int:
 
     Returns
     -------
-    int
-        Flows left out because their times are impossible.
+    Metered
+        What is told of the file as a whole.
 
     Raises
     ------
@@ -175,7 +198,7 @@ def meter(job: Job, emit: Callable[[pa.RecordBatch], None]) -> int:
     if channel.error is not None:
         raise MeterError(channel.error)
     channel.flush()
-    return channel.impossible
+    return Metered(channel.impossible, channel.announced)
 
 
 def to_row(state: FlowState) -> tuple[Any, ...]:
@@ -204,13 +227,27 @@ def to_row(state: FlowState) -> tuple[Any, ...]:
         None
         if known is None
         else is_verified(known, state.protocol, confidence, evidence),
-        server_name or None,
+        server_name or evidence[0].domain or None,
         fingerprint or None,
         user_agent or None,
         content_type or None,
+        None if state.speaker is None else ("src", "dst")[state.speaker != first],
+        state.echoed,
         *evidence[0].values(),
         *evidence[1].values(),
     )
+
+
+def announced(state: FlowState) -> list[Announced]:
+    """Say which data connections a control connection agreed upon, and when."""
+    client, server = state.ends[0], state.ends[2]
+    return [
+        Announced(
+            client, server, t.port, t.passive, t.upload, t.name,
+            state.first_ms * 1000, state.last_ms * 1000,
+        )
+        for t in state.transfers
+    ]  # fmt: skip
 
 
 def answers_first(state: FlowState) -> bool:

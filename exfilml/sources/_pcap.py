@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from exfilml.exceptions import SourceError
 from exfilml.schema import COLUMNS, empty_flows
+from exfilml.sources._ftp import Announced, name_transfers
 from exfilml.sources._job import Job
 from exfilml.sources._reading import (
     BAD_TIMES,
@@ -119,7 +120,9 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
     )
     batches, found = options.pool.run(job, options.advance)
     damage, impossible = found["damage"], int(found["impossible"])
-    flows = _to_frame(batches, path.name)
+    flows = name_transfers(
+        _to_frame(batches, path.name), [Announced(**a) for a in found["announced"]]
+    )
     losses = []
     if damage is not None:
         losses.append((DAMAGED, f"{path}: damaged capture: it {damage}"))

@@ -9,7 +9,7 @@ with a snapshot length holds less than the header says. ``payload`` counts what 
 headers say, samples hold what was captured.
 
 For each direction the first `HEAD_BYTES` captured payload bytes are kept, in order
-of arrival. Every later packet with at least `SLICE_BYTES` of payload is a candidate,
+of arrival, with the sizes of the first `MAX_PACKETS` packets they came in. Every later packet with at least `SLICE_BYTES` of payload is a candidate,
 and the first `SLICE_BYTES` of each ``stride``-th candidate are kept, if they were
 captured; `MAX_SLICES` fill the memory, then every second one is dropped and the
 stride doubles. Slices therefore spread evenly over the stream, 17 to 32 of a long
@@ -49,6 +49,8 @@ from exfilml import payload
 HEAD_BYTES: Final = payload.KEPT_HEAD
 SLICE_BYTES: Final = payload.SLICE_BYTES
 MAX_SLICES: Final = payload.MAX_SLICES
+# A chat of single bytes has no messages worth telling apart.
+MAX_PACKETS: Final = 256
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _SIZED: Final = frozenset({TCP, UDP, ICMP, ICMPV6})
@@ -69,16 +71,28 @@ class Side:
         Payload bytes according to the headers.
     head
         First captured payload bytes.
+    packets
+        Sizes of the packets that the head is made of.
     slices
         Kept slices, one behind the other.
     """
 
-    __slots__ = ("candidates", "flags", "full", "head", "mask", "payload", "slices")
+    __slots__ = (
+        "candidates",
+        "flags",
+        "full",
+        "head",
+        "mask",
+        "packets",
+        "payload",
+        "slices",
+    )
 
     def __init__(self) -> None:
         self.flags = 0
         self.payload = 0
         self.head = bytearray()
+        self.packets: list[int] = []
         self.slices = bytearray()
         self.full = False
         self.candidates = 0
@@ -96,7 +110,10 @@ class Side:
     def keep(self, data: bytes, size: int) -> None:
         """Keep head bytes, or the slice of a candidate that is due."""
         if not self.full:
-            self.head += data[: HEAD_BYTES - len(self.head)]
+            data = data[: HEAD_BYTES - len(self.head)]
+            self.head += data
+            if len(self.packets) < MAX_PACKETS:
+                self.packets.append(len(data))
             self.full = len(self.head) == HEAD_BYTES
         elif len(data) >= SLICE_BYTES <= size:
             if len(self.slices) == MAX_SLICES * SLICE_BYTES:
@@ -132,7 +149,8 @@ class Side:
             bytes(self.slices),
             slice_bytes=SLICE_BYTES,
             stream_bytes=self.payload,
-            datagram=protocol != TCP,
+            protocol=protocol,
+            packets=self.packets,
         )
 
 
@@ -149,6 +167,7 @@ class FlowState:
 
     __slots__ = (
         "bytes",
+        "echoed",
         "ends",
         "evidence",
         "facts",
@@ -160,6 +179,8 @@ class FlowState:
         "protocol",
         "sides",
         "sides_here",
+        "speaker",
+        "transfers",
         "v4",
     )
 
@@ -175,6 +196,11 @@ class FlowState:
         self.first_flags = 0
         self.bytes = [0, 0]
         self.packets = [0, 0]
+        # Which side's payload came first.
+        self.speaker: int | None = None
+        self.echoed: float | None = None
+        # What an FTP control connection says of its data connections.
+        self.transfers: tuple[payload.Transfer, ...] = ()
         self.facts: tuple[str, int, str, str, str, str] | None = None
         self.evidence: tuple[Any, Any] | None = None
 
@@ -183,6 +209,11 @@ class FlowState:
         here = (flow.src_ip, flow.src_port, flow.dst_ip, flow.dst_port)
         same = here == self.ends
         self.sides_here = self.sides if same else self.sides[::-1]
+
+    def speaks(self, side: Side) -> None:
+        """Note that a side has sent payload, where none was before."""
+        if self.speaker is None:
+            self.speaker = int(side is self.sides[1])
 
     def add_part(self, flow: Any) -> None:
         """Add the counters of a part that has expired."""
@@ -208,8 +239,22 @@ class FlowState:
         """Turn samples into evidence and let go of them."""
         source, destination = (side.judge(self.protocol) for side in self.sides)
         self.evidence = (source, destination)
+        if self.protocol in (ICMP, ICMPV6):
+            forth, back = self.sides
+            self.echoed = payload.echoed(
+                bytes(forth.head),
+                tuple(forth.packets),
+                bytes(back.head),
+                tuple(back.packets),
+            )
+        elif "ftp" in (source.protocol, destination.protocol):
+            client, server = self.sides
+            self.transfers = payload.ftp_transfers(
+                bytes(client.head), bytes(server.head)
+            )
         for side in self.sides:
             side.head = side.slices = bytearray()
+            side.packets = []
 
 
 def _key(flow: Any) -> tuple[Any, ...]:
@@ -269,6 +314,8 @@ class SampledFlow(NFlow):  # type: ignore[misc]
         protocol = state.protocol
         if protocol not in _SIZED:
             side.keep_packet(bytes(ffi.buffer(content, packet.ip_content_len)))
+            if side.payload:
+                state.speaks(side)
             return None
         if state.v4:
             start = (content[0] & 15) << 2
@@ -278,6 +325,8 @@ class SampledFlow(NFlow):  # type: ignore[misc]
             side.flags |= content[start + 13]
         if not size:
             return None
+        if not side.payload:
+            state.speaks(side)
         side.payload += size
         if side.full and not side.is_due(size):
             return None
@@ -339,6 +388,8 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
         side = state.sides_here[packet.direction]
         if state.protocol not in _SIZED:
             side.keep_packet(data)
+            if side.payload:
+                state.speaks(side)
             return
         start, _ = transport(data)
         if state.protocol == TCP:
@@ -348,6 +399,7 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
                 state.first_flags = flags
         size = packet.payload_size
         if size:
+            state.speaks(side)
             side.payload += size
             if not side.full or side.is_due(size):
                 start += packet.transport_size - size

@@ -74,8 +74,9 @@ class Worker:
         Returns
         -------
         tuple
-            Batches of rows; and what was lost: ``impossible``, the number of flows
-            with impossible times, and `Structure.facts`.
+            Batches of rows; and what else was found: ``impossible``, the number of
+            flows with impossible times, ``announced``, the data connections of FTP,
+            and `Structure.facts`.
 
         Raises
         ------

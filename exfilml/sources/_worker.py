@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,7 +54,7 @@ def main() -> NoReturn:
         job = Job.decode(jobs.get())
         send(READY)
         try:
-            impossible = meter(job, send_batch)
+            metered = meter(job, send_batch)
             structure = inspect_capture(Path(job.path))
         except MeterError as error:
             send(REFUSED, json.dumps({"engine": True, "reason": str(error)}).encode())
@@ -62,7 +63,7 @@ def main() -> NoReturn:
             reason = f"{type(error).__name__}: {error}"
             send(REFUSED, json.dumps({"engine": False, "reason": reason}).encode())
         else:
-            found = {"impossible": impossible, **structure.facts()}
+            found = {**asdict(metered), **structure.facts()}
             send(DONE, json.dumps(found).encode())
 
 

@@ -1,151 +1,66 @@
-"""Time of a judgement, and how often fragments are told from ciphertext.
+"""Time of the payload's statistics, of a judgement, and its share of extraction.
 
-Run as ``python tests/benchmarks/bench_payload.py``. Everything is made here by
-real encoders and measured in one run; times are also given as a ratio to the
-plainest thing one could do instead, numpy's histogram and entropy.
+Run as ``python tests/benchmarks/bench_payload.py [CAPTURE]``. Everything is made here
+by real encoders and measured in one run; times are also given as a ratio to the
+plainest thing one could do instead, numpy's histogram and entropy. The share is that
+of `FlowState.judge` in all the time the meter takes for a capture, the lab's
+``develop`` test days unless another is named. What the verdicts are worth is printed
+by ``bench_fragments.py``, ``bench_randomness.py`` and ``bench_verdicts.py``.
 """
 
 from __future__ import annotations
 
 import base64
-import bz2
 import gzip
-import io
-import json
-import lzma
 import shutil
-import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from exfilml.payload import OPAQUE_P, judge, judge_stream, warm_up
+from exfilml.payload import _kernel as kernel
+from exfilml.payload import judge_stream, warm_up
+from exfilml.payload._randomness import quantiles
+from exfilml.sources import _plugin
+from exfilml.sources._job import Job
+from exfilml.sources._meter import meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FRAGMENTS = 200
-SIZES = (64, 256, 512, 1024, 4096, 8192)
-
-
-def say(text: str) -> None:
-    """Write one line."""
-    sys.stdout.write(text + "\n")
-
-
-def source_text(limit: int = 8_000_000) -> bytes:
-    """Real text: the standard library's own source."""
-    parts: list[bytes] = []
-    size = 0
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        parts.append(path.read_bytes())
-        size += len(parts[-1])
-        if size >= limit:
-            break
-    return b"".join(parts)
-
-
-def jpeg(seed: int) -> bytes:
-    """Encode smooth noise as a photograph-like JPEG; empty without Pillow."""
-    try:
-        from PIL import Image
-    except ImportError:
-        return b""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(small).resize((1024, 768)).save(out, "JPEG", quality=88)
-    return out.getvalue()
-
-
-def zstd(data: bytes) -> bytes:
-    """Zstandard through pyarrow; empty without it."""
-    try:
-        import pyarrow as pa
-    except ImportError:
-        return b""
-    packed = pa.Codec("zstd").compress(data)
-    return bytes(packed)
+LAB = Path(__file__).resolve().parents[2] / "datasets" / "lab" / "develop"
+TARGET_MB = 300
+TARGET_SHARE = 0.15
+ROUNDS = 7
+CALLS = 300
 
 
 def ciphertext(size: int) -> bytes:
-    """AES-256-CTR by OpenSSL, else seeded random bytes."""
-    if shutil.which("openssl") is None:
-        return np.random.default_rng(0).bytes(size)
-    command = ["openssl", "enc", "-aes-256-ctr", "-pbkdf2", "-iter", "1", "-k", "bench"]
-    done = subprocess.run(command, input=bytes(size), capture_output=True, check=True)
-    return done.stdout[16:]
+    """AES-256-CTR under a fixed key."""
+    cipher = Cipher(algorithms.AES(bytes(range(32))), modes.CTR(bytes(16)))
+    return cipher.encryptor().update(bytes(size))
 
 
-def corpora() -> dict[str, bytes]:
-    """Long buffers to cut fragments from, beyond headers."""
-    text = source_text()
-    rng = np.random.default_rng(1)
-    numbers = np.cumsum(rng.normal(size=300_000)).astype(np.float32)
-    packed = {
-        "zlib": zlib.compress(text),
-        "gzip -9": gzip.compress(text, 9),
-        "bzip2": bz2.compress(text),
-        "xz": lzma.compress(text[:3_000_000]),
-        "zstd": zstd(text),
-        "zlib of floats": zlib.compress(numbers.tobytes()),
-        "jpeg": b"".join(jpeg(i)[700:] for i in range(6)),
-        "text": text,
-        "json": json.dumps([{"i": i, "v": float(v)} for i, v in enumerate(numbers[:40_000])])
-        .encode(),
-        "base64 of text": base64.b64encode(text[:500_000]),
-        "records": np.rec.fromarrays(
-            [np.arange(60_000), numbers[:60_000], rng.integers(0, 99, 60_000)]
-        ).tobytes(),
-        "machine code": Path(sys.executable).resolve().read_bytes()[100_000:],
-    }  # fmt: skip
-    return {name: data for name, data in packed.items() if len(data) > 20_000}
-
-
-def fragments(data: bytes, size: int, seed: int) -> list[bytes]:
-    """Cut fragments of one size at random offsets."""
-    rng = np.random.default_rng(seed)
-    starts = rng.integers(200, max(201, len(data) - size), FRAGMENTS)
-    return [data[s : s + size] for s in starts.tolist()]
-
-
-def accuracies() -> None:
-    """Print the share of fragments called opaque or concealed, by kind and size."""
-    secret = ciphertext(4_000_000)
-    kinds = {"ciphertext": secret, "base64 of ciphertext": base64.b64encode(secret)}
-    kinds |= corpora()
-    say("share called concealed, % (ciphertext should be 100, all else 0)")
-    say(f"{'':22s}" + "".join(f"{size:>8d}" for size in SIZES))
-    share: dict[str, list[float]] = {}
-    for name, data in kinds.items():
-        share[name] = [
-            float(np.mean([judge(f).concealed for f in fragments(data, size, size)]))
-            for size in SIZES
-        ]
-        say(f"{name:22s}" + "".join(f"{100 * value:8.1f}" for value in share[name]))
-    say(f"\nbalanced accuracy against ciphertext, % (verdict: p > {OPAQUE_P:g})")
-    for name, values in share.items():
-        if "ciphertext" in name:
-            continue
-        balanced = [
-            50 * (c + 1 - v) for c, v in zip(share["ciphertext"], values, strict=True)
-        ]
-        say(f"{name:22s}" + "".join(f"{value:8.1f}" for value in balanced))
+def source_text(limit: int = 200_000) -> bytes:
+    """Real text: the standard library's own source."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    return b"".join(p.read_bytes() for p in sorted(folder.glob("a*.py")))[:limit]
 
 
 def per_call(run: Callable[[], object]) -> float:
     """Seconds per call, the best of several rounds."""
     best = float("inf")
-    for _ in range(5):
+    for _ in range(ROUNDS):
         begin = time.perf_counter()
-        for _ in range(300):
+        for _ in range(CALLS):
             run()
-        best = min(best, (time.perf_counter() - begin) / 300)
+        best = min(best, (time.perf_counter() - begin) / CALLS)
     return best
 
 
@@ -156,33 +71,106 @@ def plain_entropy(data: bytes) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
-def timings() -> None:
+def statistics() -> None:
+    """Print the throughput of the compiled statistics alone."""
+    secret = np.frombuffer(ciphertext(1 << 20), np.uint8)
+    none = np.zeros(0, np.uint8)
+    out = np.empty(kernel.N_RESULTS)
+    print("statistics of one direction   MB/s")
+    for size in (512, 1400, 4096, 65536):
+        head, content = secret[:size], np.empty(size, np.uint8)
+        used = per_call(
+            lambda h=head, c=content: kernel.survey(
+                h, none, 64, -1, 0, quantiles(), c, out
+            )
+        )
+        rate = size / used / 1e6
+        met = ""
+        if size == 4096:
+            met = f"   target {TARGET_MB}: {'met' if rate >= TARGET_MB else 'missed'}"
+        print(f"{size:>8,} B ciphertext{rate:14.0f}{met}")
+
+
+def judgements() -> None:
     """Print microseconds a direction."""
     secret = ciphertext(100_000)
     text = source_text()
     tls = b"\x16\x03\x03\x00\x40\x01\x00\x00\x3c" + bytes(60)
     tls += b"\x17\x03\x03\x10\x00" + secret[:4000]
+    key = (secret[:23] * 200)[:4096]
+    xor = bytes(a ^ b for a, b in zip(text[:4096], key, strict=True))
+    post = b"POST /in HTTP/1.1\r\nHost: a.example\r\nContent-Length: 90000\r\n\r\n"
+    query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x03www\x07example\x03com\0\0\1\0\1"
     cases = {
-        "64 B ciphertext": (secret[:64], b""),
-        "512 B ciphertext": (secret[:512], b""),
-        "4 kB ciphertext": (secret[:4096], b""),
-        "4 kB + 2 kB slices": (secret[:4096], secret[4096:6144]),
-        "4 kB TLS + slices": (tls[:4096], secret[4096:6144]),
-        "4 kB text": (text[:4096], b""),
-        "4 kB base64": (base64.b64encode(secret)[:4096], b""),
-        "4 kB deflate": (zlib.compress(text)[5000:9096], b""),
-        "4 kB records": (np.arange(1024, dtype=np.uint32).tobytes(), b""),
+        "40 B DNS query": (query, b"", 17),
+        "64 B ciphertext": (secret[:64], b"", 6),
+        "512 B ciphertext": (secret[:512], b"", 6),
+        "4 kB ciphertext": (secret[:4096], b"", 6),
+        "4 kB + 2 kB slices": (secret[:4096], secret[4096:6144], 6),
+        "4 kB TLS + slices": (tls[:4096], secret[4096:6144], 6),
+        "4 kB HTTP body + slices": ((post + secret)[:4096], secret[5000:7048], 6),
+        "4 kB text": (text[:4096], b"", 6),
+        "4 kB base64": (base64.b64encode(secret)[:4096], b"", 6),
+        "4 kB deflate": (zlib.compress(text)[5000:9096], b"", 6),
+        "4 kB records": (np.arange(1024, dtype=np.uint32).tobytes(), b"", 6),
+        "4 kB XOR over text": (xor, b"", 6),
     }
-    say("\ntime of judge_stream            us   x numpy entropy    MB/s")
-    for name, (head, body) in cases.items():
-        used = per_call(lambda h=head, b=body: judge_stream(h, b, stream_bytes=10**6))  # type: ignore[misc]
-        plain = per_call(lambda d=head + body: plain_entropy(d))  # type: ignore[misc]
+    print("\ntime of judge_stream            us   x numpy entropy    MB/s")
+    for name, (head, body, protocol) in cases.items():
+        used = per_call(
+            lambda h=head, b=body, p=protocol: judge_stream(
+                h, b, stream_bytes=10**6, protocol=p, packets=[len(h)]
+            )
+        )
+        plain = per_call(lambda d=head + body: plain_entropy(d))
         rate = len(head + body) / used / 1e6
-        say(f"{name:26s}{used * 1e6:9.1f}{used / plain:13.2f}{rate:13.0f}")
+        print(f"{name:26s}{used * 1e6:9.1f}{used / plain:13.2f}{rate:13.0f}")
+
+
+def share(capture: Path) -> None:
+    """Print how much of the meter's time goes into judgements."""
+    judge = _plugin.FlowState.judge
+    spent = 0.0
+    flows = 0
+
+    def timed(state: _plugin.FlowState) -> None:
+        nonlocal spent, flows
+        begin = time.perf_counter()
+        judge(state)
+        spent += time.perf_counter() - begin
+        flows += 1
+
+    shares = []
+    _plugin.FlowState.judge = timed
+    for _ in range(ROUNDS):
+        spent, flows = 0.0, 0
+        begin = time.perf_counter()
+        meter(Job(str(capture), None, 120, 1800, True, capture.name), lambda _: None)
+        shares.append(spent / (time.perf_counter() - begin))
+    _plugin.FlowState.judge = judge
+    best, median = min(shares), sorted(shares)[len(shares) // 2]
+    met = "met" if median < TARGET_SHARE else "missed"
+    print(
+        f"\n{capture.name}: judging {flows:,} flows takes {median:.1%} of the meter's "
+        f"time (median of {ROUNDS}; least {best:.1%}), {spent / flows * 1e6:.0f} us a "
+        f"flow; target {TARGET_SHARE:.0%}: {met}"
+    )
+
+
+def main() -> None:
+    """Print all three."""
+    warm_up()
+    statistics()
+    judgements()
+    if len(sys.argv) > 1:
+        share(Path(sys.argv[1]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "develop-test.pcap"
+        with gzip.open(LAB / "test.pcap.gz") as packed, plain.open("wb") as target:
+            shutil.copyfileobj(packed, target)
+        share(plain)
 
 
 if __name__ == "__main__":
-    warm_up()
-    timings()
-    say("")
-    accuracies()
+    main()

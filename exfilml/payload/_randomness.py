@@ -1,0 +1,47 @@
+"""The simulated quantiles of the randomness test, read once."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exfilml.exceptions import InstallationError
+from exfilml.payload import _kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NAME: Final = "randomness.npz"
+
+
+@functools.cache
+def quantiles() -> NDArray[np.float64]:
+    """Return the table that ``datasets/make_randomness.py`` wrote, one row a length.
+
+    Raises
+    ------
+    InstallationError
+        If the file of the installation is missing or is not that table.
+    """
+    source = importlib.resources.files("exfilml").joinpath("data", NAME)
+    try:
+        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            table = np.ascontiguousarray(arrays["null"], dtype=np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise InstallationError(f"exfilml/data/{NAME}: {error}.") from error
+    if (
+        table.ndim != 2
+        or table.shape[1] != _kernel.NULL_Z + _kernel.LEVELS
+        or len(table) < 2
+        or not np.isfinite(table).all()
+        or (np.diff(table[:, _kernel.NULL_N]) <= 0).any()
+    ):
+        raise InstallationError(
+            f"exfilml/data/{NAME}: not the table of this version, which has "
+            f"{_kernel.NULL_Z + _kernel.LEVELS} columns, one row for each length."
+        )
+    table.setflags(write=False)
+    return table
