@@ -10,7 +10,8 @@ but whether they are one and no host name. Three tests, each for at least
   bits, of "every letter and digit equally likely" to a model of ordinary labels
   (`_COMMON`, and how often letters turn to digits and back, both measured on names
   asked for in public captures and logs). Under the model a ratio of k bits is reached
-  with a probability of 2**-k at most; `_LEAST_BITS` = 12 is one name in 4,096.
+  with a probability of 2**-k at most; `_LEAST_BITS` = 16 leaves room for names that
+  the model does not know: hosts that all end in a number.
 - *Mixture* of capitals, small letters and digits for base64, as random letters mix.
   It counts only where letters kept their case: resolvers that randomise it (the
   "0x20" bit, draft-vixie-dnsext-dns0x20) give it to the domain as well, and then the
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
 LEAST_CHARS: Final = 40
 """Fewer letters are not told from an ordinary name: 25 bytes of hex or base32."""
 
-_LEAST_BITS: Final = 12.0
+_LEAST_BITS: Final = 16.0
 _HIGH_SHARE: Final = 0.1
 _SURELY: Final = 256
 
 _LETTERS: Final = b"abcdefghijklmnopqrstuvwxyz"
 _DIGITS: Final = b"0123456789"
 _PLAIN: Final = _LETTERS + _DIGITS
+_FOUR_BITS: Final = b"0123456789abcdef", b"abcdefghijklmnop"
 _FIVE_BITS: Final = (
     _LETTERS + b"234567",
     b"0123456789abcdefghijklmnopqrstuv",
@@ -79,8 +81,17 @@ def _weights() -> NDArray[np.float64]:
 
 
 _WEIGHTS: Final = _weights()
-# By twice "a digit" plus "then a digit".
-_TURNS: Final = -np.log2([1 - _TO_DIGIT, _TO_DIGIT, _TO_LETTER, 1 - _TO_LETTER])
+# From a letter, a digit, a border between names to one of these.
+_TURNS: Final = np.array(
+    [
+        [-math.log2(1 - _TO_DIGIT), -math.log2(_TO_DIGIT), 0.0],
+        [-math.log2(_TO_LETTER), -math.log2(1 - _TO_LETTER), 0.0],
+        [0.0, 0.0, 0.0],
+    ]
+)
+_KINDS: Final = np.zeros(256, np.int64)
+_KINDS[list(_DIGITS)] = 1
+_KINDS[0] = 2
 
 
 def _values(alphabet: bytes) -> NDArray[np.uint8]:
@@ -119,29 +130,30 @@ def recognise(pieces: Sequence[bytes], *, keeps_case: bool) -> tuple[str, bytes]
         if found == "base128":
             return found, _decode(pieces, _values(_SEVEN_BITS), 7)
         return (found, text) if found else None
-    folded = text.lower()
-    if keeps_case and text not in (folded, text.upper()) and _mixed(text):
+    if keeps_case and text not in (text.lower(), text.upper()) and _mixed(text):
         return _six_bits(pieces, text)
+    folded = [piece.lower() for piece in pieces]
     alphabet = _folded_alphabet(folded)
     if alphabet is None:
         return None
     name, width, values = alphabet
-    return name, _decode([piece.lower() for piece in pieces], values, width)
+    return name, _decode(folded, values, width)
 
 
-def is_ordinary(text: bytes) -> bool:
+def is_ordinary(pieces: Sequence[bytes]) -> bool:
     """Whether letters are surely those of ordinary names, headers in them or not.
 
     Cheap, so that the many names of an honest flow cost little: small letters and
     digits that are more likely in ordinary labels than if all were equally likely,
-    and more than hex digits.
+    and more than the few letters of hex or base16.
     """
+    text = b"".join(pieces)
     folded = text.lower()
     return (
         text in (folded, text.upper())
         and text.isascii()
-        and bool(folded.translate(None, b"0123456789abcdef"))
-        and _bits(folded) < 0
+        and all(folded.translate(None, letters) for letters in _FOUR_BITS)
+        and _bits(pieces) < 0
     )
 
 
@@ -183,16 +195,20 @@ def _six_bits(pieces: Sequence[bytes], text: bytes) -> tuple[str, bytes]:
     return "base64", _decode(pieces, values, 6)
 
 
-def _folded_alphabet(text: bytes) -> tuple[str, int, NDArray[np.uint8]] | None:
+def _folded_alphabet(
+    pieces: Sequence[bytes],
+) -> tuple[str, int, NDArray[np.uint8]] | None:
     """Name, bits per letter and values of an alphabet without capitals."""
+    text = b"".join(pieces).replace(b"=", b"")
     letters = bytes(sorted(set(text)))
-    if not letters.translate(None, b"0123456789abcdef"):
+    digits, only_letters = _FOUR_BITS
+    if not letters.translate(None, digits):
         # Numbers alone are addresses, dates and counters.
         few = sum(map(text.count, b"abcdef")) * 16 < len(text)
-        return None if few else ("hex", 4, _values(b"0123456789abcdef"))
-    if not letters.translate(None, b"abcdefghijklmnop"):
-        return "base16", 4, _values(b"abcdefghijklmnop")
-    if letters.translate(None, _PLAIN) or _bits(text) < _LEAST_BITS:
+        return None if few else ("hex", 4, _values(digits))
+    if not letters.translate(None, only_letters):
+        return "base16", 4, _values(only_letters)
+    if letters.translate(None, _PLAIN) or _bits(pieces) < _LEAST_BITS:
         return None
     for alphabet in _FIVE_BITS:
         if not letters.translate(None, alphabet):
@@ -202,12 +218,12 @@ def _folded_alphabet(text: bytes) -> tuple[str, int, NDArray[np.uint8]] | None:
     return "base36", 5, _values(letters[:32])
 
 
-def _bits(text: bytes) -> float:
+def _bits(pieces: Sequence[bytes]) -> float:
     """Log-likelihood ratio of random letters and digits to ordinary labels."""
-    view = np.frombuffer(text, np.uint8)
-    digit = view < 0x3A
-    turns = np.bincount(2 * digit[:-1] + digit[1:], minlength=4)
-    return float(_WEIGHTS[view].sum() + turns @ _TURNS)
+    view = np.frombuffer(b"\0".join(pieces), np.uint8)
+    kinds = _KINDS[view]
+    turns = np.bincount(3 * kinds[:-1] + kinds[1:], minlength=9)
+    return float(_WEIGHTS[view].sum() + turns @ _TURNS.ravel())
 
 
 def _decode(pieces: Sequence[bytes], values: NDArray[np.uint8], width: int) -> bytes:

@@ -4,28 +4,7 @@ A query is a message to whoever owns the domain: all that stands below the regis
 domain reaches its name server, through any resolver. `read` collects the distinct
 names of one direction, counts what they hold below the domain asked for most, and
 decodes it where it is written in an alphabet that ordinary names are not
-(`_alphabets`).
-
-What is set aside before decoding
----------------------------------
-Names of a tunnel hold more than data: counters, session numbers, fixed tags. They
-repeat or increase, and ciphertext beside them would look as if it did. Left out of
-`DnsNames.data`, but not of `DnsNames.carried`, are, in this order:
-
-1. labels that more than half of the names share (and two at least): a tag;
-2. where labels of `_LONG` characters or more hold most of the characters, labels of
-   `_SHORT` or fewer: counters, session numbers, the rest of the last piece;
-3. elsewhere the first or the last label of each name, if in at least `_COUNTED` names
-   it increases from name to name, by length and then by letter, nine times of ten:
-   a counter to any base;
-4. the first columns of what is left, up to the last that repeats from name to name
-   more often than random letters can (z > 5, `_kernel.collision_z`, at least
-   `_kernel.FRAME_SLICES` names), and likewise the last columns: headers within a
-   label, as `_kernel.frame_columns` finds them in slices. Columns of text repeat as
-   well, so that this is done only where ciphertext stands behind (`_framing`).
-
-With less than `_kernel.FRAME_SLICES` names a header inside a label cannot be told from
-data and stays.
+(`_alphabets`). Counters, tags and headers are set aside before (`_labels`).
 
 Limits
 ------
@@ -42,13 +21,11 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from exfilml.domains import registered_domain
-from exfilml.payload import _alphabets, _framing, _kernel
+from exfilml.payload import _alphabets, _framing, _labels
 from exfilml.payload._dns_messages import (
     TEXT_BYTES,
     Messages,
@@ -56,14 +33,10 @@ from exfilml.payload._dns_messages import (
     read_messages,
 )
 
-_LONG: Final = 16
-_SHORT: Final = 8
-_COUNTED: Final = 6
-_COLUMNS: Final = 24
-_COLUMN_Z: Final = 5.0
+# Of the bytes asked for, to count names under the main domain whose end is cut.
 _MAIN_SHARE: Final = 0.9
+# Characters of a label that nobody has registered: it is asked for to be read.
 _UNREGISTERED: Final = 40
-
 _DIGITS: Final = b"0123456789"
 
 
@@ -104,7 +77,7 @@ class DnsNames:
         Names that are hashes (of content networks, of virus scanners) are written in
         one too: what is usual here, a baseline must say.
     data
-        The bytes behind `encoding`, without what the module sets aside; None without
+        The bytes behind `encoding`, without what `_labels` sets aside; None without
         an encoding. Fit for a test of randomness; a lower bound of the upload.
     answers
         Data of TXT, NULL, CNAME, MX and SRV answers, `TEXT_BYTES` at most: the
@@ -175,7 +148,9 @@ def _judge(seen: Messages) -> DnsNames:
         entropy = _entropy(text if keeps_case else text.lower())
     encoding, data = None, None
     if len(text) >= _alphabets.LEAST_CHARS and not domain.endswith(".arpa"):
-        encoding, data = _decode(_content(labels), keeps_case=keeps_case)
+        encoding, data = _decode(
+            _labels.without_counters(labels), keeps_case=keeps_case
+        )
     return DnsNames(
         domain,
         seen.messages,
@@ -266,28 +241,15 @@ def _entropy(text: bytes) -> float:
     return math.log2(size) - logs / size
 
 
-def _content(names: list[list[bytes]]) -> list[bytes]:
-    """Set aside what is no data, as the module says; return the rest of each name."""
-    if len(names) > 1:
-        shared = Counter([x for name in names for x in {x.lower() for x in name}])
-        tags = {x for x, n in shared.items() if n > 1 and 2 * n > len(names)}
-        names = [[x for x in name if x.lower() not in tags] for name in names]
-    sizes = [len(x) for name in names for x in name]
-    if 2 * sum([n for n in sizes if n >= _LONG]) > sum(sizes):
-        names = [[x for x in name if len(x) > _SHORT] for name in names]
-    else:
-        for side in (0, -1):
-            if _counts_up([name[side] for name in names if len(name) > 1]):
-                names = [_without(name, side) for name in names]
-    return [b"".join(name) for name in names]
-
-
 def _decode(texts: list[bytes], *, keeps_case: bool) -> tuple[str | None, bytes | None]:
     """Name the alphabet of the texts and decode them, headers set aside."""
-    if _alphabets.is_ordinary(b"".join(texts)):
+    if _alphabets.is_ordinary(texts):
         return None, None
     found = _alphabets.recognise(texts, keeps_case=keeps_case)
-    skip, drop = _columns(texts), _columns([text[::-1] for text in texts])
+    skip, drop = (
+        _labels.columns(texts),
+        _labels.columns([text[::-1] for text in texts]),
+    )
     if skip or drop:
         framed = _alphabets.recognise(
             [text[skip : len(text) - drop] for text in texts], keeps_case=keeps_case
@@ -297,33 +259,3 @@ def _decode(texts: list[bytes], *, keeps_case: bool) -> tuple[str | None, bytes 
         ):
             found = framed
     return (None, None) if found is None else found
-
-
-def _without(name: list[bytes], side: int) -> list[bytes]:
-    if len(name) < 2:
-        return name
-    return name[1:] if side == 0 else name[:-1]
-
-
-def _counts_up(labels: Sequence[bytes]) -> bool:
-    """Whether labels increase from name to name."""
-    if len(labels) < _COUNTED:
-        return False
-    keys = [(len(x), x.lower()) for x in labels]
-    steps = sum([a < b for a, b in pairwise(keys)])
-    return steps >= 0.9 * (len(labels) - 1)
-
-
-def _columns(texts: Sequence[bytes]) -> int:
-    """How many of the first columns hold a header, 0 for none."""
-    cells = max(16, len(set(b"".join(texts).lower())))
-    header = 0
-    for column in range(_COLUMNS):
-        letters = [text[column] for text in texts if column < len(text)]
-        size = len(letters)
-        if size < _kernel.FRAME_SLICES:
-            break
-        pairs = sum([n * (n - 1) for n in Counter(letters).values()]) / 2
-        if _kernel.collision_z(pairs, size, cells, -0.5) > _COLUMN_Z:
-            header = column + 1
-    return header

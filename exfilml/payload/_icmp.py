@@ -11,7 +11,7 @@ prefix of which more than `_CLOCK` columns differ in most messages is data.
 Limits
 ------
 A prefix of up to `_CLOCK` bytes before an honest filler is a channel that is not
-seen. A tunnel of whole IP packets has the form of quotes; `Echo.quoted_source` tells
+seen, and less than `_FEW` prefixes say nothing of a clock. A tunnel of whole IP packets has the form of quotes; `Echo.quoted_source` tells
 who sent the quoted packets, which for an honest error is the address that the error
 is sent to, and `read` can be asked to take nothing for a quote.
 """

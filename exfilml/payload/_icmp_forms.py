@@ -47,6 +47,7 @@ _FOUR_CARRIES: Final = frozenset({1, 2, 4, 6, 17, 41, 47, 50, 51, 58, 89, 103, 1
 _SIX_CARRIES: Final = frozenset({0, 6, 17, 43, 44, 47, 50, 51, 58, 60, 132})
 _LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)
 _EXTENDED: Final = 128
+_HOPS: Final = 64
 # Options of neighbour discovery and their greatest length in units of 8 bytes: link
 # layer addresses, prefix, MTU, nonce, route, DNS servers, search list, captive portal.
 _OPTIONS: Final = {1: 2, 2: 2, 3: 4, 5: 1, 14: 1, 24: 3, 25: 9, 31: 8, 37: 8, 38: 2}
@@ -55,7 +56,9 @@ _OPTIONS: Final = {1: 2, 2: 2, 3: 4, 5: 1, 14: 1, 24: 3, 25: 9, 31: 8, 37: 8, 38
 def filler_from(message: bytes) -> int:
     """Return where a filler starts that goes on to the end, -1 for none."""
     size = len(message)
-    if size >= LEAST_FILLER and message == _WINDOWS[:size]:
+    if size < LEAST_FILLER:
+        return -1
+    if message == _WINDOWS[:size]:
         return 0
     starts = [s for s in _STARTS if size - s >= max(LEAST_FILLER, s // 2)]
     for start in starts:
@@ -65,8 +68,6 @@ def filler_from(message: bytes) -> int:
             _FALLING[255 - first : 255 - first + size - start],
         ):
             return start
-    if size < LEAST_FILLER:
-        return -1
     # What a message ends with rules most patterns out at once.
     end = message[-2:]
     periods = [
@@ -108,9 +109,10 @@ def is_quote(data: bytes) -> bool:
             or total < size
         ):
             return False
-        # Some quote the header with the time to live already lowered.
+        # Some quote the header with the time to live lowered, its sum as it was.
         words = sum(int.from_bytes(data[at : at + 2]) for at in range(0, size, 2))
-        if data[10:12] != b"\0\0" and (words % 0xFFFF) % 256:
+        lowered, odd = divmod(-words % 0xFFFF, 256)
+        if data[10:12] != b"\0\0" and (odd or lowered > _HOPS):
             return False
     elif data[0] >> 4 == 6 and len(data) >= 48:
         total = 40 + int.from_bytes(data[4:6])
@@ -163,12 +165,17 @@ def _are_options(data: bytes, at: int) -> bool:
 
 def _are_groups(data: bytes) -> bool:
     """Report or query of groups, which are multicast addresses (RFC 2710, RFC 3810)."""
-    if len(data) in (16, 20) and (data[0] == 0xFF or not any(data[:16])):
+    if len(data) in (16, 20) and (_is_group(data, 0) or not any(data[:16])):
         return len(data) == 16 or data[18:20] == b"\0\0"
     at = 0
     while at + 20 <= len(data):
         sources = int.from_bytes(data[at + 2 : at + 4])
-        if not 0 < data[at] <= 6 or data[at + 1] or data[at + 4] != 0xFF:
+        if not 0 < data[at] <= 6 or data[at + 1] or not _is_group(data, at + 4):
             return False
         at += 20 + 16 * sources
     return at == len(data)
+
+
+def _is_group(data: bytes, at: int) -> bool:
+    """Whether a well-known or solicited-node multicast address stands here."""
+    return data[at] == 0xFF and data[at + 2 : at + 8] == bytes(6)
