@@ -444,7 +444,7 @@ CAPTURES = [
     ("pptp.pcap", "pptp"), ("dnscrypt-v2.pcap", "dnscrypt"), ("kerberos-login.pcap", "kerberos"),
     ("kerberos.pcap", "kerberos"), ("stun.pcap", "stun"), ("stun_classic.pcap", "stun"),
     ("wireguard.pcap", "wireguard"), ("openvpn.pcap", "openvpn"), ("rdp.pcap", "tls"),
-    ("quic_interop_V.pcapng", "ip"), ("quic-forcing-vn-with-data.pcapng", "quic"),
+    ("quic-forcing-vn-with-data.pcapng", "quic"),
     ("quic-v2.pcapng", "quic"), ("capwap.pcap", "dtls"), ("dtls.pcap", "dtls"),
     ("telnet.pcap", "telnet"), ("mysql.pcapng", "mysql"), ("pgsql.pcap", "postgresql"),
     ("nntp.pcap", "nntp"), ("ssh.pcap", "ssh"), ("tls_missing_ch_frag.pcap", "tls"),

@@ -39,6 +39,7 @@ from exfilml.payload._evidence import PayloadEvidence
 from exfilml.payload._ftp import Transfer
 from exfilml.payload._ftp import transfers as ftp_transfers
 from exfilml.payload._icmp import echoed
+from exfilml.payload._icmp_forms import is_quote
 from exfilml.payload._kernel import HEAD_BYTES, OPAQUE_P
 from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
 from exfilml.payload._verdict import OPAQUE_BELOW, TCP, UNKNOWN_BELOW, assess
@@ -58,6 +59,7 @@ __all__ = [
     "contradicts",
     "echoed",
     "ftp_transfers",
+    "is_quote",
     "is_verified",
     "judge",
     "judge_stream",
@@ -109,7 +111,8 @@ def judge_stream(
         Payload bytes the direction had; None for what was seen.
     protocol
         IANA protocol number: the facts of UDP differ from those of TCP (DNS, QUIC,
-        DTLS, WireGuard, NTP ...); ICMP carries echo data.
+        DTLS, WireGuard, NTP ...); ICMP carries echo data, and packets that its errors
+        quote are to be left out (`is_quote`).
     packets
         Payload bytes of the packets that `head` is made of, in order; the last may be
         cut. Messages of DNS and echo data are told apart by them; empty if unknown.

@@ -126,7 +126,7 @@ def assess(
     handshake = magic = grammar = None
     start, records = -1, 0
     if protocol in _ICMP:
-        echo = _icmp.read(head, packets, slices, width)
+        echo = _icmp.read(head, packets, slices, width, may_quote=False)
         carried = Carried((Part(echo.data, None, 0),), b"", 0)
         n_carried = echo.carried
     elif datagram and head[4:6] == _ONE_QUESTION and _grammar.is_dns(head, whole=False):
@@ -152,7 +152,15 @@ def assess(
         start = 16
     if grammar == "dns" and not _is_short_answer(head, packets):
         names = _dns.read(head, packets, slices, width, stream=not datagram)
-        if names is not None:
+        if names is None or 2 * names.strays > len(head):
+            # One honest message, and then something else.
+            grammar = names = None
+        elif names.responses == names.messages:
+            # The names are those of the queries, which are the other side's.
+            if len(names.answers) >= OPAQUE_BELOW:
+                carried = Carried((Part(names.answers, None, 0),), b"", 0)
+            names = None
+        else:
             n_carried = names.carried
             if names.data:
                 carried = Carried((Part(names.data, None, 0),), b"", 0)

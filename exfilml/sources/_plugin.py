@@ -16,7 +16,8 @@ stride doubles. Slices therefore spread evenly over the stream, 17 to 32 of a lo
 one, and the rule depends on nothing but the packets seen. A slice starts where a
 packet does, so that headers which repeat there can be told from content. Retransmitted TCP segments are
 sampled and counted as often as they were seen: telling them apart needs state that
-grows with the window, and no verdict rests on it.
+grows with the window, and no verdict rests on it. Packets that ICMP errors quote are
+somebody else's data: counted, not sampled.
 
 How it is fast
 --------------
@@ -54,6 +55,8 @@ MAX_PACKETS: Final = 256
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _SIZED: Final = frozenset({TCP, UDP, ICMP, ICMPV6})
+# Types of ICMP and ICMPv6 that quote the packet they complain about (RFC 792, RFC 4443).
+_ERRORS: Final = {ICMP: frozenset({3, 4, 5, 11, 12}), ICMPV6: frozenset({1, 2, 3, 4})}
 _EXTENSIONS: Final = frozenset({0, 43, 44, 60, 135})
 _FRAGMENT: Final = 44
 # NFStream's names for its two timeouts, in `NFlow.expiration_id`.
@@ -330,8 +333,11 @@ class SampledFlow(NFlow):  # type: ignore[misc]
         side.payload += size
         if side.full and not side.is_due(size):
             return None
+        l4 = start
         start += packet.transport_size - size
         data = ffi.buffer(content, packet.ip_content_len)[start : start + size]
+        if protocol in _ERRORS and _is_error(protocol, content[l4], data):
+            return None
         side.keep(data, size)
         return None
 
@@ -353,6 +359,11 @@ def transport(packet: Any) -> tuple[int, int]:
         at += 8 if kind == _FRAGMENT else 8 * length + 8
         kind = following
     return at, kind
+
+
+def _is_error(protocol: int, kind: int, data: bytes) -> bool:
+    """Whether an ICMP message is an error that quotes a packet."""
+    return kind in _ERRORS[protocol] and payload.is_quote(data)
 
 
 class PayloadSampler(NFPlugin):  # type: ignore[misc]
@@ -402,8 +413,14 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
             state.speaks(side)
             side.payload += size
             if not side.full or side.is_due(size):
+                l4 = start
                 start += packet.transport_size - size
-                side.keep(data[start : start + size], size)
+                kept = data[start : start + size]
+                if not (
+                    state.protocol in _ERRORS
+                    and _is_error(state.protocol, data[l4], kept)
+                ):
+                    side.keep(kept, size)
 
     def on_expire(self, flow: Any) -> None:
         """Judge the samples, unless the flow goes on."""
