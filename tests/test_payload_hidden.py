@@ -373,6 +373,8 @@ MYSQL = b"\x20\x00\x00\x01\x85\xae\xff\x19\x00\x00\x00\x01\xff" + bytes(23)
     (b"user bob\r\npass secret\r\nstat\r\n", False, None, "pop3"),
     (b". CAPABILITY\r\n. STARTTLS\r\n", False, None, "imap"),
     (b"MODE READER\r\n", False, None, "nntp"),
+    (b"003egit-upload-pack /a.git\x00host=b\x00", False, None, "git"),
+    (b"00d8" + b"5e" * 20 + b" HEAD\x00multi_ack", False, None, "git"),
     (b"\x04\x00\x00\x00\xff\x02" + bytes(13) + b"\xfb\x04\x00\x00\x00\xff\x02" + bytes(20),
      True, None, None),
 ])  # fmt: skip
@@ -447,7 +449,7 @@ CAPTURES = [
     ("quic-forcing-vn-with-data.pcapng", "quic"),
     ("quic-v2.pcapng", "quic"), ("capwap.pcap", "dtls"), ("dtls.pcap", "dtls"),
     ("telnet.pcap", "telnet"), ("mysql.pcapng", "mysql"), ("pgsql.pcap", "postgresql"),
-    ("nntp.pcap", "nntp"), ("ssh.pcap", "ssh"), ("tls_missing_ch_frag.pcap", "tls"),
+    ("nntp.pcap", "nntp"), ("git.pcap", "git"), ("ssh.pcap", "ssh"), ("tls_missing_ch_frag.pcap", "tls"),
 ]  # fmt: skip
 
 

@@ -65,6 +65,10 @@ _NNTP = re.compile(
     rb"(?:20[01] [\x20-\x7e]*(?:NNTP|news|InterNetNews)|MODE READER\r?\n)",
     re.IGNORECASE,
 )
+# Git's lines carry their length in hexadecimal; objects follow, deflated.
+_GIT = re.compile(
+    rb"[0-9a-f]{4}(?:git-(?:upload|receive)-pack |# service=git-|[0-9a-f]{40} )"
+)
 # Two options offered, asked for or refused in a row (RFC 854), 2**-28 with the codes.
 _TELNET = re.compile(
     rb"(?:\xff[\xfb-\xfe][\x00-\x31]){2}|\xff[\xfb-\xfe][\x00-\x31]"
@@ -117,6 +121,8 @@ def _line_protocol(data: bytes) -> str | None:  # noqa: C901, PLR0911, PLR0912
         return "redis"
     if _NNTP.match(data):
         return "nntp"
+    if _GIT.match(data):
+        return "git"
     return None
 
 
