@@ -56,9 +56,9 @@ class Corpus:
 
 def build(
     side: str,
-    *,
     size: int,
     seed: int = 0,
+    *,
     only: Iterable[str] | None = None,
 ) -> Corpus:
     """Make the files of one side.

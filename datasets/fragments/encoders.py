@@ -218,36 +218,46 @@ def _gif(c: Contents, rng: Generator) -> bytes:
     return _saved(drawn(rng, *_sides(rng)).quantize(int(_pick(rng, 64, 256))), "GIF")
 
 
-def _audio(codec: str, container: str, *rates: int, **options: Any) -> Encoder:
+def _add_sound(file: Any, codec: str, rate: int, bits: int, wave: Any) -> list[Any]:
+    """Add a stereo stream to an open container; return its packets."""
+    import av
+
+    stream = file.add_stream(codec, rate=rate, layout="stereo")
+    if bits:
+        stream.bit_rate = bits
+    form = stream.format.name
+    if form.startswith("s16"):
+        wave = (wave * 32767).astype(np.int16)
+    elif form.startswith("s32"):
+        wave = (wave * 2147483000.0).astype(np.int32)
+    if not form.endswith("p"):
+        wave = np.ascontiguousarray(wave.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(wave, format=form, layout="stereo")
+    frame.sample_rate = rate
+    frame.pts = 0
+    return [packet for chunk in (frame, None) for packet in stream.encode(chunk)]
+
+
+def _audio(codec: str, container: str, *rates: int) -> Encoder:
     def encode(c: Contents, rng: Generator) -> bytes:
         import av
 
-        rate = 48_000 if "opus" in codec else int(_pick(rng, 44_100, 48_000))
-        seconds = 10.0 if codec == "flac" else 22.0
-        wave = c.sound(rng, seconds, rate)
+        rate = 48_000 if codec == "libopus" else int(_pick(rng, 44_100, 48_000))
+        wave = c.sound(rng, 10.0 if codec == "flac" else 22.0, rate)
+        bits = int(_pick(rng, *rates)) if rates else 0
         out = io.BytesIO()
         with av.open(out, "w", format=container) as file:
-            stream = file.add_stream(codec, rate=rate, layout="stereo", **options)
-            if rates:
-                stream.bit_rate = int(_pick(rng, *rates))
-            form = stream.format.name
-            if form.startswith("s16"):
-                wave = (wave * 32767).astype(np.int16)
-            elif form.startswith("s32"):
-                wave = (wave * 2147483000.0).astype(np.int32)
-            if not form.endswith("p"):
-                wave = np.ascontiguousarray(wave.T).reshape(1, -1)
-            frame = av.AudioFrame.from_ndarray(wave, format=form, layout="stereo")
-            frame.sample_rate = rate
-            frame.pts = 0
-            for chunk in (frame, None):
-                file.mux(stream.encode(chunk))
+            file.mux(_add_sound(file, codec, rate, bits, wave))
         return out.getvalue()
 
     return encode
 
 
-def _video(codec: str, container: str, *qualities: str, **fixed: str) -> Encoder:
+def _video(
+    codec: str, audio: str, container: str, *qualities: str, **fixed: str
+) -> Encoder:
+    """Encode pictures and sound, interleaved by time as players need them."""
+
     def encode(c: Contents, rng: Generator) -> bytes:
         import av
 
@@ -258,15 +268,20 @@ def _video(codec: str, container: str, *qualities: str, **fixed: str) -> Encoder
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {"crf": str(_pick(rng, *qualities)), **fixed}
             stream.codec_context.thread_count = 1
+            bits = int(_pick(rng, 96_000, 128_000))
+            sound = c.sound(rng, 90 / 25, 48_000)
+            packets = _add_sound(file, audio, 48_000, bits, sound)
             for array in c.clip(rng, 90, width, height):
                 frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-                file.mux(stream.encode(frame))
-            file.mux(stream.encode(None))
+                packets += stream.encode(frame)
+            packets += stream.encode(None)
+            file.mux(sorted(packets, key=lambda p: (p.dts or 0) * p.time_base))
         return out.getvalue()
 
     return encode
 
 
+_VP9: Final = {"deadline": "realtime", "cpu-used": "8"}
 _X265: Final = {"preset": "superfast", "x265-params": "log-level=none:pools=none"}
 
 ENCODERS: Final[dict[str, tuple[tuple[str, ...], float, Encoder]]] = {
@@ -296,11 +311,11 @@ ENCODERS: Final[dict[str, tuple[tuple[str, ...], float, Encoder]]] = {
     "opus": (("av",), 0.8, _audio("libopus", "ogg", 64_000, 96_000, 160_000)),
     "aac": (("av",), 0.8, _audio("aac", "adts", 96_000, 128_000, 192_000)),
     "flac": (("av",), 0.8, _audio("flac", "flac")),
-    "mp4": (("av",), 0.8, _video("libx264", "mp4", "18", "24", preset="veryfast")),
-    "hevc": (("av",), 0.4, _video("libx265", "mp4", "18", "24", **_X265)),
+    "mp4": (("av",), 0.8, _video("libx264", "aac", "mp4", "18", "24", preset="veryfast")),
+    "hevc": (("av",), 0.4, _video("libx265", "aac", "mp4", "18", "24", **_X265)),
     "webm": (
         ("av",),
         0.6,
-        _video("libvpx-vp9", "webm", "28", "36", deadline="realtime", **{"cpu-used": "8"}),
+        _video("libvpx-vp9", "libopus", "webm", "28", "36", **_VP9),
     ),
 }

@@ -73,9 +73,9 @@ _Z: Final = LOW_BITS + HIGH_BITS
 (
     LOG_N, BYTE_Z, DELTA_Z, PEAK, ZEROS, FULLS, TOC, ESCAPED, UNESCAPED, FULL_CHAIN,
     SYNC_CHAIN, SYNC_LONE, NAL, NAL_CHAIN, ZERO_PAIRS, LZMA2, BLOCKS, WORDS, RUN,
-    EQUAL, GRAMS,
-) = range(_Z, _Z + 21)  # fmt: skip
-N_MEASURES: Final = _Z + 21
+    EQUAL, GRAMS, PAIRS_16, PAIRS_20, PAIRS_24,
+) = range(_Z, _Z + 24)  # fmt: skip
+N_MEASURES: Final = _Z + 24
 
 # 4-byte strings that stand inside files: OggS, IDAT, PK (entry, descriptor,
 # directory), ftyp's companions moof and mdat, and PDF's "obj" and "stream".
@@ -86,7 +86,11 @@ _MARKS: Final = tuple(
         b" obj", b"trea",
     )
 )  # fmt: skip
-_GRAM_SLOTS: Final = 65536
+_GRAM_SLOTS: Final = 16384
+
+LONG_BELOW: Final = 2048
+"""Windows of 16 bits and more are compared in shorter fragments only: from here on
+the shorter windows say as much, and each byte costs eight look-ups."""
 
 
 @compiled
@@ -260,6 +264,46 @@ def simple_block(x: NDArray[np.uint8], i: int, n: int) -> bool:
 
 
 @compiled
+def long_windows(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None:
+    """Count windows of 16 bits seen before, and those that agree for 20 and 24.
+
+    Repeated words of a Huffman code, one behind the other. Low bit first; of windows
+    seen more than twice only the last is compared in its further bits. Written as
+    z-scores of the numbers expected in random bits.
+    """
+    seen = np.zeros(65536, np.uint8)
+    tail = np.zeros(65536, np.uint8)
+    pairs = 0
+    agree4 = 0
+    agree8 = 0
+    stop = n - 3
+    for i in range(stop):
+        v = (
+            np.int64(x[i])
+            | (np.int64(x[i + 1]) << 8)
+            | (np.int64(x[i + 2]) << 16)
+            | (np.int64(x[i + 3]) << 24)
+        )
+        for s in range(8):
+            w = (v >> s) & 0xFFFF
+            more = (v >> (s + 16)) & 255
+            before = seen[w]
+            if before:
+                pairs += before
+                differ = more ^ tail[w]
+                agree4 += (differ & 15) == 0
+                agree8 += differ == 0
+            if before < 255:
+                seen[w] = before + 1
+            tail[w] = more
+    total = 8.0 * stop
+    expected = total * (total - 1.0) / 131072.0
+    out[PAIRS_16] = (pairs - expected) / math.sqrt(expected)
+    out[PAIRS_20] = (agree4 - expected / 16.0) / math.sqrt(expected / 16.0)
+    out[PAIRS_24] = agree8 - expected / 256.0
+
+
+@compiled
 def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C901, PLR0912, PLR0915
     """Measure ``FRAGMENT_MIN`` bytes or more.
 
@@ -319,6 +363,9 @@ def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C9
             packed = (np.int64(x[i + 3]) << 8) | x[i + 4]
             out[LZMA2] += 0xEFFE <= packed <= 0xF003
     out[GRAMS] = repeats
+
+    if n < LONG_BELOW:
+        long_windows(x, n, out)
 
     # Windows of bits. Three bytes hold those that begin in the first (or, in
     # high-bit-first order, whose last bit is in the last).
