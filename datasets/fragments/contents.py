@@ -23,11 +23,43 @@ if TYPE_CHECKING:
 
 SIDES: Final = ("train", "test")
 _TEXT: Final = (".py", ".pyi", ".txt", ".rst", ".md", ".html", ".css", ".js", ".h")
-_WORDS: Final = (
-    "GET POST login logout upload download session user admin cache miss hit error "
-    "warning timeout retry connection closed opened worker queue task done failed "
-    "payment order item stock index search report monthly export import sync"
-).split()
+_WORDS: Final = [
+    "GET",
+    "POST",
+    "login",
+    "logout",
+    "upload",
+    "download",
+    "session",
+    "user",
+    "admin",
+    "cache",
+    "miss",
+    "hit",
+    "error",
+    "warning",
+    "timeout",
+    "retry",
+    "connection",
+    "closed",
+    "opened",
+    "worker",
+    "queue",
+    "task",
+    "done",
+    "failed",
+    "payment",
+    "order",
+    "item",
+    "stock",
+    "index",
+    "search",
+    "report",
+    "monthly",
+    "export",
+    "import",
+    "sync",
+]
 
 
 def _package(name: str) -> Path | None:
@@ -123,7 +155,7 @@ class Contents:
         return data[start : start + size]
 
     def log(self, rng: Generator, size: int) -> bytes:
-        """Lines of a made-up server's log."""
+        """Write lines of a made-up server's log."""
         words = rng.choice(_WORDS, (size // 60 + 1, 4))
         times = 1.7e9 + np.cumsum(rng.exponential(0.4, len(words)))
         marks = rng.integers(0, 2**32, len(words))
@@ -134,7 +166,7 @@ class Contents:
         return "".join(lines).encode()[:size]
 
     def csv(self, rng: Generator, size: int) -> bytes:
-        """Rows of numbers and names."""
+        """Write rows of numbers and names."""
         n = size // 40 + 1
         walk = np.cumsum(rng.normal(size=n))
         amounts = rng.gamma(2.0, 50.0, n)
@@ -146,7 +178,7 @@ class Contents:
         return "".join(rows).encode()[:size]
 
     def json(self, rng: Generator, size: int) -> bytes:
-        """Records with nested fields."""
+        """Write records with nested fields."""
         n = size // 90 + 1
         values = rng.normal(size=n)
         rows = [
@@ -163,7 +195,7 @@ class Contents:
         return json.dumps(rows).encode()[:size]
 
     def records(self, rng: Generator, size: int) -> bytes:
-        """Fixed binary records: counter, time, small numbers, a float."""
+        """Write fixed binary records: counter, time, small numbers, a float."""
         n = size // 24 + 1
         kinds = np.dtype(
             [("i", "<u4"), ("t", "<u8"), ("a", "<u2"), ("b", "<u2"), ("v", "<f8")]
@@ -233,7 +265,7 @@ class Contents:
         return page
 
     def sound(self, rng: Generator, seconds: float, rate: int) -> NDArray[np.float32]:
-        """Notes with overtones, beats and breath, stereo; shape ``(2, n)``."""
+        """Play notes with overtones, beats and breath, stereo; shape ``(2, n)``."""
         n = int(seconds * rate)
         out = np.zeros((2, n), np.float32)
         for _ in range(int(6 * seconds)):

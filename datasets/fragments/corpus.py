@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
 from fragments.ciphers import CIPHERS, encrypt
 from fragments.contents import SIDES, Contents
 from fragments.encoders import ENCODERS

@@ -16,8 +16,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fragments.contents import Contents
     from numpy.random import Generator
+
+    from fragments.contents import Contents
 
     Encoder = Callable[[Contents, Generator], bytes]
 
@@ -106,12 +107,14 @@ def _parquet(c: Contents, rng: Generator) -> bytes:
 
     out = io.BytesIO()
     kind = _pick(rng, "snappy", "zstd", "gzip")
-    pq.write_table(c.table(rng, int(rng.integers(8_000, 30_000))), out, compression=kind)
+    pq.write_table(
+        c.table(rng, int(rng.integers(8_000, 30_000))), out, compression=kind
+    )
     return out.getvalue()
 
 
 def _docx(c: Contents, rng: Generator) -> bytes:
-    """A zip of deflated XML and stored photographs, as word processors write it."""
+    """Zip deflated XML and stored photographs, as word processors do."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         words = c.text(rng, 500_000).decode("latin-1").split("\n")
@@ -311,7 +314,11 @@ ENCODERS: Final[dict[str, tuple[tuple[str, ...], float, Encoder]]] = {
     "opus": (("av",), 0.8, _audio("libopus", "ogg", 64_000, 96_000, 160_000)),
     "aac": (("av",), 0.8, _audio("aac", "adts", 96_000, 128_000, 192_000)),
     "flac": (("av",), 0.8, _audio("flac", "flac")),
-    "mp4": (("av",), 0.8, _video("libx264", "aac", "mp4", "18", "24", preset="veryfast")),
+    "mp4": (
+        ("av",),
+        0.8,
+        _video("libx264", "aac", "mp4", "18", "24", preset="veryfast"),
+    ),
     "hevc": (("av",), 0.4, _video("libx265", "aac", "mp4", "18", "24", **_X265)),
     "webm": (
         ("av",),

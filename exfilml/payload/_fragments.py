@@ -27,6 +27,8 @@ bytes from the low bit, bzip2, JPEG, MP3, AAC and FLAC from the high bit.
 - GIF: sub-blocks of 255 bytes, so FF at distances of 256 (GIF89a, section 15).
 - MPEG audio, ADTS and FLAC frame headers; the next header where the first says
   (c about 2**-24), or FLAC's own CRC-8 (c about 2**-25).
+- AAC without ADTS: nearly all frames of a stereo stream begin with ``21 1x``, a
+  channel pair with one window for both (c about 2**-12, every 300 bytes).
 - NAL units of H.264 and HEVC behind a length or a start code.
 - LZMA2: an encoder of liblzma or the LZMA SDK closes a chunk when its 64 kB are
   full but for what one more symbol might need, at 61,439 to 61,444 bytes; the next
@@ -62,6 +64,10 @@ FRAGMENT_MIN: Final = 256
 FRAGMENT_MAX: Final = 65536
 """Bytes looked at; what lies beyond would cost time and changes little."""
 
+VERDICT_BITS: Final = -2.5
+"""Log odds above which a fragment should count as ciphertext: missing ciphertext is
+worse than calling deflate opaque, so that less than one in a hundred is lost."""
+
 LOW_BITS: Final = 12
 """Longest window in low-bit-first order."""
 
@@ -73,9 +79,9 @@ _Z: Final = LOW_BITS + HIGH_BITS
 (
     LOG_N, BYTE_Z, DELTA_Z, PEAK, ZEROS, FULLS, TOC, ESCAPED, UNESCAPED, FULL_CHAIN,
     SYNC_CHAIN, SYNC_LONE, NAL, NAL_CHAIN, ZERO_PAIRS, LZMA2, BLOCKS, WORDS, RUN,
-    EQUAL, GRAMS, PAIRS_16, PAIRS_20, PAIRS_24,
-) = range(_Z, _Z + 24)  # fmt: skip
-N_MEASURES: Final = _Z + 24
+    EQUAL, GRAMS, PAIRS_16, PAIRS_20, PAIRS_24, AAC,
+) = range(_Z, _Z + 25)  # fmt: skip
+N_MEASURES: Final = _Z + 25
 
 # 4-byte strings that stand inside files: OggS, IDAT, PK (entry, descriptor,
 # directory), ftyp's companions moof and mdat, and PDF's "obj" and "stream".
@@ -88,6 +94,11 @@ _MARKS: Final = tuple(
 )  # fmt: skip
 _GRAM_SLOTS: Final = 16384
 
+# Layer III (ISO/IEC 11172-3 and 13818-3): kbit/s by index, and samples per second.
+_KBITS_1: Final = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBITS_2: Final = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_HERTZ: Final = (44100, 48000, 32000)
+
 LONG_BELOW: Final = 2048
 """Windows of 16 bits and more are compared in shorter fragments only: from here on
 the shorter windows say as much, and each byte costs eight look-ups."""
@@ -95,7 +106,11 @@ the shorter windows say as much, and each byte costs eight look-ups."""
 
 @compiled
 def serial_z(
-    counts: NDArray[np.int32], bits: int, total: int, top: bool, out: NDArray[np.float64]
+    counts: NDArray[np.int32],
+    bits: int,
+    total: int,
+    top: bool,
+    out: NDArray[np.float64],
 ) -> None:
     """Write z_1 .. z_bits of the serial test to `out`; `counts` is folded in place.
 
@@ -126,34 +141,13 @@ def layer3_bytes(second: int, third: int) -> int:
     """Frame length that an MPEG audio header of layer III announces, 0 for none."""
     rate = third >> 4
     sampling = (third >> 2) & 3
-    if rate in (0, 15) or sampling == 3 or (second & 0xE6) != 0xE2:
-        return 0
     version = (second >> 3) & 3  # 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5
-    if version == 1:
+    if rate in (0, 15) or sampling == 3 or version == 1 or (second & 0xE6) != 0xE2:
         return 0
+    padding = (third >> 1) & 1
     if version == 3:
-        # 32 to 320 kbit/s: steps of 8 up to 64, then 16, 32, 64.
-        kbit = 24 + 8 * rate
-        if rate > 5:
-            kbit = 64 + 16 * (rate - 5)
-        if rate > 9:
-            kbit = 128 + 32 * (rate - 9)
-        if rate == 14:
-            kbit = 320
-        scale = 144000
-    else:
-        kbit = 8 * rate if rate <= 8 else 64 + 16 * (rate - 8)
-        scale = 72000
-    hertz = 44100
-    if sampling == 1:
-        hertz = 48000
-    elif sampling == 2:
-        hertz = 32000
-    if version == 2:
-        hertz //= 2
-    elif version == 0:
-        hertz //= 4
-    return scale * kbit // hertz + ((third >> 1) & 1)
+        return 144000 * _KBITS_1[rate] // _HERTZ[sampling] + padding
+    return 72000 * _KBITS_2[rate] // (_HERTZ[sampling] >> (2 - version // 2)) + padding
 
 
 @compiled
@@ -325,9 +319,9 @@ def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C9
 
     # Facts and bytes.
     held = np.int64(0)
+    before = np.int64(-1)
     printed = 0
     same = 0
-    before = -1
     repeats = 0
     for i in range(n):
         value = np.int64(x[i])
@@ -349,6 +343,7 @@ def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C9
         before = value
         if i >= 3:
             # Strings of four bytes seen before; a slot keeps the last one only.
+            out[AAC] += (held & 0xFFF0) == 0x2110
             slot = ((held * 2654435761) >> 15) & (_GRAM_SLOTS - 1)
             repeats += grams[slot] == held
             grams[slot] = held
@@ -384,10 +379,10 @@ def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C9
     squares = 0.0
     changes = 0.0
     peak = 0
-    for value in range(256):
-        squares += (counts[value] - mean) * (counts[value] - mean)
-        changes += (deltas[value] - mean) * (deltas[value] - mean)
-        peak = max(peak, counts[value])
+    for cell in range(256):
+        squares += (counts[cell] - mean) * (counts[cell] - mean)
+        changes += (deltas[cell] - mean) * (deltas[cell] - mean)
+        peak = max(peak, counts[cell])
     out[LOG_N] = math.log2(n)
     out[BYTE_Z] = (squares / mean - 255.0) / math.sqrt(510.0)
     out[DELTA_Z] = (changes / mean - 255.0) / math.sqrt(510.0)
@@ -433,9 +428,7 @@ def fragment_bits(
     """Measure and judge ``FRAGMENT_MIN`` bytes or more, in one compiled call."""
     out = np.empty(N_MEASURES, np.float64)
     measure(data, out)
-    return base + float(
-        forest_sum(out, roots, column, threshold, left, right, value)
-    )
+    return base + float(forest_sum(out, roots, column, threshold, left, right, value))
 
 
 class Forest(NamedTuple):
@@ -518,7 +511,9 @@ def read_forest(file: IO[bytes]) -> Forest:
     inner = arrays["column"] >= 0
     sound = (
         nodes > 0
-        and all(len(arrays[k]) == nodes for k in ("threshold", "left", "right", "value"))
+        and all(
+            len(arrays[k]) == nodes for k in ("threshold", "left", "right", "value")
+        )
         and ((arrays["roots"] >= 0) & (arrays["roots"] < nodes)).all()
         and ((arrays["column"] >= -1) & (arrays["column"] < N_MEASURES)).all()
         and all(
