@@ -1,0 +1,570 @@
+"""Ciphertext or compressed: the log odds for a fragment without its header.
+
+A test of randomness cannot answer this: compressed bytes are random bytes but for
+what their encoder could not remove. Some of what remains is a fact (a frame that
+announces where the next one begins), some a statistic (a Huffman code's words are
+not equally likely, at any alignment of bits), and for ideal range coders (LZMA, AV1,
+VP8) nothing remains between the headers. `measure` collects all of it, and a small
+forest of boosted trees, trained by ``datasets/train_fragments.py`` on fragments of
+real encoders, turns it into calibrated log odds.
+
+**Statistics.** The serial test of NIST SP 800-22, section 2.11, over overlapping
+windows of k bits at every bit offset, in both orders of bits within a byte. With
+``c_w`` the counts of the ``2**k`` windows among N::
+
+    psi2_k = 2**k / N * sum((c_w - N / 2**k)**2),   psi2_0 = 0
+    z_k    = (psi2_k - psi2_{k-1} - 2**(k-1)) / sqrt(2**k)
+
+``psi2_k - psi2_{k-1}`` is chi-square with ``2**(k-1)`` degrees of freedom for random
+bits, and z_k its standardised form. Deflate, brotli, zstd, GIF and lossless WebP fill
+bytes from the low bit, bzip2, JPEG, MP3, AAC and FLAC from the high bit.
+
+**Facts**, each with the chance c that random bytes show it at one place:
+
+- JPEG escapes every byte FF of its entropy-coded data as ``FF 00``, or it is a
+  restart marker D0-D7: each FF that is not speaks against JPEG, each that is stands
+  for a factor 28 (ISO/IEC 10918-1, B.1.1.5).
+- GIF: sub-blocks of 255 bytes, so FF at distances of 256 (GIF89a, section 15).
+- MPEG audio, ADTS and FLAC frame headers; the next header where the first says
+  (c about 2**-24), or FLAC's own CRC-8 (c about 2**-25).
+- AAC without ADTS: nearly all frames of a stereo stream begin with ``21 1x``, a
+  channel pair with one window for both (c about 2**-12, every 300 bytes).
+- NAL units of H.264 and HEVC behind a length or a start code.
+- LZMA2: an encoder of liblzma or the LZMA SDK closes a chunk when its 64 kB are
+  full but for what one more symbol might need, at 61,439 to 61,444 bytes; the next
+  header says so, and a range coder's first byte is zero (c about 4e-8, and once in
+  61 kB: sure at 64 kB, one in eight at 8 kB).
+- Matroska SimpleBlocks (c about 2**-24), Ogg pages, PNG chunks, zip entries.
+
+Sources: Rukhin et al., NIST SP 800-22; De Gaspari et al., "EnCoD", arXiv 2103.17059;
+Friedman, "Greedy function approximation", Annals of Statistics 29 (2001).
+
+One file because numba's cache notices changes only in the file of the function that
+is called.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from functools import cache
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from exfilml._jit import compiled
+from exfilml.exceptions import ModelFileError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FRAGMENT_MIN: Final = 256
+"""Fewer bytes have even odds: nothing was measured below."""
+
+FRAGMENT_MAX: Final = 65536
+"""Bytes looked at; what lies beyond would cost time and changes little."""
+
+VERDICT_BITS: Final = -2.5
+"""Log odds above which a fragment should count as ciphertext: missing ciphertext is
+worse than calling deflate opaque, so that less than one in a hundred is lost."""
+
+LOW_BITS: Final = 12
+"""Longest window in low-bit-first order."""
+
+HIGH_BITS: Final = 10
+"""Longest window in high-bit-first order."""
+
+# Positions in the result of `measure`, behind the z-scores of the windows.
+_Z: Final = LOW_BITS + HIGH_BITS
+(
+    LOG_N, BYTE_Z, DELTA_Z, PEAK, ZEROS, FULLS, TOC, ESCAPED, UNESCAPED, FULL_CHAIN,
+    SYNC_CHAIN, SYNC_LONE, NAL, NAL_CHAIN, ZERO_PAIRS, LZMA2, BLOCKS, WORDS, RUN,
+    EQUAL, GRAMS, PAIRS_16, PAIRS_20, PAIRS_24, AAC,
+) = range(_Z, _Z + 25)  # fmt: skip
+N_MEASURES: Final = _Z + 25
+
+# 4-byte strings that stand inside files: OggS, IDAT, PK (entry, descriptor,
+# directory), ftyp's companions moof and mdat, and PDF's "obj" and "stream".
+_MARKS: Final = tuple(
+    int.from_bytes(mark)
+    for mark in (
+        b"OggS", b"IDAT", b"PK\3\4", b"PK\7\x08", b"PK\1\2", b"moof", b"mdat",
+        b" obj", b"trea",
+    )
+)  # fmt: skip
+_GRAM_SLOTS: Final = 16384
+
+# Layer III (ISO/IEC 11172-3 and 13818-3): kbit/s by index, and samples per second.
+_KBITS_1: Final = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBITS_2: Final = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_HERTZ: Final = (44100, 48000, 32000)
+
+LONG_BELOW: Final = 2048
+"""Windows of 16 bits and more are compared in shorter fragments only: from here on
+the shorter windows say as much, and each byte costs eight look-ups."""
+
+
+@compiled
+def serial_z(
+    counts: NDArray[np.int32],
+    bits: int,
+    total: int,
+    top: bool,
+    out: NDArray[np.float64],
+) -> None:
+    """Write z_1 .. z_bits of the serial test to `out`; `counts` is folded in place.
+
+    Counts of windows shorter by one bit are sums of two: of the windows that differ
+    in their last bit, which is the highest in low-bit-first order (`top`).
+    """
+    psi = np.zeros(bits + 1, np.float64)
+    for k in range(bits, 0, -1):
+        cells = 1 << k
+        # Integers: exact, and the compiler vectorises the sum.
+        squares = np.int64(0)
+        for w in range(cells):
+            squares += np.int64(counts[w]) * counts[w]
+        psi[k] = squares * (cells / total) - total
+        half = cells >> 1
+        if top:
+            for w in range(half):
+                counts[w] += counts[w + half]
+        else:
+            for w in range(half):
+                counts[w] = counts[2 * w] + counts[2 * w + 1]
+    for k in range(1, bits + 1):
+        out[k - 1] = (psi[k] - psi[k - 1] - 0.5 * (1 << k)) / math.sqrt(1 << k)
+
+
+@compiled
+def layer3_bytes(second: int, third: int) -> int:
+    """Frame length that an MPEG audio header of layer III announces, 0 for none."""
+    rate = third >> 4
+    sampling = (third >> 2) & 3
+    version = (second >> 3) & 3  # 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5
+    if rate in (0, 15) or sampling == 3 or version == 1 or (second & 0xE6) != 0xE2:
+        return 0
+    padding = (third >> 1) & 1
+    if version == 3:
+        return 144000 * _KBITS_1[rate] // _HERTZ[sampling] + padding
+    return 72000 * _KBITS_2[rate] // (_HERTZ[sampling] >> (2 - version // 2)) + padding
+
+
+@compiled
+def flac_header(x: NDArray[np.uint8], i: int, n: int) -> bool:
+    """Whether a FLAC frame header with a right CRC-8 stands at `i`."""
+    if i + 16 >= n or (x[i + 3] & 1) or (x[i + 3] >> 4) > 10:
+        return False
+    size = x[i + 2] >> 4
+    rate = x[i + 2] & 15
+    if size == 0 or rate == 15:
+        return False
+    first = x[i + 4]
+    more = 0
+    while more < 7 and (first << more) & 0x80:
+        more += 1
+    end = i + 5 + max(0, more - 1)
+    end += 1 if size == 6 else (2 if size == 7 else 0)
+    end += 1 if rate == 12 else (2 if rate > 12 else 0)
+    crc = 0
+    for j in range(i, end):
+        crc ^= x[j]
+        for _ in range(8):
+            crc = ((crc << 1) ^ 0x07) & 255 if crc & 128 else crc << 1
+    return bool(end < n and crc == x[end])
+
+
+@compiled
+def nal_type(first: int, second: int) -> bool:
+    """Whether two bytes begin a slice as H.264 or HEVC encoders write it.
+
+    H.264: types 1, 5, 6, then ``first_mb = 0`` and a slice type in Exp-Golomb code;
+    HEVC: a layer of zero and temporal id 1, so that the second byte is 01.
+    """
+    kind = first & 31
+    if second == 1 and first in (0, 2, 38, 40, 42, 78):
+        return True
+    if first & 0x80:
+        return False
+    if kind in (1, 5):
+        top = second & 0xFC
+        return top in (0x98, 0x9C, 0x88, 0xE0, 0xA8, 0xAC, 0xB8, 0xBC)
+    return kind == 6 and second in (1, 5, 6)
+
+
+@compiled
+def after_full(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> None:
+    """Collect the facts that begin with a byte FF at `i`, ``i + 1 < n``."""
+    second = x[i + 1]
+    if second == 0 or (0xD0 <= second <= 0xD7):
+        out[ESCAPED] += 1.0
+    else:
+        out[UNESCAPED] += 1.0
+    # Only the head of a chain is followed, so that the work stays linear.
+    if i < 256 or x[i - 256] != 255:
+        at = i + 256
+        links = 0.0
+        while at < n and x[at] == 255:
+            links += 1.0
+            at += 256
+        out[FULL_CHAIN] = max(out[FULL_CHAIN], links)
+    if second < 0xE0 or i + 6 >= n:
+        return
+    if second in (0xF8, 0xF9) and flac_header(x, i, n):
+        out[SYNC_CHAIN] += 1.0
+    size = 0
+    if second & 0x06:
+        size = layer3_bytes(second, x[i + 2])
+        out[SYNC_LONE] += size > 0
+    elif second & 0xF6 == 0xF0 and (x[i + 2] >> 2) & 15 < 12:
+        size = (x[i + 3] & 3) << 11 | x[i + 4] << 3 | x[i + 5] >> 5
+        out[SYNC_LONE] += 7 < size < 3000
+    if size > 7 and i + size + 1 < n:
+        follows = x[i + size] == 255 and x[i + size + 1] == second
+        out[SYNC_CHAIN] += follows
+
+
+@compiled
+def after_zeros(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> None:
+    """Collect the facts that begin with two zero bytes at `i`."""
+    out[ZERO_PAIRS] += 1.0
+    if i + 6 >= n:
+        return
+    if x[i + 2] == 1 and nal_type(x[i + 3], x[i + 4]):
+        out[NAL] += 1.0
+        return
+    size = (np.int64(x[i + 2]) << 8) | x[i + 3]
+    if size < 2 or not nal_type(x[i + 4], x[i + 5]):
+        return
+    out[NAL] += 1.0
+    follow = i + 4 + size
+    if follow + 1 < n and x[follow] == 0 and x[follow + 1] < 2:
+        out[NAL_CHAIN] += 1.0
+
+
+@compiled
+def simple_block(x: NDArray[np.uint8], i: int, n: int) -> bool:
+    """Whether a Matroska SimpleBlock of one of the first four tracks stands at `i`."""
+    if i + 9 >= n:
+        return False
+    first = x[i + 1]
+    length = 1
+    while length < 5 and not first & (0x100 >> length):
+        length += 1
+    if length > 4:
+        return False
+    at = i + 1 + length
+    return bool(0x81 <= x[at] <= 0x84 and x[at + 3] in (0x00, 0x80))
+
+
+@compiled
+def long_windows(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None:
+    """Count windows of 16 bits seen before, and those that agree for 20 and 24.
+
+    Repeated words of a Huffman code, one behind the other. Low bit first; of windows
+    seen more than twice only the last is compared in its further bits. Written as
+    z-scores of the numbers expected in random bits.
+    """
+    seen = np.zeros(65536, np.uint8)
+    tail = np.zeros(65536, np.uint8)
+    pairs = 0
+    agree4 = 0
+    agree8 = 0
+    stop = n - 3
+    for i in range(stop):
+        v = (
+            np.int64(x[i])
+            | (np.int64(x[i + 1]) << 8)
+            | (np.int64(x[i + 2]) << 16)
+            | (np.int64(x[i + 3]) << 24)
+        )
+        for s in range(8):
+            w = (v >> s) & 0xFFFF
+            more = (v >> (s + 16)) & 255
+            before = seen[w]
+            if before:
+                pairs += before
+                differ = more ^ tail[w]
+                agree4 += (differ & 15) == 0
+                agree8 += differ == 0
+            if before < 255:
+                seen[w] = before + 1
+            tail[w] = more
+    total = 8.0 * stop
+    expected = total * (total - 1.0) / 131072.0
+    out[PAIRS_16] = (pairs - expected) / math.sqrt(expected)
+    out[PAIRS_20] = (agree4 - expected / 16.0) / math.sqrt(expected / 16.0)
+    out[PAIRS_24] = agree8 - expected / 256.0
+
+
+@compiled
+def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C901, PLR0912, PLR0915
+    """Measure ``FRAGMENT_MIN`` bytes or more.
+
+    Parameters
+    ----------
+    x
+        The fragment, shape ``(n,)``; the first ``FRAGMENT_MAX`` bytes are read.
+    out
+        Shape ``(N_MEASURES,)``, filled; the positions are the module's names.
+    """
+    n = min(x.shape[0], FRAGMENT_MAX)
+    for j in range(N_MEASURES):
+        out[j] = 0.0
+    counts = np.zeros(256, np.int32)
+    deltas = np.zeros(256, np.int32)
+    low = np.zeros(1 << LOW_BITS, np.int32)
+    high = np.zeros(1 << HIGH_BITS, np.int32)
+    grams = np.zeros(_GRAM_SLOTS, np.int64)
+    # Nine comparisons a byte would take as long as all else.
+    ends = np.zeros(256, np.uint8)
+    for mark in _MARKS:
+        ends[mark & 255] = 1
+
+    # Facts and bytes.
+    held = np.int64(0)
+    before = np.int64(-1)
+    printed = 0
+    same = 0
+    repeats = 0
+    for i in range(n):
+        value = np.int64(x[i])
+        counts[value] += 1
+        deltas[(value - before) & 255] += 1
+        held = ((held << 8) | value) & 0xFFFFFFFF
+        if 32 <= value < 127 or 9 <= value <= 13:
+            printed += 1
+            out[RUN] = max(out[RUN], float(printed))
+        else:
+            printed = 0
+        if value == before:
+            same += 1
+            out[EQUAL] = max(out[EQUAL], float(same))
+            if value == 0:
+                after_zeros(x, i - 1, n, out)
+        else:
+            same = 0
+        before = value
+        if i >= 3:
+            # Strings of four bytes seen before; a slot keeps the last one only.
+            out[AAC] += (held & 0xFFF0) == 0x2110
+            slot = ((held * 2654435761) >> 15) & (_GRAM_SLOTS - 1)
+            repeats += grams[slot] == held
+            grams[slot] = held
+            if ends[value]:
+                for mark in _MARKS:
+                    out[WORDS] += held == mark
+        if value == 255:
+            if i + 1 < n:
+                after_full(x, i, n, out)
+        elif value == 0xA3:
+            out[BLOCKS] += simple_block(x, i, n)
+        elif (value & 0xE0) == 0x80 and i + 5 < n and x[i + 5] == 0:
+            packed = (np.int64(x[i + 3]) << 8) | x[i + 4]
+            out[LZMA2] += 0xEFFE <= packed <= 0xF003
+    out[GRAMS] = repeats
+
+    if n < LONG_BELOW:
+        long_windows(x, n, out)
+
+    # Windows of bits. Three bytes hold those that begin in the first (or, in
+    # high-bit-first order, whose last bit is in the last).
+    for i in range(n - 2):
+        v = np.int64(x[i]) | (np.int64(x[i + 1]) << 8) | (np.int64(x[i + 2]) << 16)
+        for s in range(8):
+            low[(v >> s) & ((1 << LOW_BITS) - 1)] += 1
+        v = (np.int64(x[i]) << 16) | (np.int64(x[i + 1]) << 8) | np.int64(x[i + 2])
+        for s in range(8):
+            high[(v >> s) & ((1 << HIGH_BITS) - 1)] += 1
+    serial_z(low, LOW_BITS, 8 * (n - 2), True, out[:LOW_BITS])
+    serial_z(high, HIGH_BITS, 8 * (n - 2), False, out[LOW_BITS:_Z])
+
+    mean = n / 256.0
+    spread = math.sqrt(mean)
+    squares = 0.0
+    changes = 0.0
+    peak = 0
+    for cell in range(256):
+        squares += (counts[cell] - mean) * (counts[cell] - mean)
+        changes += (deltas[cell] - mean) * (deltas[cell] - mean)
+        peak = max(peak, counts[cell])
+    out[LOG_N] = math.log2(n)
+    out[BYTE_Z] = (squares / mean - 255.0) / math.sqrt(510.0)
+    out[DELTA_Z] = (changes / mean - 255.0) / math.sqrt(510.0)
+    out[PEAK] = (peak - mean) / spread
+    out[ZEROS] = (counts[0] - mean) / spread
+    out[FULLS] = (counts[255] - mean) / spread
+    # Opus names its mode in the first byte of each packet, and keeps it: full band
+    # at 20 ms mostly, in mono or stereo (RFC 6716, section 3.1).
+    out[TOC] = (max(counts[0xFC], counts[0xF8]) - mean) / spread
+
+
+@compiled
+def forest_sum(
+    x: NDArray[np.float64],
+    roots: NDArray[np.int32],
+    column: NDArray[np.int16],
+    threshold: NDArray[np.float64],
+    left: NDArray[np.int32],
+    right: NDArray[np.int32],
+    value: NDArray[np.float64],
+) -> float:
+    """Sum the leaves that `x` reaches; a leaf has column -1."""
+    total = 0.0
+    for t in range(roots.shape[0]):
+        node = roots[t]
+        while column[node] >= 0:
+            node = left[node] if x[column[node]] <= threshold[node] else right[node]
+        total += value[node]
+    return total
+
+
+@compiled
+def fragment_bits(
+    data: NDArray[np.uint8],
+    base: float,
+    roots: NDArray[np.int32],
+    column: NDArray[np.int16],
+    threshold: NDArray[np.float64],
+    left: NDArray[np.int32],
+    right: NDArray[np.int32],
+    value: NDArray[np.float64],
+) -> float:
+    """Measure and judge ``FRAGMENT_MIN`` bytes or more, in one compiled call."""
+    out = np.empty(N_MEASURES, np.float64)
+    measure(data, out)
+    return base + float(forest_sum(out, roots, column, threshold, left, right, value))
+
+
+class Forest(NamedTuple):
+    """Boosted trees as flat arrays; nodes of all trees one behind the other.
+
+    Attributes
+    ----------
+    base
+        Log odds before any tree, in bits.
+    roots
+        First node of each tree.
+    column
+        Position in `measure`'s result that a node asks for, -1 for a leaf.
+    threshold
+        Rows with a value up to this go left.
+    left, right
+        Children; always behind their parent, so that every walk ends.
+    value
+        What a leaf adds to the log odds, in bits.
+    """
+
+    base: float
+    roots: NDArray[np.int32]
+    column: NDArray[np.int16]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: NDArray[np.float64]
+
+
+_KINDS: Final = {
+    "base": np.float64,
+    "roots": np.int32,
+    "column": np.int16,
+    "threshold": np.float64,
+    "left": np.int32,
+    "right": np.int32,
+    "value": np.float64,
+}
+
+
+def read_forest(file: IO[bytes]) -> Forest:
+    """Read and check the arrays of a forest.
+
+    Parameters
+    ----------
+    file
+        An ``.npz`` of plain arrays.
+
+    Raises
+    ------
+    ModelFileError
+        If it is no such file, or holds anything but a forest that can be walked
+        within its bounds.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if sorted(stored.files) != sorted(_KINDS):
+                raise ModelFileError(
+                    f"fragments model: holds {sorted(stored.files)}, "
+                    f"expected {sorted(_KINDS)}"
+                )
+            arrays = {name: stored[name] for name in _KINDS}
+    except ModelFileError:
+        raise
+    except Exception as error:
+        # A damaged archive fails in many ways: zipfile's, zlib's, numpy's own.
+        raise ModelFileError(f"fragments model: cannot be read: {error}") from error
+    for name, kind in _KINDS.items():
+        array = arrays[name]
+        if array.dtype != kind or array.ndim != (name != "base"):
+            raise ModelFileError(
+                f"fragments model: '{name}' is {array.dtype} with {array.ndim} "
+                f"dimensions, expected {np.dtype(kind)}"
+            )
+        if not np.isfinite(array).all():
+            raise ModelFileError(f"fragments model: '{name}' is not finite")
+    nodes = arrays["column"].shape[0]
+    at = np.arange(nodes)
+    inner = arrays["column"] >= 0
+    sound = (
+        nodes > 0
+        and all(
+            len(arrays[k]) == nodes for k in ("threshold", "left", "right", "value")
+        )
+        and ((arrays["roots"] >= 0) & (arrays["roots"] < nodes)).all()
+        and ((arrays["column"] >= -1) & (arrays["column"] < N_MEASURES)).all()
+        and all(
+            ((arrays[k] > at) & (arrays[k] < nodes))[inner].all()
+            for k in ("left", "right")
+        )
+    )
+    if not sound:
+        raise ModelFileError("fragments model: its trees lead outside their arrays")
+    base = float(arrays.pop("base"))
+    return Forest(base, *(np.ascontiguousarray(arrays[k]) for k in Forest._fields[1:]))
+
+
+@cache
+def shipped_forest() -> Forest:
+    """Read the forest that the library ships, once."""
+    path = importlib.resources.files("exfilml").joinpath("data/fragments.npz")
+    with path.open("rb") as file:
+        return read_forest(file)
+
+
+def ciphertext_log_odds(data: NDArray[np.uint8]) -> float:
+    """Say how much likelier a fragment is ciphertext than compressed, in bits.
+
+    Parameters
+    ----------
+    data
+        Contiguous bytes of a stream, shape ``(n,)``, without a known header.
+
+    Returns
+    -------
+    float
+        ``log2(P(ciphertext) / P(compressed))`` at even prior odds, compressed types
+        equally likely among each other; 0 below ``FRAGMENT_MIN`` bytes. The figure
+        for true ciphertext is bounded by the types that cannot be told from it.
+
+    Notes
+    -----
+    Meant for bytes that a test of randomness does not reject by far; text and
+    records get low odds too, but are better judged by other means.
+    """
+    if data.shape[0] < FRAGMENT_MIN:
+        return 0.0
+    view = np.ascontiguousarray(data[:FRAGMENT_MAX])
+    if view.flags.writeable:
+        # One type for the compiler, whether the bytes can be written or not.
+        view = view.view()
+        view.flags.writeable = False
+    return float(fragment_bits(view, *shipped_forest()))
