@@ -33,15 +33,11 @@ class OptionError(ExfilmlError, ValueError):
 
 
 class ModelFileError(ExfilmlError):
-    """A model file is foreign, damaged, tampered with or from a newer version."""
+    """A model file, or an array file of the installation, is foreign or damaged."""
 
 
 class OutputError(ExfilmlError):
     """A result cannot be written."""
-
-
-class InstallationError(ExfilmlError):
-    """A file that belongs to the installation is missing or damaged."""
 
 
 class ExfilmlWarning(UserWarning):

@@ -11,7 +11,7 @@ any length. Text and binary records fail it from 64 bytes on. Compressed bytes
 without their magic number are close to uniform: a fragment of 512 B of deflate
 passes as often as not, xz passes at any length. What passes is therefore held
 against odds that were trained on fragments of many formats, and called
-``compressed`` only where these are high (`exfilml.payload._verdict.PACKED_ODDS`);
+``compressed`` only where these speak for it, six to one: to miss ciphertext is worse.
 ``verdict_probability`` tells the rest. ``opaque`` means "cannot be told from random
 bytes for this length", not "encrypted".
 

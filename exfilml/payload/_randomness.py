@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.exceptions import InstallationError
+from exfilml.exceptions import ModelFileError
 from exfilml.payload import _kernel
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def quantiles() -> NDArray[np.float64]:
 
     Raises
     ------
-    InstallationError
+    ModelFileError
         If the file of the installation is missing or is not that table.
     """
     source = importlib.resources.files("exfilml").joinpath("data", NAME)
@@ -31,7 +31,9 @@ def quantiles() -> NDArray[np.float64]:
         with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             table = np.ascontiguousarray(arrays["null"], dtype=np.float64)
     except (OSError, ValueError, KeyError) as error:
-        raise InstallationError(f"exfilml/data/{NAME}: {error}.") from error
+        raise ModelFileError(
+            f"exfilml/data/{NAME}: {error}. Install exfilml again."
+        ) from error
     if (
         table.ndim != 2
         or table.shape[1] != _kernel.NULL_Z + _kernel.LEVELS
@@ -39,9 +41,9 @@ def quantiles() -> NDArray[np.float64]:
         or not np.isfinite(table).all()
         or (np.diff(table[:, _kernel.NULL_N]) <= 0).any()
     ):
-        raise InstallationError(
+        raise ModelFileError(
             f"exfilml/data/{NAME}: not the table of this version, which has "
-            f"{_kernel.NULL_Z + _kernel.LEVELS} columns, one row for each length."
+            f"{_kernel.NULL_Z + _kernel.LEVELS} columns, one row for each length. Install exfilml again."
         )
     table.setflags(write=False)
     return table

@@ -60,11 +60,6 @@ LATER_SHARE: Final = 0.5
 """Share of the stream beyond the head from which its slices decide alone: a
 dialogue or a handshake in the clear, then ciphertext."""
 
-PACKED_ODDS: Final = -3.0
-"""Log odds (natural) below which opaque bytes are called compressed after all: one
-ciphertext in a hundred is, while raw deflate and JPEG from the middle mostly are. To
-miss ciphertext is worse than to call a fragment of an archive opaque."""
-
 MOST_PARTS: Final = 8
 """Parts of a carrier that are judged, the largest first."""
 
@@ -380,7 +375,12 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
     opaque = int(found[_kernel.OPAQUE_N])
     # Signatures and keys inside short binary messages are random, and no payload.
     if opaque >= OPAQUE_BELOW and (whole or not signed):
-        return _opaque(content[:opaque], found[_kernel.OPAQUE_FROM], magic, handshake)
+        # Slices stand behind; the odds are those of bytes that follow each other.
+        joined = opaque - int(found[_kernel.LATER_N])
+        return _opaque(
+            content[: joined if joined >= PACKED_BELOW else opaque],
+            found[_kernel.OPAQUE_FROM], magic, handshake,
+        )  # fmt: skip
     later = int(found[_kernel.LATER_N])
     if (
         later_share >= LATER_SHARE
@@ -446,13 +446,13 @@ def _opaque(
     if handshake:
         return _Judged("opaque", 1.0, concealed=True, opaque_from=start)
     odds = _fragments.ciphertext_log_odds(content)
-    if odds < PACKED_ODDS:
+    if odds < _fragments.VERDICT_BITS:
         return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
     return _Judged("opaque", _probability(odds), concealed=True, opaque_from=start)
 
 
-def _probability(log_odds: float) -> float:
-    return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, log_odds))))
+def _probability(log2_odds: float) -> float:
+    return 1.0 / (1.0 + 2.0 ** -max(-50.0, min(50.0, log2_odds)))
 
 
 def _read_text(text: bytes, found: list[float], size: int, depth: int) -> _Judged:
