@@ -67,7 +67,7 @@ AGREES: Final[dict[str, frozenset[str]]] = {
     "TFTP": frozenset({"tftp"}),
     "NETBIOS": frozenset({"netbios", "dns"}),
     "SMBV1": frozenset({"smb"}),
-    "SMBV23": frozenset({"smb"}),
+    "SMBV23": frozenset({"smb", "smb3"}),
     "LDAP": frozenset({"ldap"}),
     "RDP": frozenset({"rdp", "tls"}),
     "STUN": frozenset({"stun"}),
@@ -81,6 +81,19 @@ AGREES: Final[dict[str, frozenset[str]]] = {
     "MYSQL": frozenset({"mysql"}),
     "POSTGRESQL": frozenset({"postgresql"}),
     "RESP": frozenset({"redis"}),
+    "RTP": frozenset({"rtp"}),
+    "SRTP": frozenset({"rtp"}),
+    "KERBEROS": frozenset({"kerberos"}),
+    "TELNET": frozenset({"telnet"}),
+    "PPTP": frozenset({"pptp"}),
+    "GRE": frozenset({"pptp"}),
+    "TEREDO": frozenset({"teredo"}),
+    "TAILSCALE": frozenset({"tailscale"}),
+    "TINC": frozenset({"tinc"}),
+    "WHATSAPP": frozenset({"whatsapp"}),
+    "DISCORD": frozenset({"discord"}),
+    "DNSCRYPT": frozenset({"dnscrypt"}),
+    "GIT": frozenset({"git"}),
 }
 
 # Applications that are an IP protocol: its number in the IP header is the check.

@@ -84,6 +84,7 @@ LEVELS: Final = 5 * STEPS + 1
 NULL_N, NULL_SD, NULL_SKEW, NULL_Z = 0, 1, 2, 3
 
 _SUFFIX_MIN: Final = 256
+_COPY_MIN: Final = 32
 _WINDOW: Final = 128
 _PREAMBLE_P: Final = 1e-6
 _COLUMN_Z: Final = 5.0
@@ -416,8 +417,38 @@ def copy_bytes(
 
 
 @compiled
+def explicit_nonce(data: NDArray[np.uint8], start: int) -> int:
+    """Bytes of explicit nonce that TLS 1.2 records of AES-GCM begin with: 8 or 0.
+
+    RFC 5288, section 3: any 8 bytes, and a counter with all that are used. Three
+    records in a row that count up by one do so by chance once in 2**128.
+    """
+    i = start
+    seen = 0
+    last = np.uint64(0)
+    while i + 13 <= data.shape[0] and 20 <= data[i] <= 26 and data[i + 1] == 3:
+        size = np.int64(data[i + 3]) * 256 + np.int64(data[i + 4])
+        if data[i] == 23 and size >= 8:
+            nonce = np.uint64(0)
+            for j in range(8):
+                nonce = (nonce << np.uint64(8)) | np.uint64(data[i + 5 + j])
+            # A record that was sent twice repeats its nonce.
+            if seen and nonce != last + np.uint64(1) and nonce != last:
+                return 0
+            seen += 1
+            last = nonce
+        i += 5 + size
+    return 8 if seen >= 3 else 0
+
+
+@compiled
 def drop_records(
-    data: NDArray[np.uint8], start: int, out: NDArray[np.uint8], at: int, version: int
+    data: NDArray[np.uint8],
+    start: int,
+    out: NDArray[np.uint8],
+    at: int,
+    version: int,
+    nonce: int,
 ) -> int:
     """Copy what TLS (or DTLS) records of application data hold; return the end.
 
@@ -437,14 +468,19 @@ def drop_records(
         i += header
         stop = min(n, i + size)
         if kind == 23:
-            at = copy_bytes(data, i, stop, out, at)
+            at = copy_bytes(data, min(i + nonce, stop), stop, out, at)
         i = stop
     return int(at)
 
 
 @compiled
 def drop_inline(
-    data: NDArray[np.uint8], start: int, stop: int, out: NDArray[np.uint8], at: int
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    out: NDArray[np.uint8],
+    at: int,
+    nonce: int,
 ) -> int:
     """Copy ``data[start:stop]`` without TLS record headers; return the new end."""
     i = start
@@ -456,9 +492,48 @@ def drop_inline(
             and data[i + 2] <= 4
             and data[i + 3] <= 72
         ):
-            i += 5
+            i += 5 + nonce
             continue
         out[at] = data[i]
+        at += 1
+        i += 1
+    return at
+
+
+@compiled
+def drop_copies(data: NDArray[np.uint8], n: int) -> int:
+    """Keep one of equal runs of 32 bytes or more, in place; return the new length.
+
+    Segments that were sent twice, or caught twice, look as if ciphertext repeated.
+    By chance two runs of 32 random bytes are equal with probability n**2 / 2 * 2**-256.
+    """
+    if n < _SUFFIX_MIN or n > GRAM_BYTES:
+        return n
+    table = np.full(_GRAM_SLOTS, -1, np.int32)
+    at = 0
+    i = 0
+    while i < n:
+        length = 0
+        if i + _COPY_MIN <= n:
+            key = np.uint64(0)
+            for j in range(8):
+                key = (key << np.uint64(8)) | np.uint64(data[i + j])
+            slot = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(47))
+            other = table[slot]
+            # What was copied stands before `at`; offsets in the table are of there.
+            if other >= 0:
+                while (
+                    i + length < n
+                    and other + length < at
+                    and data[other + length] == data[i + length]
+                ):
+                    length += 1
+            if length < _COPY_MIN:
+                table[slot] = at
+        if length >= _COPY_MIN:
+            i += length
+            continue
+        data[at] = data[i]
         at += 1
         i += 1
     return at
@@ -714,8 +789,10 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         out[PRINTABLE] = text / n
 
     begin = min(max(start, 0), head.shape[0])
+    nonce = 0
     if records:
-        size = drop_records(head, begin, content, 0, records)
+        nonce = explicit_nonce(head, begin) if records == 3 else 0
+        size = drop_records(head, begin, content, 0, records, nonce)
     else:
         size = copy_bytes(head, begin, head.shape[0], content, 0)
     in_head = size
@@ -726,7 +803,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         for i in range(0, body.shape[0], step):
             stop = min(i + step, body.shape[0])
             if records == 3:
-                size = drop_inline(body, i, stop, content, size)
+                size = drop_inline(body, i, stop, content, size, nonce)
             else:
                 size = copy_bytes(body, i + skip, stop, content, size)
 
@@ -801,7 +878,8 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         out[OPAQUE_N] = size
         out[OPAQUE_FROM] = begin
     elif search and size >= _SUFFIX_MIN and out[C_PRINTABLE] < 0.9 * size:
-        for attempt in range(3):
+        attempt = 0
+        while True:
             found = opaque_suffix(content, size, null)
             if found >= 0:
                 out[OPAQUE_N] = size - found
@@ -809,10 +887,14 @@ def survey(  # noqa: C901, PLR0912, PLR0915
                 copy_bytes(content, found, size, content, 0)
                 return
             before = size
-            if attempt == 0:
-                size = drop_blocks(content, size)
-            if attempt == 1 or size == before:
-                size = drop_repeats(content, size)
+            while size == before and attempt < 3:
+                if attempt == 0:
+                    size = drop_copies(content, size)
+                elif attempt == 1:
+                    size = drop_blocks(content, size)
+                else:
+                    size = drop_repeats(content, size)
+                attempt += 1
             if size == before:
                 break
         kept, found = keep_windows(content, size, null)

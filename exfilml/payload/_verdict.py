@@ -63,7 +63,12 @@ dialogue or a handshake in the clear, then ciphertext."""
 MOST_PARTS: Final = 8
 """Parts of a carrier that are judged, the largest first."""
 
-_SIGNED: Final = frozenset({"dns", "ntp", "snmp", "dhcp", "radius", "netbios"})
+_SIGNED: Final = frozenset(
+    {"dns", "ntp", "snmp", "dhcp", "radius", "netbios", "kerberos", "ip"}
+)
+# What follows the grammar's own lines is packed by definition.
+_PACKED_GRAMMARS: Final = frozenset({"git"})
+_HEADER_BYTES: Final = 256
 _DEPTH: Final = 2
 _ONE_QUESTION: Final = b"\x00\x01"
 _LINES: Final = re.compile(rb"(?:[\t\x20-\x7e]{4,}\r?\n)+(?:\r?\n)?")
@@ -377,9 +382,13 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
     if opaque >= OPAQUE_BELOW and (whole or not signed):
         # Slices stand behind; the odds are those of bytes that follow each other.
         joined = opaque - int(found[_kernel.LATER_N])
+        if joined < PACKED_BELOW:
+            joined = opaque
+        # A header short enough to pass in the crowd would tell the odds a lie.
+        skip = min(_HEADER_BYTES, joined // 8)
         return _opaque(
-            content[: joined if joined >= PACKED_BELOW else opaque],
-            found[_kernel.OPAQUE_FROM], magic, handshake,
+            content[skip:joined], found[_kernel.OPAQUE_FROM],
+            grammar if grammar in _PACKED_GRAMMARS else magic, handshake,
         )  # fmt: skip
     later = int(found[_kernel.LATER_N])
     if (
@@ -394,7 +403,7 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
         return _Judged("unknown", math.nan, concealed=False)
     if signed:
         return _Judged("structured", 1.0, concealed=False)
-    if magic is None:
+    if magic is None and not plain:
         framed = _records.contents(head)
         if framed is not None and len(framed) >= OPAQUE_BELOW:
             inner, _ = _measure(framed, b"", 0, 0, 0)
