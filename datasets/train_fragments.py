@@ -247,13 +247,13 @@ def rates_of(
 
 def train(
     learn: fragments.Corpus, check: fragments.Corpus, per_type: int, seed: int
-) -> dict[str, NDArray[Any]]:
-    """Train, print how types fare, return the arrays."""
+) -> None:
+    """Train, write the arrays, print how types fare."""
     rows, names = table(learn, per_type, seed)
     say(f"{len(rows):,} fragments to train on, {len(learn.compressed)} types")
     tests = {s: table(check, 250, seed + s, s) for s in fragments.SIZES}
     model = fit(rows, names)
-    arrays = flat(model)
+    store(flat(model))
     odds = {s: log_odds(model, x) for s, (x, _) in tests.items()}
     kinds = {s: y for s, (_, y) in tests.items()}
     report("judged rightly at even odds, %", rates_of(odds, kinds, 0.0))
@@ -279,7 +279,16 @@ def train(
             right = (ours[y == kind] <= 0).mean() + (ours[y == CIPHERTEXT] > 0).mean()
             alone.setdefault(kind, {})[size] = float(right / 2)
     report("balanced accuracy of a forest trained for one type alone, %", alone)
-    return arrays
+
+
+def store(arrays: dict[str, NDArray[Any]]) -> None:
+    """Write the arrays, beside the old ones first, and print their checksum."""
+    new = OUTPUT.with_suffix(".new")
+    with new.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    new.replace(OUTPUT)
+    digest = hashlib.sha256(OUTPUT.read_bytes()).hexdigest()
+    say(f"{OUTPUT.name}: {OUTPUT.stat().st_size:,} bytes, sha256 {digest}")
 
 
 def main() -> None:
@@ -297,11 +306,7 @@ def main() -> None:
     for side in (learn, check):
         for missing in side.missing:
             say(f"not made: {missing}")
-    arrays = train(learn, check, options.fragments, options.seed)
-    with OUTPUT.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    digest = hashlib.sha256(OUTPUT.read_bytes()).hexdigest()
-    say(f"\n{OUTPUT.name}: {OUTPUT.stat().st_size:,} bytes, sha256 {digest}")
+    train(learn, check, options.fragments, options.seed)
 
 
 if __name__ == "__main__":

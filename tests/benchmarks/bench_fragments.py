@@ -138,9 +138,9 @@ def rates(corpus: fragments.Corpus) -> Rates:
 
 def left_out(learn: fragments.Corpus, check: fragments.Corpus) -> Rates:
     """Share judged rightly by forests that never saw the type's family, %."""
-    rows, names = training.table(learn, 450, 1)
+    rows, names = training.table(learn, 400, 1)
     tests = {s: training.table(check, 60, s + 1, s) for s in fragments.SIZES}
-    found = training.left_out(rows, names, tests, trees=60)
+    found = training.left_out(rows, names, tests, trees=50)
     secret = found.pop("ciphertext, mean")
     found["ciphertext"] = secret
     return {
