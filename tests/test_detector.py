@@ -194,7 +194,7 @@ def test_tails_are_credited_to_their_own_family(detector, fresh):
 
 def test_no_rows_have_no_explanation(detector, fresh):
     explained = detector.explain(fresh.iloc[:0])
-    assert explained.shape == (0, 15)
+    assert explained.shape == (0, 17)
 
 
 # --- the forest's part, and that more is never less ---------------------------------------

@@ -423,7 +423,7 @@ def explicit_nonce(data: NDArray[np.uint8], start: int) -> int:
     RFC 5288, section 3: any 8 bytes, and a counter with all that are used. Three
     records in a row that count up by one do so by chance once in 2**128.
     """
-    i = start
+    i = np.int64(start)
     seen = 0
     last = np.uint64(0)
     while i + 13 <= data.shape[0] and 20 <= data[i] <= 26 and data[i + 1] == 3:

@@ -110,6 +110,20 @@ class _Judged:
     size: int = 0
 
 
+@dataclass(slots=True)
+class _Facts:
+    """What structure says of a direction, and what its carrier holds."""
+
+    handshake: str | None = None
+    magic: str | None = None
+    grammar: str | None = None
+    start: int = -1
+    records: int = 0
+    carried: Carried | None = None
+    names: _dns.DnsNames | None = None
+    n_carried: int | None = None
+
+
 def assess(
     head: bytes,
     slices: bytes,
@@ -119,63 +133,10 @@ def assess(
     packets: tuple[int, ...],
 ) -> PayloadEvidence:
     """Judge one direction; the doors of the room check and document the arguments."""
-    datagram = protocol != TCP
-    names: _dns.DnsNames | None = None
-    carried: Carried | None = None
-    n_carried: int | None = None
-    handshake = magic = grammar = None
-    start, records = -1, 0
-    if protocol in _ICMP:
-        echo = _icmp.read(head, packets, slices, width, may_quote=False)
-        carried = Carried((Part(echo.data, None, 0),), b"", 0)
-        n_carried = echo.carried
-    elif datagram and head[4:6] == _ONE_QUESTION and _grammar.is_dns(head, whole=False):
-        # First, because most flows are of this kind.
-        grammar = "dns"
-    else:
-        handshake = _facts.find_handshake(head, datagram=datagram)
-        if handshake is None and datagram and _facts.find_rtp(head, packets):
-            handshake = "rtp"
-        if handshake is None:
-            grammar = _grammar.find_protocol(head, datagram=datagram)
-        magic = _facts.find_magic(head)
-    if handshake == "tls":
-        start, records = 0, 3
-    elif handshake == "dtls":
-        records = 254 if head[1] == 254 else 0
-        start = 0 if records else -1
-    elif handshake == "rdp" or grammar in _UPGRADES:
-        upgrade = _facts.find_upgrade(head)
-        if upgrade >= 0:
-            start, records, handshake = upgrade, 3, "tls"
-    if magic == "openssl-salted":
-        start = 16
-    if grammar == "dns" and not _is_short_answer(head, packets):
-        names = _dns.read(head, packets, slices, width, stream=not datagram)
-        if names is None or 2 * names.strays > len(head):
-            # One honest message, and then something else.
-            grammar = names = None
-        elif names.responses == names.messages:
-            # The names are those of the queries, which are the other side's.
-            if len(names.answers) >= OPAQUE_BELOW:
-                carried = Carried((Part(names.answers, None, 0),), b"", 0)
-            names = None
-        else:
-            n_carried = names.carried
-            if names.data:
-                carried = Carried((Part(names.data, None, 0),), b"", 0)
-    elif grammar == "http" and not records:
-        # A header that goes on behind the head is no content, whatever its fields
-        # hold.
-        carried = (
-            _websocket.unwrap(head, slices, width)
-            or _http.unwrap(head, slices, width)
-            or Carried((), b"", 0)
-        )
-    elif grammar == "smtp" and not records:
-        carried = _mail.unwrap(head, slices, width)
-    elif datagram and handshake is None and grammar not in _SIGNED:
-        carried = _framing.unwrap(head, packets, slices, width)
+    facts = _facts_of(head, slices, width, protocol, packets)
+    handshake, magic, grammar = facts.handshake, facts.magic, facts.grammar
+    carried, names, n_carried = facts.carried, facts.names, facts.n_carried
+    start, records = facts.start, facts.records
 
     # What a carrier holds is searched for itself.
     search = carried is None and grammar not in _SIGNED
@@ -248,6 +209,88 @@ def assess(
         longest_label=names.longest if names else None,
         domain=names.domain if names else None,
     )
+
+
+def _facts_of(  # noqa: C901 - one branch for each carrier
+    head: bytes, slices: bytes, width: int, protocol: int, packets: tuple[int, ...]
+) -> _Facts:
+    """Find the facts at the start of a direction, and open its carrier."""
+    datagram = protocol != TCP
+    facts = _Facts()
+    if protocol in _ICMP:
+        echo = _icmp.read(head, packets, slices, width, may_quote=False)
+        facts.carried = Carried((Part(echo.data, None, 0),), b"", 0)
+        facts.n_carried = echo.carried
+        return facts
+    if datagram and head[4:6] == _ONE_QUESTION and _grammar.is_dns(head, whole=False):
+        # First, because most flows are of this kind.
+        facts.grammar = "dns"
+    else:
+        facts.handshake = _facts.find_handshake(head, datagram=datagram)
+        if facts.handshake is None and datagram and _facts.find_rtp(head, packets):
+            facts.handshake = "rtp"
+        if facts.handshake is None:
+            facts.grammar = _grammar.find_protocol(head, datagram=datagram)
+        facts.magic = _facts.find_magic(head)
+    _find_content(facts, head)
+    if facts.grammar == "dns":
+        if not _is_short_answer(head, packets):
+            _read_names(facts, head, slices, width, packets, stream=not datagram)
+    elif facts.records:
+        return facts
+    elif facts.grammar == "http":
+        # A header that goes on behind the head is no content, whatever its fields
+        # hold.
+        facts.carried = (
+            _websocket.unwrap(head, slices, width)
+            or _http.unwrap(head, slices, width)
+            or Carried((), b"", 0)
+        )
+    elif facts.grammar == "smtp":
+        facts.carried = _mail.unwrap(head, slices, width)
+    elif datagram and facts.handshake is None and facts.grammar not in _SIGNED:
+        facts.carried = _framing.unwrap(head, packets, slices, width)
+    return facts
+
+
+def _find_content(facts: _Facts, head: bytes) -> None:
+    """Say where a recognised plaintext header ends, and whether records follow."""
+    if facts.handshake == "tls":
+        facts.start, facts.records = 0, 3
+    elif facts.handshake == "dtls":
+        facts.records = 254 if head[1] == 254 else 0
+        facts.start = 0 if facts.records else -1
+    elif facts.handshake == "rdp" or facts.grammar in _UPGRADES:
+        upgrade = _facts.find_upgrade(head)
+        if upgrade >= 0:
+            facts.start, facts.records, facts.handshake = upgrade, 3, "tls"
+    if facts.magic == "openssl-salted":
+        facts.start = 16
+
+
+def _read_names(
+    facts: _Facts,
+    head: bytes,
+    slices: bytes,
+    width: int,
+    packets: tuple[int, ...],
+    *,
+    stream: bool,
+) -> None:
+    """Read what messages of DNS carry."""
+    names = _dns.read(head, packets, slices, width, stream=stream)
+    if names is None or 2 * names.strays > len(head):
+        # One honest message, and then something else.
+        facts.grammar = None
+        return
+    data = names.data
+    if names.responses == names.messages:
+        # The names are those of the queries, which are the other side's.
+        data = names.answers if len(names.answers) >= OPAQUE_BELOW else None
+    else:
+        facts.names, facts.n_carried = names, names.carried
+    if data:
+        facts.carried = Carried((Part(data, None, 0),), b"", 0)
 
 
 def _measure(
@@ -461,7 +504,7 @@ def _opaque(
 
 
 def _probability(log2_odds: float) -> float:
-    return 1.0 / (1.0 + 2.0 ** -max(-50.0, min(50.0, log2_odds)))
+    return float(1.0 / (1.0 + 2.0 ** -max(-50.0, min(50.0, log2_odds))))
 
 
 def _read_text(text: bytes, found: list[float], size: int, depth: int) -> _Judged:

@@ -336,7 +336,7 @@ class SampledFlow(NFlow):  # type: ignore[misc]
         l4 = start
         start += packet.transport_size - size
         data = ffi.buffer(content, packet.ip_content_len)[start : start + size]
-        if protocol in _ERRORS and _is_error(protocol, content[l4], data):
+        if _is_error(protocol, content[l4], data):
             return None
         side.keep(data, size)
         return None
@@ -363,7 +363,7 @@ def transport(packet: Any) -> tuple[int, int]:
 
 def _is_error(protocol: int, kind: int, data: bytes) -> bool:
     """Whether an ICMP message is an error that quotes a packet."""
-    return kind in _ERRORS[protocol] and payload.is_quote(data)
+    return kind in _ERRORS.get(protocol, ()) and payload.is_quote(data)
 
 
 class PayloadSampler(NFPlugin):  # type: ignore[misc]
@@ -416,10 +416,7 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
                 l4 = start
                 start += packet.transport_size - size
                 kept = data[start : start + size]
-                if not (
-                    state.protocol in _ERRORS
-                    and _is_error(state.protocol, data[l4], kept)
-                ):
+                if not _is_error(state.protocol, data[l4], kept):
                     side.keep(kept, size)
 
     def on_expire(self, flow: Any) -> None:

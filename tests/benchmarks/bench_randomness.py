@@ -67,7 +67,7 @@ def row(name: str, p: np.ndarray) -> str:
 def seeded(share: float) -> None:
     """Print the table by length."""
     rng = np.random.Generator(np.random.PCG64(20))
-    worst = {alpha: 0.0 for alpha in ALPHAS}
+    worst = dict.fromkeys(ALPHAS, 0.0)
     least = math.inf
     for n in LENGTHS:
         trials = int(share * min(MOST_TRIALS, MOST_BYTES // n))
