@@ -432,6 +432,7 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
         return _opaque(
             content[skip:joined], found[_kernel.OPAQUE_FROM],
             grammar if grammar in _PACKED_GRAMMARS else magic, handshake,
+            followed=whole,
         )  # fmt: skip
     later = int(found[_kernel.LATER_N])
     if (
@@ -439,7 +440,9 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
         and later >= PACKED_BELOW
         and found[_kernel.LATER_P] > OPAQUE_P
     ):
-        return _opaque(content[size - later : size], len(head), magic, handshake)
+        return _opaque(
+            content[size - later : size], len(head), magic, handshake, followed=False
+        )
     if found[_kernel.C_P] > OPAQUE_P:
         if plain:
             return _Judged("structured", 1.0, concealed=False)
@@ -451,7 +454,7 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
         if framed is not None and len(framed) >= OPAQUE_BELOW:
             inner, _ = _measure(framed, b"", 0, 0, 0)
             if inner[_kernel.C_P] > OPAQUE_P:
-                return _opaque(_view(framed), 0.0, magic, handshake)
+                return _opaque(_view(framed), 0.0, magic, handshake, followed=False)
     if handshake is None:
         start = _text_ends(head)
         key = _xor.find(_view(head[start:]))
@@ -490,14 +493,20 @@ def _opaque(
     start: float,
     magic: str | None,
     handshake: str | None,
+    *,
+    followed: bool,
 ) -> _Judged:
-    """Give the verdict on bytes that passed the randomness test."""
+    """Give the verdict on bytes that passed the randomness test.
+
+    The trained odds are those of bytes that follow each other (`followed`): what is
+    left where framing was taken out, and slices of packets, would tell them a lie.
+    """
     if magic:
         # A document or an archive of stored members, with something packed inside.
         return _Judged("compressed", 0.5, concealed=False)
     if handshake:
         return _Judged("opaque", 1.0, concealed=True, opaque_from=start)
-    odds = _fragments.ciphertext_log_odds(content)
+    odds = _fragments.ciphertext_log_odds(content) if followed else 0.0
     if odds < _fragments.VERDICT_BITS:
         return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
     return _Judged("opaque", _probability(odds), concealed=True, opaque_from=start)

@@ -378,7 +378,7 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
         self.waiting: FlowState | None = None
         self.unclaimed: list[FlowState] = []
 
-    def on_init(self, packet: Any, flow: Any) -> None:
+    def on_init(self, packet: Any, flow: Any) -> None:  # noqa: C901 - one packet, read once
         """Start to sample a flow, or go on with the one that was just cut."""
         state = self.waiting
         self.waiting = None
