@@ -336,7 +336,7 @@ class SampledFlow(NFlow):  # type: ignore[misc]
         l4 = start
         start += packet.transport_size - size
         data = ffi.buffer(content, packet.ip_content_len)[start : start + size]
-        if _is_error(protocol, content[l4], data):
+        if _is_error(protocol, content, l4, data):
             return None
         side.keep(data, size)
         return None
@@ -361,9 +361,15 @@ def transport(packet: Any) -> tuple[int, int]:
     return at, kind
 
 
-def _is_error(protocol: int, kind: int, data: bytes) -> bool:
-    """Whether an ICMP message is an error that quotes a packet."""
-    return kind in _ERRORS.get(protocol, ()) and payload.is_quote(data)
+def _is_error(protocol: int, packet: Any, start: int, data: bytes) -> bool:
+    """Whether an ICMP message is an error that quotes a packet.
+
+    `start` is where the header is in the packet, which may be cut before it: only
+    where it was captured is there any `data`.
+    """
+    if protocol not in _ERRORS or not data:
+        return False
+    return packet[start] in _ERRORS[protocol] and payload.is_quote(data)
 
 
 class PayloadSampler(NFPlugin):  # type: ignore[misc]
@@ -416,7 +422,7 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
                 l4 = start
                 start += packet.transport_size - size
                 kept = data[start : start + size]
-                if not _is_error(state.protocol, data[l4], kept):
+                if not _is_error(state.protocol, data, l4, kept):
                     side.keep(kept, size)
 
     def on_expire(self, flow: Any) -> None:
