@@ -452,6 +452,38 @@ def test_ecb_repeats_do_not_hide_ciphertext() -> None:
     assert (judge(data).verdict, judge(data).concealed) == ("opaque", True)
 
 
+# The randomness table.
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "text", "nan"])
+def test_a_damaged_table_of_quantiles_is_one_clear_error(
+    damage: str, tmp_path, monkeypatch
+) -> None:
+    """The installation is at fault, and the error says so."""
+    from exfilml.exceptions import ModelFileError
+    from exfilml.payload import _randomness
+
+    good = np.array(_randomness.quantiles())
+    (tmp_path / "data").mkdir()
+    target = tmp_path / "data" / _randomness.NAME
+    if damage == "text":
+        target.write_text("no array")
+    elif damage != "missing":
+        bad = good[:, :-1] if damage == "short" else np.full_like(good, np.nan)
+        np.savez(target, null=bad)
+    monkeypatch.setattr(_randomness.importlib.resources, "files", lambda _: tmp_path)
+    with pytest.raises(ModelFileError, match=r"randomness\.npz.*Install exfilml again"):
+        _randomness.quantiles.__wrapped__()
+
+
+def test_the_table_is_on_the_safe_side_of_its_order() -> None:
+    """Quantiles rise with the level, so that a p-value falls with its score."""
+    from exfilml.payload import _kernel, _randomness
+
+    z = _randomness.quantiles()[:, _kernel.NULL_Z :]
+    assert (np.diff(z, axis=1) >= 0).all()
+
+
 # Facts.
 
 
@@ -459,6 +491,15 @@ def dns_query(name: bytes) -> bytes:
     """Make a query for the address of `name`."""
     labels = b"".join(bytes([len(x)]) + x for x in name.split(b"."))
     return b"\x12\x34\x01\x00\x00\x01" + bytes(6) + labels + b"\x00\x00\x01\x00\x01"
+
+
+def test_names_that_hide_nothing_are_structure_for_sure() -> None:
+    """The verdict of a DNS message is not left over from its decoded labels."""
+    for name in (b"www.example.com", b"0123456789abcdef" * 3 + b".cdn.example.net"):
+        found = judge_stream(dns_query(name), protocol=17, packets=[17])
+        assert (found.verdict, found.verdict_probability) == ("structured", 1.0)
+        assert (found.encoding, found.concealed) == (None, False)
+        assert math.isnan(found.opaque_from)
 
 
 @pytest.mark.parametrize(("data", "datagram", "handshake", "protocol"), [

@@ -157,16 +157,18 @@ def assess(
         misdeclared = contradicts(
             declared, judged.verdict, judged.concealed, magic, part.data
         )
-        if names is not None:
-            judged.encoding = names.encoding
-            judged.verdict = "encoded" if judged.concealed else "structured"
+        if names is not None and judged.concealed:
+            judged.verdict, judged.encoding, judged.period = (
+                "encoded", names.encoding, None,
+            )  # fmt: skip
+        elif names is not None:
+            # Labels are part of a message that follows its grammar.
+            judged = _Judged("structured", 1.0, concealed=False, magic=judged.magic)
         elif judged.size < UNKNOWN_BELOW and len(head) >= UNKNOWN_BELOW:
             # Nothing but the carrier's own lines, or fillers of echo data.
             text = found[_kernel.PRINTABLE] >= TEXT_SHARE
             judged.verdict = "text" if text else "structured"
             judged.probability = 1.0
-    if judged.verdict != "encoded":
-        judged.encoding = judged.period = None
     bare = handshake is grammar is magic is None and protocol not in _ICMP
     seen = len(head) + len(slices)
     if n_carried:
