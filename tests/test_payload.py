@@ -19,7 +19,7 @@ from urllib.parse import quote_from_bytes
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from exfilml.payload import (
@@ -88,6 +88,7 @@ def table(n: int, seed: int = 0) -> bytes:
 
 
 @given(ANY_BYTES, ANY_BYTES, st.integers(0, 80), st.sampled_from([6, 17, 1, 58, 47]))
+@example(bytes(24), b"Salted__", 1, 1)
 @settings(max_examples=400, deadline=None)
 def test_any_bytes_give_evidence_in_range(
     head: bytes, body: bytes, width: int, protocol: int

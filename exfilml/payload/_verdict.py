@@ -164,7 +164,7 @@ def assess(
         elif names is not None:
             # Labels are part of a message that follows its grammar.
             judged = _Judged("structured", 1.0, concealed=False, magic=judged.magic)
-        elif judged.size < UNKNOWN_BELOW and len(head) >= UNKNOWN_BELOW:
+        elif judged.verdict == "unknown" and judged.size < UNKNOWN_BELOW <= len(head):
             # Nothing but the carrier's own lines, or fillers of echo data.
             text = found[_kernel.PRINTABLE] >= TEXT_SHARE
             judged.verdict = "text" if text else "structured"
