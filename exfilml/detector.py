@@ -58,6 +58,7 @@ from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
 from exfilml.places import orient, parse_networks
 from exfilml.schema import capability, validate_flows
+from exfilml.state import State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,8 +91,6 @@ class Learned:
         Anomaly score at the median and bits per unit of it.
     edges
         float64, shape (n_features,): where the tail of each column begins.
-    day_edge
-        Where the tail of a case's daily upload begins, in bits above its mark.
     flows, cases
         Calibration of flows and of cases.
     """
@@ -101,7 +100,6 @@ class Learned:
     centre: float
     scale: float
     edges: NDArray[np.float64]
-    day_edge: float
     flows: Calibrator
     cases: Calibrator
 
@@ -176,9 +174,8 @@ class Scored:
         int64, shape (n_cases,): the flow whose score is the case's.
     case_with_payload
         bool, shape (n_cases,).
-    day_flows, day_up, day_mark
-        Shape (n_cases,): flows and bytes of the UTC day with the largest upload, and
-        the usual high mark of a day for this host and service in bits.
+    case_key
+        uint64, shape (n_flows,): what the flows of a case have in common.
     """
 
     asked: Asked
@@ -191,9 +188,7 @@ class Scored:
     case_p_value: NDArray[np.float64]
     worst: NDArray[np.int64]
     case_with_payload: NDArray[np.bool_]
-    day_flows: NDArray[np.int64]
-    day_up: NDArray[np.float64]
-    day_mark: NDArray[np.float64]
+    case_key: NDArray[np.uint64]
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -371,28 +366,26 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         # A forest that finds all rows alike, but for rounding, has nothing to say.
         spread = high - centre
         scale = surprise_at_high / spread if spread > LEAST_SPREAD else 0.0
-        day_excess = np.concatenate([Cases.of(a).excess for a in described])
         learned = Learned(
             features=features,
             forest=forest,
             centre=float(centre),
             scale=float(scale),
             edges=np.nanquantile(evidence, EDGE_QUANTILE, axis=0),
-            day_edge=float(np.quantile(day_excess, EDGE_QUANTILE)),
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
         parts = learned.parts(features.matrix(calibration))
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
-        raw_cases, _ = _case_raw(learned, parts, cases, everyone, calibration.tie)
+        raw_cases, _ = _case_raw(parts, cases, everyone, calibration.tie)
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
             cases=Calibrator.fit(raw_cases, days),
         )
 
-    def score(self, flows: pd.DataFrame) -> Scored:
+    def score(self, flows: pd.DataFrame, state: State | None = None) -> Scored:
         """Score flows and the cases they form; the other methods are views of this.
 
         Warns
@@ -403,7 +396,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
-        asked = Asked(oriented, Observed.of(oriented), self.baseline_, self.known_)
+        observed = Observed.of(oriented, state)
+        asked = Asked(oriented, observed, self.baseline_, self.known_)
         visible = ~flows["src_sampled_bytes"].array.isna()
         if visible.any() and "payload" not in self.learned_:
             warnings.warn(
@@ -446,7 +440,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raw[rows] = parts.raw[rows[some]]
             suspicion[rows] = learned.flows.suspicion(raw[rows])
             p_value[rows] = learned.flows.p_values(raw[rows])
-            of_case, at = _case_raw(learned, parts, cases, some, tie)
+            of_case, at = _case_raw(parts, cases, some, tie)
             worst[mine] = at[mine]
             case_suspicion[mine] = learned.cases.suspicion(of_case[mine])
             case_p[mine] = learned.cases.p_values(of_case[mine])
@@ -461,9 +455,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             case_p_value=case_p,
             worst=worst,
             case_with_payload=case_visible,
-            day_flows=cases.day_flows,
-            day_up=cases.day_up,
-            day_mark=cases.day_mark,
+            case_key=cases.keys,
         )
 
     def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
@@ -580,7 +572,6 @@ def _visible(asked: Asked) -> Asked:
 
 
 def _case_raw(
-    learned: Learned,
     parts: Parts,
     cases: Cases,
     rows: NDArray[np.int64],
@@ -590,10 +581,7 @@ def _case_raw(
 
     `parts` are those of some rows; −∞ for cases that have none of them.
     """
-    volume = learned.features.families == FAMILIES.index("volume")
-    own = parts.tails[:, volume].sum(axis=1)
-    day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code[rows]]
     raw = np.full(len(cases.code), -np.inf)
-    raw[rows] = parts.raw + np.maximum(day - own, 0.0)
+    raw[rows] = parts.raw
     worst = largest_of_case(raw, cases.code, tie)
     return raw[worst], worst

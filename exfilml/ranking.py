@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import BARE, case_key
+from exfilml.baseline import BARE
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import OptionError
@@ -371,9 +371,7 @@ def _alerts(
 
 def _case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
     """Short names of the cases of some flows, the same from run to run."""
-    hashes = scored.asked.observed.hashes
-    keys = case_key({name: column[rows] for name, column in hashes.items()})
-    return [f"{k >> 24:010x}" for k in keys.tolist()]
+    return [f"{k >> 24:010x}" for k in scored.case_key[rows].tolist()]
 
 
 def _capability(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names:
@@ -471,27 +469,10 @@ def _case_reasons(
     """Reasons of the worst flow, after what all flows of the case add up to."""
     flows = np.bincount(scored.case, minlength=len(scored.case_suspicion))[cases]
     reasons = _reasons(detector, scored, scored.worst[cases])
-    text = []
-    for n, of_day, up, usual_bits, reason in zip(
-        flows,
-        scored.day_flows[cases],
-        scored.day_up[cases],
-        scored.day_mark[cases],
-        reasons,
-        strict=True,
-    ):
-        usual = 2.0**usual_bits - 1.0
-        if n == 1:
-            text.append(str(reason))
-        elif up > usual:
-            some = "" if of_day == n else f" {of_day} of them with"
-            text.append(
-                f"{n} flows,{some} {human_bytes(up)} in a day (usual at most "
-                f"{human_bytes(usual)}); worst flow: {reason}"
-            )
-        else:
-            text.append(f"{n} flows; worst flow: {reason}")
-    return text
+    return [
+        reason if n == 1 else f"{n} flows; worst flow: {reason}"
+        for n, reason in zip(flows, reasons, strict=True)
+    ]
 
 
 def _typed(
