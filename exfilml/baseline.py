@@ -5,11 +5,12 @@ of them …) to counts, sums and peaks, so that two baselines merge by adding an
 day can be added to a month.
 
 Nothing here decides what is suspicious; `exfilml.features` asks questions of it.
+
+One file because the tables and the columns that they count are one list.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
 KEPT_NAMES: Final = ("service", "wrapper", "token", "conduct")
 PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 # Bytes in DNS names and echo data, of the flows whose protocol can carry such.
-CARRIED: Final = ("carriers", "carried_bits", "carried_squares")
+CARRIED: Final = ("carriers", "carried_bits", "carried_bits_squared")
 MISDECLARED: Final = ("declared", "misdeclared")
 # log2 of upload over download, and its square.
 RATIO: Final = ("ratio", "ratio_squared")
@@ -53,11 +54,16 @@ def _moments(*sums: str) -> tuple[str, ...]:
     return columns + tuple(column + SQUARED for column in columns)
 
 
-# Sums over windows that baselines count, by kind of key and amount.
-SUMMED: Final = (
-    *("case_up", "place_up"),
-    *("host_hidden", "case_hidden", "place_hidden", "case_flows"),
-)
+# Sums over windows that baselines count, by kind of key and amount, and which flows
+# have one.
+SUMMED: Final = {
+    "case_up": "n",
+    "place_up": "n",
+    "host_hidden": "bare",
+    "case_hidden": "hidden",
+    "place_hidden": "hidden",
+    "case_flows": "hidden",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,9 @@ class Spec:
 
 TABLES: Final[dict[str, Spec]] = {
     "site": Spec((), VOLUME + RATIO + PAYLOAD + ("hidden",) + _moments(*SUMMED)),
-    "host": Spec(("local_ip",), VOLUME + PAYLOAD + ("hidden",) + _moments("host_hidden")),
+    "host": Spec(
+        ("local_ip",), VOLUME + PAYLOAD + ("hidden",) + _moments("host_hidden")
+    ),
     "service": Spec(
         ("service",),
         VOLUME
@@ -212,7 +220,6 @@ class Observed:
             "bare_bits": np.where(bare, volume["bits"], 0.0),
             "carriers": (~np.isnan(carried)).astype("float64"),
             "carried_bits": carried_bits,
-            "carried_squares": carried_bits * carried_bits,
             "declared": declared.astype("float64"),
             "misdeclared": (declared & misdeclared).astype("float64"),
         }
@@ -228,7 +235,11 @@ class Observed:
             "host_service": combine(hashes["local_ip"], hashes["service"]),
             "place": combine(hashes["service"], hashes["place"]),
         }
-        summed = {"up": np.floor(up), "hidden": np.floor(hidden), "flows": values["hidden"]}
+        summed = {
+            "up": np.floor(up),
+            "hidden": np.floor(hidden),
+            "flows": values["hidden"],
+        }
         # Every host looks up names: what they carry counts by place alone.
         of_host = {"hidden": summed["up"] * (bare & oriented.leaves)}
         amounts = {
@@ -237,14 +248,16 @@ class Observed:
             )
             for kind, names in KINDS.items()
         }
-        sums = trailing(State() if state is None else state, keys, start, amounts, tie)
+        sums = trailing(State() if state is None else state, keys, start, amounts)
         if state is not None:
             state.take_in(keys, start, amounts)
         for kind, of_kind in KINDS.items():
             counts = {"up": 1.0, "hidden": bare if kind == "host" else values["hidden"]}
             for amount, told in zip(of_kind, sums[kind], strict=True):
                 speaks = counts.get(amount, values["hidden"])
-                for name, column in zip(windows_of(f"{kind}_{amount}"), told, strict=True):
+                for name, column in zip(
+                    windows_of(f"{kind}_{amount}"), told, strict=True
+                ):
                     values[name] = column * speaks
         return cls(hashes, values, tie, {n: names[n] for n in KEPT_NAMES})
 
@@ -294,7 +307,6 @@ def _volume_values(
     return {
         "n": np.ones(len(up)),
         "bits": bits,
-        "bits_squared": bits * bits,
         "peak_bits": bits,
         "up": up,
         "down": down,

@@ -19,9 +19,12 @@ training rows, log2(100) at their 99th percentile. The edge of a column is that
 percentile of its values. Every term is monotone: more evidence in any column, all
 else equal, never lowers the raw score.
 
-**Cases** (one local host, place and service) score as their worst flow, where a flow
-counts with the case's upload of a day instead of its own, if that lies further beyond
-what is usual. `exfilml.calibration` turns both into p-values and suspicion.
+**Cases** (one local host, place and service) score as their worst flow. A flow knows
+what its case, its host and its place added up to so far (`exfilml.state`), so that the
+last of forty small uploads weighs as one large one. `exfilml.calibration` turns both
+into p-values and suspicion. Cases that stay inside the site, neither through a
+resolver, a proxy nor a mail relay, are ranked after all others and raise no alert:
+they can be how a theft is prepared, they are none.
 
 **Explaining** splits suspicion over the features. Calibration is a function of the
 raw score alone, 0 at the lowest score of the calibration block; by Aumann and
@@ -56,9 +59,9 @@ from exfilml.exceptions import BaselineError, CapabilityWarning
 from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
-from exfilml.places import orient, parse_networks
+from exfilml.places import orient, parse_networks, stays_inside
 from exfilml.schema import capability, validate_flows
-from exfilml.state import State
+from exfilml.state import SPANS_S, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,6 +78,8 @@ EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
 DAY_S: Final = 86400.0
+# More bits than any suspicion has.
+BELOW: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,10 @@ class Scored:
         bool, shape (n_cases,).
     case_key
         uint64, shape (n_flows,): what the flows of a case have in common.
+    apart
+        bool, shape (n_cases,): stays inside the site.
+    not_covered
+        Windows of `exfilml.state` that reach back beyond the first flow known.
     """
 
     asked: Asked
@@ -189,6 +198,19 @@ class Scored:
     worst: NDArray[np.int64]
     case_with_payload: NDArray[np.bool_]
     case_key: NDArray[np.uint64]
+    apart: NDArray[np.bool_]
+
+    not_covered: tuple[str, ...]
+
+    @property
+    def ranked_cases(self) -> NDArray[np.float64]:
+        """Suspicion of cases as they are ranked: what stays inside comes last."""
+        return self.case_suspicion - BELOW * self.apart
+
+    @property
+    def ranked_flows(self) -> NDArray[np.float64]:
+        """Suspicion of flows as they are ranked: what stays inside comes last."""
+        return self.suspicion - BELOW * self.apart[self.case]
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -371,7 +393,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             forest=forest,
             centre=float(centre),
             scale=float(scale),
-            edges=np.nanquantile(evidence, EDGE_QUANTILE, axis=0),
+            edges=_edges(evidence),
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
@@ -379,6 +401,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
         raw_cases, _ = _case_raw(parts, cases, everyone, calibration.tie)
+        leaving = ~_apart(calibration, cases)
+        if leaving.any():
+            raw_cases = raw_cases[leaving]
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
@@ -388,6 +413,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def score(self, flows: pd.DataFrame, state: State | None = None) -> Scored:
         """Score flows and the cases they form; the other methods are views of this.
 
+        Parameters
+        ----------
+        flows
+            A flows table.
+        state
+            What came before, from `new_state`; the flows are added to it. `None` for
+            nothing.
+
         Warns
         -----
         CapabilityWarning
@@ -396,6 +429,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
+        not_covered = _not_covered(flows, state)
         observed = Observed.of(oriented, state)
         asked = Asked(oriented, observed, self.baseline_, self.known_)
         visible = ~flows["src_sampled_bytes"].array.isna()
@@ -408,9 +442,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=2,
             )
             visible[:] = False
-        return self._score(asked, visible)
+        return self._score(asked, visible, not_covered)
 
-    def _score(self, asked: Asked, visible: NDArray[np.bool_]) -> Scored:
+    def _score(
+        self, asked: Asked, visible: NDArray[np.bool_], not_covered: tuple[str, ...]
+    ) -> Scored:
         n = asked.n_flows
         cases = Cases.of(asked)
         raw, suspicion, p_value = np.zeros(n), np.zeros(n), np.ones(n)
@@ -456,7 +492,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             worst=worst,
             case_with_payload=case_visible,
             case_key=cases.keys,
+            apart=_apart(asked, cases),
+            not_covered=not_covered,
         )
+
+    def new_state(self) -> State:
+        """Return an empty memory for scoring a stream of tables.
+
+        Give it to `exfilml.score_flows` and its siblings with each table, in order of
+        time: sums over trailing windows then reach back beyond the table. Scoring in
+        pieces gives the suspicion, flow by flow, of scoring at once.
+        """
+        return State()
 
     def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
         """Split the suspicion of each flow over the features, in bits.
@@ -563,6 +610,32 @@ def _days(start: pd.Series) -> float:
 def _is_enough(seen: NDArray[np.bool_]) -> bool:
     """Say whether enough flows show payload to learn from them."""
     return bool(seen.sum() >= LEAST_VISIBLE and seen.mean() >= LEAST_SHARE)
+
+
+def _edges(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the tail of each column begins; 0 where nothing showed it."""
+    edges = np.zeros(evidence.shape[1])
+    shown = ~np.isnan(evidence).all(axis=0)
+    if shown.any():
+        edges[shown] = np.nanquantile(evidence[:, shown], EDGE_QUANTILE, axis=0)
+    return edges
+
+
+def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
+    """Name the windows that reach back beyond the first flow that is known."""
+    if len(flows) == 0:
+        return ()
+    first, last = flows["start"].min().timestamp(), flows["start"].max().timestamp()
+    if state is not None and state.earliest is not None:
+        first = min(first, state.earliest)
+    return tuple(name for name, span in SPANS_S.items() if last - first < span)
+
+
+def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:
+    """Say which cases stay inside the site, shape (n_cases,)."""
+    apart = np.zeros(cases.n_cases, dtype=bool)
+    apart[cases.code] = stays_inside(asked.oriented)
+    return apart
 
 
 def _visible(asked: Asked) -> Asked:

@@ -34,7 +34,7 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from exfilml import __version__
-from exfilml.baseline import LATER_VALUES, TABLES, Baseline
+from exfilml.baseline import SQUARED, SUMMED, TABLES, Baseline, windows_of
 from exfilml.calibration import Calibrator
 from exfilml.detector import Detector, Learned
 from exfilml.exceptions import (
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT: Final = "exfilml-model"
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
+OLDEST_PROTOCOL: Final = 2
 MANIFEST: Final = "manifest.json"
 CANARIES: Final = 64
 CANARY_ERROR: Final = 1e-9
@@ -71,13 +72,22 @@ MOST_COUNT: Final = 2.0**63
 MOST_SCALE: Final = 1e18
 MOST_BITS: Final = 64.0
 LONGEST_VERSION: Final = 60
+# Sums of bits: of how many observations each is, and the most of one.
 _PER: Final = {
     "bits": ("n", MOST_BITS),
     "bits_squared": ("n", MOST_BITS**2),
+    "ratio": ("n", MOST_BITS),
+    "ratio_squared": ("n", MOST_BITS**2),
     "bare_bits": ("bare", MOST_BITS),
     "carried_bits": ("carriers", MOST_BITS),
-    "carried_squares": ("carriers", MOST_BITS**2),
+    "carried_bits_squared": ("carriers", MOST_BITS**2),
+} | {
+    name + suffix: (SUMMED[what], most)
+    for what in SUMMED
+    for name in windows_of(what)
+    for suffix, most in (("", MOST_BITS), (SQUARED, MOST_BITS**2))
 }
+_SIGNED: Final = frozenset({"ratio"})
 
 _TREE_TYPES: Final = {
     "start": "<i8",
@@ -241,7 +251,6 @@ def _manifest(detector: Detector) -> dict[str, Any]:
                 "features": [[f.name, _checksum(f)] for f in learned.features.features],
                 "centre": learned.centre,
                 "scale": learned.scale,
-                "day_edge": learned.day_edge,
                 "days": learned.flows.days,
                 "max_samples": learned.forest.max_samples_,
                 "offset": learned.forest.offset_,
@@ -362,11 +371,6 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
     return types
 
 
-def _is_later(member: str) -> bool:
-    """Whether a member is a count that the first models of the protocol lack."""
-    return member.rpartition("/")[2] in LATER_VALUES
-
-
 def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for which, name in itertools.product(_BASELINES, TABLES):
@@ -430,8 +434,6 @@ def _audit(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             manifest = _parse(_unpack(archive, MANIFEST, sizes.pop(MANIFEST)))
             types = _types(_object(manifest, "capabilities"))
             members = _object(manifest, "members")
-            for name in [n for n in types if _is_later(n) and n not in members]:
-                del types[name]
             for found, where in ((sizes, "the archive"), (members, "the manifest")):
                 odd = sorted(set(found) ^ set(types))
                 if odd:
@@ -503,6 +505,11 @@ def _parse(text: bytes) -> dict[str, Any]:
             f"made by a newer version (protocol {_shown(protocol)}, exfilml "
             f"{_shown(manifest.get('exfilml'))}); this one reads up to {PROTOCOL}. "
             "Upgrade exfilml."
+        )
+    if protocol < OLDEST_PROTOCOL:
+        raise ModelFileError(
+            f"made by an older version (protocol {protocol}), which counted other "
+            f"things; this one reads from {OLDEST_PROTOCOL} on. Train the model again."
         )
     capabilities = _object(manifest, "capabilities")
     if not {"volume"} <= set(capabilities) <= set(_CAPABILITIES):
@@ -599,8 +606,7 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
     keys, first, second = (
         arrays[f"{base}/{part}"] for part in ("keys", "first", "second")
     )
-    absent = np.zeros(len(keys))
-    values = {v: arrays.get(f"{base}/{v}", absent) for v in spec.values}
+    values = {v: arrays[f"{base}/{v}"] for v in spec.values}
     columns = [first, second, *values.values()]
     if len(keys) > MAX_KEYS or any(len(column) != len(keys) for column in columns):
         raise ModelFileError(f"{base}: columns differ in length, or are too long.")
@@ -615,7 +621,8 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
             of, each = _PER[value]
             most = np.minimum(most, each * values[of])
         # The comparison is false for what is not a number.
-        if not ((column >= 0) & (column <= most)).all():
+        low = -most if value in _SIGNED else 0.0
+        if not ((column >= low) & (column <= most)).all():
             raise ModelFileError(f"{base}/{value}: not all are possible counts.")
     return Tally(keys, first, second, values)
 
@@ -671,7 +678,6 @@ def _learned(
         centre=_number(about, "centre", 0.0, 1.0),
         scale=_number(about, "scale", 0.0, MOST_SCALE),
         edges=edges,
-        day_edge=_number(about, "day_edge", 0.0, 1e3),
         flows=flows,
         cases=cases,
     )

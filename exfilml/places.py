@@ -409,6 +409,30 @@ def _conduct(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:
 _SPOKEN: Final = ("", "the remote side spoke first", "the local side spoke first")
 
 
+def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
+    """Say which flows end at a host of the site, shape (n_flows,).
+
+    Not those whose place lies behind that host: a name asked of the site's resolver, a
+    host reached through its proxy, a mail domain through its relay.
+    """
+    internal = oriented.names("direction").each(
+        lambda way: way == "internal", missing=False
+    )
+    place, remote = oriented.names("place"), oriented.names("remote_ip")
+    # Judged once for each pair, however many flows.
+    at, pairs = pd.factorize(place.codes * (len(remote.texts) + 1) + remote.codes + 1)
+    there = np.array(
+        [
+            place.texts[p // (len(remote.texts) + 1)]
+            == remote.texts[p % (len(remote.texts) + 1) - 1]
+            for p in pairs.tolist()
+        ],
+        dtype=bool,
+    )
+    inside: NDArray[np.bool_] = internal & (there[at] | ~oriented.leaves)
+    return inside
+
+
 def _volume(
     oriented: Oriented, way: str, header: NDArray[np.float64]
 ) -> NDArray[np.float64]:

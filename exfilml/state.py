@@ -10,15 +10,18 @@ current step and the eleven before it. So what lies further back may be kept in
 coarser steps without any sum changing: a state is bounded, two of them merge by
 adding, and a table read in pieces, in order of time, gives the sums of the table
 read at once.
+
+One file because what is kept and how windows slide over it must agree.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -127,7 +130,7 @@ def _coarser(times: NDArray[np.int64], latest: int) -> NDArray[np.int64]:
 
     What has left a window need not be known in that window's steps.
     """
-    begin = times - times % _STEPS[0]
+    begin: NDArray[np.int64] = times - times % _STEPS[0]
     for step, count, coarse in zip(_STEPS, _COUNTS, _STEPS[1:], strict=False):
         left = latest // step - times // step >= count
         begin = np.where(left, times - times % coarse, begin)
@@ -142,6 +145,8 @@ class State:
 
     Attributes
     ----------
+    trails
+        By kind of key.
     earliest, latest
         Start of the first and of the latest flow taken in, seconds from 1970; `None`
         before any.
@@ -150,7 +155,7 @@ class State:
     def __init__(self) -> None:
         # Of each kind several trails, each more than twice as long as the next, so
         # that a few flows are added without moving all that is known.
-        self._trails: dict[str, list[Trail]] = {kind: [] for kind in KINDS}
+        self.trails: dict[str, list[Trail]] = {kind: [] for kind in KINDS}
         self.earliest: int | None = None
         self.latest: int | None = None
 
@@ -163,7 +168,7 @@ class State:
     @property
     def n_rows(self) -> int:
         """Number of sums kept."""
-        return sum(len(t.keys) for trails in self._trails.values() for t in trails)
+        return sum(len(t.keys) for trails in self.trails.values() for t in trails)
 
     def take_in(
         self,
@@ -175,28 +180,32 @@ class State:
         if len(start) == 0:
             return
         seconds = start // 1_000_000
-        self._note(int(seconds.min()), int(seconds.max()))
+        self.note(int(seconds.min()), int(seconds.max()))
         assert self.latest is not None
-        for kind, trails in self._trails.items():
-            self._append(trails, Trail.of(keys[kind], seconds, amounts[kind], self.latest))
+        for kind, trails in self.trails.items():
+            self.append(
+                trails, Trail.of(keys[kind], seconds, amounts[kind], self.latest)
+            )
 
     def merge(self, other: State) -> State:
         """Return the state of the flows of both, such as of two sensors."""
         merged = State()
         for one in (self, other):
             if one.earliest is not None and one.latest is not None:
-                merged._note(one.earliest, one.latest)  # noqa: SLF001 - its own class
-        for kind, trails in merged._trails.items():  # noqa: SLF001
+                merged.note(one.earliest, one.latest)
+        for kind, trails in merged.trails.items():
             for one in (self, other):
-                for trail in one._trails[kind]:
-                    merged._append(trails, trail)  # noqa: SLF001
+                for trail in one.trails[kind]:
+                    merged.append(trails, trail)
         return merged
 
-    def _note(self, first: int, last: int) -> None:
+    def note(self, first: int, last: int) -> None:
+        """Widen the span of time that is known."""
         self.earliest = first if self.earliest is None else min(self.earliest, first)
         self.latest = last if self.latest is None else max(self.latest, last)
 
-    def _append(self, trails: list[Trail], new: Trail) -> None:
+    def append(self, trails: list[Trail], new: Trail) -> None:
+        """Add sums to those of a kind."""
         assert self.latest is not None
         while trails and len(trails[-1].keys) < 2 * len(new.keys):
             new = trails.pop().merge(new, self.latest)
@@ -205,7 +214,7 @@ class State:
 
     def only(self, kind: str, keys: NDArray[np.uint64]) -> Trail:
         """Return what is known of some keys of a kind."""
-        trails = self._trails[kind]
+        trails = self.trails[kind]
         if not trails:
             return Trail.empty(kind)
         distinct = np.unique(keys)
@@ -222,7 +231,7 @@ class State:
         arrays["span"] = np.array(
             [] if self.earliest is None else [self.earliest, self.latest], dtype="<i8"
         )
-        for kind, trails in self._trails.items():
+        for kind, trails in self.trails.items():
             whole = Trail.empty(kind)
             for trail in trails:
                 assert self.latest is not None
@@ -246,55 +255,72 @@ class State:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            state = cls()
+            _check(arrays)
+            if len(arrays["span"]):
+                state.note(*arrays["span"].tolist())
+            for kind in KINDS:
+                trail = Trail(*(arrays[f"{kind}/{part}"] for part in _PARTS))
+                if len(trail.keys):
+                    state.trails[kind].append(trail)
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            AttributeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise StateError(
                 f"Not a state ({len(data):,} bytes): {error}. Expected what "
-                "State.to_bytes gave; begin with detector.new_state()."
+                "State.to_bytes gave; begin anew with detector.new_state()."
             ) from error
-        state = cls()
-        problem = state._fill(arrays)
-        if problem:
-            raise StateError(
-                f"Not a state ({len(data):,} bytes): {problem}. Expected what "
-                "State.to_bytes gave; begin with detector.new_state()."
-            )
         return state
 
-    def _fill(self, arrays: Mapping[str, NDArray[np.generic]]) -> str | None:
-        """Take over arrays, or say what is wrong with them."""
-        parts = [f"{k}/{p}" for k in KINDS for p in ("keys", "times", "sums")]
-        if set(arrays) != {"format", "span", *parts}:
-            return "members are missing, or there are others"
-        if str(arrays["format"]) != _FORMAT:
-            return f"format {str(arrays['format'])[:40]!r} instead of {_FORMAT!r}"
-        span = arrays["span"]
-        if span.dtype != np.int64 or span.shape not in {(0,), (2,)}:
-            return "the span of time is none"
-        if len(span):
-            self._note(int(span[0]), int(span[1]))
-        for kind in KINDS:
-            keys, times, sums = (arrays[f"{kind}/{p}"] for p in ("keys", "times", "sums"))
-            n = len(keys) if keys.ndim == 1 else -1
-            if (keys.dtype, times.dtype, sums.dtype) != (
-                np.dtype("uint64"),
-                np.dtype("int64"),
-                np.dtype("float64"),
-            ) or (times.shape, sums.shape) != ((n,), (n, len(KINDS[kind]))):
-                return f"{kind}: dtypes or shapes differ"
-            if n and not len(span):
-                return f"{kind}: there are sums, but no span of time"
-            trail = Trail(keys, times, sums)  # type: ignore[arg-type]
-            ordered = (np.diff(trail.keys.astype(object)) >= 0).all() if n < 2 else (
-                trail.keys[1:] >= trail.keys[:-1]
-            ).all()
-            possible = (np.abs(trail.times) < _LATEST).all() and (
-                (trail.sums >= 0.0) & (trail.sums < 2.0**63)
-            ).all()
-            if not (ordered and possible and n <= MAX_ROWS):
-                return f"{kind}: keys out of order, or impossible times or sums"
-            if n:
-                self._trails[kind].append(trail)
-        return None
+
+_PARTS: Final = {"keys": "uint64", "times": "int64", "sums": "float64"}
+
+
+def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays that no state has.
+
+    Raises
+    ------
+    ValueError
+        With what is wrong.
+    """
+
+    def require(*, holds: bool, else_say: str) -> None:
+        if not holds:
+            raise ValueError(else_say)
+
+    parts = {f"{kind}/{part}" for kind in KINDS for part in _PARTS}
+    require(holds=set(arrays) == {"format", "span"} | parts, else_say="other members")
+    given = str(arrays["format"])[:40]
+    require(holds=given == _FORMAT, else_say=f"format {given!r}, not {_FORMAT!r}")
+    span = arrays["span"]
+    proper = span.dtype == np.int64 and span.shape in {(0,), (2,)}
+    require(
+        holds=proper and bool((np.abs(span) < _LATEST).all()),
+        else_say="an impossible span of time",
+    )
+    for kind, names in KINDS.items():
+        keys, times, sums = (arrays[f"{kind}/{part}"] for part in _PARTS)
+        dtypes = [a.dtype.name for a in (keys, times, sums)]
+        shapes = [a.shape for a in (keys, times, sums)]
+        n = keys.size
+        require(
+            holds=dtypes == list(_PARTS.values())
+            and shapes == [(n,), (n,), (n, len(names))]
+            and n <= MAX_ROWS * bool(len(span)),
+            else_say=f"{kind}: dtypes or shapes of no state",
+        )
+        require(
+            holds=bool((keys[1:] >= keys[:-1]).all())
+            and bool((np.abs(times) < _LATEST).all())
+            and bool(((sums >= 0.0) & np.isfinite(sums)).all()),
+            else_say=f"{kind}: keys out of order, or impossible times or sums",
+        )
 
 
 def trailing(
@@ -302,9 +328,10 @@ def trailing(
     keys: Mapping[str, NDArray[np.uint64]],
     start: NDArray[np.int64],
     amounts: Mapping[str, NDArray[np.float64]],
-    tie: NDArray[np.uint64],
 ) -> dict[str, NDArray[np.float32]]:
-    """Return sums over the windows up to and including each flow.
+    """Return sums over the windows up to and including the start of each flow.
+
+    Flows of the same start count for each other.
 
     Parameters
     ----------
@@ -317,16 +344,14 @@ def trailing(
     amounts
         By kind, what is summed: whole numbers from 0 on, below 2^53 in all, so that
         sums are exact in any order; shape (n_flows, n_amounts).
-    tie
-        Order among flows of the same start, shape (n_flows,).
 
     Returns
     -------
     dict of str to numpy.ndarray
         By kind: log2(1 + sum), float32 of shape (n_amounts, n_windows, n_flows).
     """
-    in_time = np.lexsort((tie, start))
-    seconds = start[in_time] // 1_000_000
+    in_time = np.argsort(start, kind="stable")
+    moments = start[in_time]
     found = {}
     for kind in KINDS:
         sums = np.ascontiguousarray(amounts[kind][in_time])
@@ -335,15 +360,14 @@ def trailing(
         kept = len(before.keys)
         if kept:
             whose = np.concatenate([before.keys, mine])
-            when = np.concatenate([before.times, seconds])
+            when = np.concatenate([before.times * 1_000_000, moments])
             what = np.concatenate([before.sums, sums])
-            # What is known comes before a flow of the same second.
             order = np.lexsort((when, whose))
         else:
-            whose, when, what = mine, seconds, sums
+            whose, when, what = mine, moments, sums
             order = np.argsort(mine, kind="stable")
         told = np.empty((len(KINDS[kind]), len(WINDOWS), len(whose)), dtype=np.float32)
-        _slide(whose, when, what, order, _STEPS, _COUNTS, told)
+        _slide(whose, when, what, order, _STEPS * 1_000_000, _COUNTS, told)
         back = np.empty((*told.shape[:2], len(mine)), dtype=np.float32)
         back[:, :, in_time] = told[:, :, kept:]
         found[kind] = back
@@ -360,21 +384,36 @@ def _slide(
     counts: NDArray[np.int64],
     told: NDArray[np.float32],
 ) -> None:
-    """Slide each window over the rows of each key, which `order` puts side by side."""
+    """Slide each window over the rows of each key, which `order` puts side by side.
+
+    Times and steps are microseconds.
+    """
     n_windows, n_amounts = len(steps), what.shape[1]
     head = np.zeros(n_windows, dtype=np.int64)
     running = np.zeros((n_windows, n_amounts))
-    for r in range(len(order)):
-        i = order[r]
-        if r == 0 or whose[i] != whose[order[r - 1]]:
-            head[:] = r
+    first = 0
+    while first < len(order):
+        one = order[first]
+        if first == 0 or whose[one] != whose[order[first - 1]]:
+            head[:] = first
             running[:] = 0.0
+        stop = first
+        while (
+            stop < len(order)
+            and whose[order[stop]] == whose[one]
+            and when[order[stop]] == when[one]
+        ):
+            stop += 1
         for w in range(n_windows):
-            oldest = when[i] // steps[w] - counts[w]
+            oldest = when[one] // steps[w] - counts[w]
             while when[order[head[w]]] // steps[w] <= oldest:
                 for a in range(n_amounts):
                     running[w, a] -= what[order[head[w]], a]
                 head[w] += 1
             for a in range(n_amounts):
-                running[w, a] += what[i, a]
-                told[a, w, i] = np.log2(1.0 + running[w, a])
+                for r in range(first, stop):
+                    running[w, a] += what[order[r], a]
+                total = np.log2(1.0 + running[w, a])
+                for r in range(first, stop):
+                    told[a, w, order[r]] = total
+        first = stop

@@ -39,7 +39,15 @@ FEATURES: Final[tuple[Feature, ...]] = (
     *conformance.FEATURES,
     *novelty.FEATURES,
 )
-FAMILIES: Final = ("volume", "hidden", "timing", "payload", "mismatch", "conformance", "novelty")
+FAMILIES: Final = (
+    "volume",
+    "hidden",
+    "timing",
+    "payload",
+    "mismatch",
+    "conformance",
+    "novelty",
+)
 BLOCK: Final = 32768
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.baseline import case_key, windows_of
+from exfilml.baseline import SUMMED, case_key, windows_of
 from exfilml.features._feature import Asked, Feature, column, human_bytes, mark
 from exfilml.state import WINDOWS
 from exfilml.tally import combine, grouped
@@ -29,27 +29,20 @@ if TYPE_CHECKING:
 FIRST_HIDDEN_BITS: Final = 6.0
 
 
-# Before any concealed upload was seen, a handful of them.
+# Before any concealed upload was seen, three of them.
 FIRST_FLOWS_BITS: Final = 2.0
-# Which column says how many observations each kind of sum has, and its first mark.
-_COUNTED: Final[dict[str, tuple[str, float | None]]] = {
-    "case_up": ("n", None),
-    "place_up": ("n", None),
-    "host_hidden": ("bare", FIRST_HIDDEN_BITS),
-    "case_hidden": ("hidden", FIRST_HIDDEN_BITS),
-    "place_hidden": ("hidden", FIRST_HIDDEN_BITS),
-    "case_flows": ("hidden", FIRST_FLOWS_BITS),
-}
 
 
 def _by_window(
     asked: Asked, what: str, tables: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and their usual marks in bits, both of shape (n_windows, n_flows)."""
-    count, first = _COUNTED[what]
+    """Return sums and their usual marks in bits, both (n_windows, n_flows)."""
+    first = None
+    if what.endswith(("hidden", "flows")):
+        first = FIRST_HIDDEN_BITS if what.endswith("hidden") else FIRST_FLOWS_BITS
     sums, marks = [], []
     for name in windows_of(what):
-        usual = mark(asked, tables, name, count=count, first=first)
+        usual = mark(asked, tables, name, count=SUMMED[what], first=first)
         sums.append(_sum(asked, what, name))
         marks.append(usual)
     return np.array(sums, dtype=np.float64), np.array(marks)
@@ -64,9 +57,7 @@ def _sum(asked: Asked, what: str, name: str) -> NDArray[np.float64]:
     return np.where(asked.is_new("service"), whole, own)
 
 
-def _excess(
-    asked: Asked, what: str, tables: tuple[str, ...]
-) -> NDArray[np.float64]:
+def _excess(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.float64]:
     sums, marks = _by_window(asked, what, tables)
     excess: NDArray[np.float64] = np.maximum(sums - marks, 0.0).max(axis=0)
     return excess
@@ -98,7 +89,7 @@ def place_sum(asked: Asked) -> NDArray[np.float64]:
 
 
 def _hidden(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.float64]:
-    counts = asked.is_true(_COUNTED[what][0])
+    counts = asked.is_true(SUMMED[what])
     excess = np.where(counts, _excess(asked, what, tables), 0.0)
     return np.where(asked.is_true("visible"), excess, np.nan)
 
@@ -155,9 +146,7 @@ def _say_chunks(asked: Asked) -> list[str]:
     ]
 
 
-def _say(
-    asked: Asked, what: str, tables: tuple[str, ...], who: str
-) -> list[str]:
+def _say(asked: Asked, what: str, tables: tuple[str, ...], who: str) -> list[str]:
     sums, marks = _by_window(asked, what, tables)
     most = np.argmax(sums - marks, axis=0)
     rows = np.arange(asked.n_flows)
@@ -175,8 +164,8 @@ def _say(
     ):
         whose = who.format(host=host, place=place, service=service)
         parts.append(
-            f"{human_bytes(2.0 ** total - 1.0)} of {hidden}uploads {whose} in "
-            f"{names[window]} (usual at most {human_bytes(2.0 ** usual - 1.0)})"
+            f"{human_bytes(2.0**total - 1.0)} of {hidden}uploads {whose} in "
+            f"{names[window]} (usual at most {human_bytes(2.0**usual - 1.0)})"
         )
     return parts
 
@@ -243,50 +232,51 @@ def largest_of_case(
     return first
 
 
-FEATURES: Final = (*tuple(
-    Feature(
-        name,
-        family,
-        "bits",
-        needs_payload=family == "hidden",
-        compute=compute,
-        reason=partial(_say, what=what, tables=tables, who=who),
-    )
-    for name, family, compute, what, tables, who in (
-        (
-            "sum_case",
-            "volume",
-            case_sum,
-            "case_up",
-            _CASE,
-            "from {host} to {place} over {service}",
-        ),
-        (
-            "sum_place",
-            "volume",
-            place_sum,
-            "place_up",
-            _SERVICE,
-            "of all hosts to {place} over {service}",
-        ),
-        (
-            "hidden_case",
-            "hidden",
-            hidden_case,
-            "case_hidden",
-            _SERVICE,
-            "from {host} to {place} over {service}",
-        ),
-        ("hidden_host", "hidden", hidden_host, "host_hidden", _HOST, "of {host}"),
-        (
-            "hidden_place",
-            "hidden",
-            hidden_place,
-            "place_hidden",
-            _SERVICE,
-            "of all hosts to {place} over {service}",
-        ),
-    )
-),
+FEATURES: Final = (
+    *tuple(
+        Feature(
+            name,
+            family,
+            "bits",
+            needs_payload=family == "hidden",
+            compute=compute,
+            reason=partial(_say, what=what, tables=tables, who=who),
+        )
+        for name, family, compute, what, tables, who in (
+            (
+                "sum_case",
+                "volume",
+                case_sum,
+                "case_up",
+                _CASE,
+                "from {host} to {place} over {service}",
+            ),
+            (
+                "sum_place",
+                "volume",
+                place_sum,
+                "place_up",
+                _SERVICE,
+                "of all hosts to {place} over {service}",
+            ),
+            (
+                "hidden_case",
+                "hidden",
+                hidden_case,
+                "case_hidden",
+                _SERVICE,
+                "from {host} to {place} over {service}",
+            ),
+            ("hidden_host", "hidden", hidden_host, "host_hidden", _HOST, "of {host}"),
+            (
+                "hidden_place",
+                "hidden",
+                hidden_place,
+                "place_hidden",
+                _SERVICE,
+                "of all hosts to {place} over {service}",
+            ),
+        )
+    ),
     Feature("chunks", "timing", "bits", True, chunks, _say_chunks),
 )

@@ -18,8 +18,8 @@ from exfilml.features._feature import (
     Feature,
     blend,
     column,
-    high_mark,
     human_bytes,
+    mark,
     surprise,
 )
 
@@ -117,12 +117,13 @@ def carried(asked: Asked) -> NDArray[np.float64]:
     mark is mean + 2 standard deviations of this place at this service, blended with
     the service's, itself with 6 bits (64 bytes). 0 for other protocols.
     """
-    usual: NDArray[np.float64] | float = FIRST_CARRIED_BITS
-    for table in ("service", "service_place"):
-        count, bits, squares = asked.take(
-            table, "carriers", "carried_bits", "carried_squares"
-        )
-        usual = blend(count, high_mark(count, bits, squares), usual)
+    usual = mark(
+        asked,
+        ("service", "service_place"),
+        "carried_bits",
+        count="carriers",
+        first=FIRST_CARRIED_BITS,
+    )
     excess = np.maximum(asked.observed.values["carried_bits"] - usual, 0.0)
     return np.where(asked.is_true("visible"), excess, np.nan)
 

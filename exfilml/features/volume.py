@@ -16,7 +16,6 @@ import numpy as np
 from exfilml.features._feature import (
     Asked,
     Feature,
-    blend,
     column,
     human_bytes,
     mark,
