@@ -409,11 +409,23 @@ def _conduct(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:
 _SPOKEN: Final = ("", "the remote side spoke first", "the local side spoke first")
 
 
+# Hosts of a site answer for these by asking others in turn: resolvers, mail relays,
+# web and SOCKS proxies.
+RELAYING: Final = frozenset(
+    {
+        *("domain", "domain/udp", "domain-s", "domain-s/udp"),
+        *("smtp", "submission", "submissions"),
+        *("tcp/3128", "http-alt", "socks"),
+    }
+)
+
+
 def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
     """Say which flows end at a host of the site, shape (n_flows,).
 
-    Not those whose place lies behind that host: a name asked of the site's resolver, a
-    host reached through its proxy, a mail domain through its relay.
+    Not those whose place lies behind that host (a name asked of the site's resolver, a
+    host reached through its proxy, a mail domain through its relay), nor those over
+    services that such hosts relay, where the source does not show the place.
     """
     internal = oriented.names("direction").each(
         lambda way: way == "internal", missing=False
@@ -429,7 +441,8 @@ def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
         ],
         dtype=bool,
     )
-    inside: NDArray[np.bool_] = internal & (there[at] | ~oriented.leaves)
+    relays = oriented.names("service").each(lambda s: s in RELAYING, missing=False)
+    inside: NDArray[np.bool_] = internal & (there[at] & ~relays | ~oriented.leaves)
     return inside
 
 
