@@ -41,11 +41,13 @@ from exfilml.exceptions import (
     ExfilmlError,
     ModelFileError,
     OptionError,
+    StateError,
 )
 from exfilml.export import complete_file
 from exfilml.features import Feature, FlowFeatures
 from exfilml.forest import BaselineForest, Trees
 from exfilml.places import parse_networks
+from exfilml.state import State
 from exfilml.tally import MAX_KEYS, PEAKS, Tally, combine, hash_names
 
 if TYPE_CHECKING:
@@ -207,6 +209,39 @@ def default_model() -> Path:
         if installed.exists()
         else (package.parent / "models" / "default.exfilml")
     )
+
+
+def save_state(state: State, path: str | Path) -> None:
+    """Store what a detector remembers between calls.
+
+    The file appears under its name only when it is complete.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    with complete_file(path) as part:
+        part.write_bytes(state.to_bytes())
+
+
+def load_state(path: str | Path) -> State:
+    """Read what `save_state` stored.
+
+    Raises
+    ------
+    StateError
+        If the file cannot be read, or is no state.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StateError(f"{path}: the state cannot be read: {reason}.") from error
+    try:
+        return State.from_bytes(data)
+    except StateError as error:
+        raise StateError(f"{path}: {error}") from error
 
 
 def model_card(detector: Detector) -> dict[str, Any]:

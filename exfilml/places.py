@@ -98,6 +98,56 @@ def parse_networks(home: Iterable[str] | str | None) -> tuple[str, ...]:
     return tuple(networks)
 
 
+# Of flows between public addresses, a network must be at one end of so many to be taken
+# for the site's own, and all that are taken must be at one end of nearly all.
+_LEAST_OWN: Final = 0.1
+_ALL_OWN: Final = 0.9
+_MOST_OWN: Final = 4
+
+
+def infer_networks(flows: pd.DataFrame) -> tuple[str, ...]:
+    """Return home networks as the flows of a baseline suggest them.
+
+    `PRIVATE_NETWORKS`, unless most flows have no end there: then every flow of a site
+    has an end in few networks, which are looked for as those /16 (IPv4) or /48 (IPv6)
+    that are at an end of most flows, one after the other. If four do not explain nine
+    flows of ten, nothing is inferred.
+
+    Parameters
+    ----------
+    flows
+        A validated flows table.
+    """
+    ends = [Names.of(flows[f"{side}_ip"]) for side in ("src", "dst")]
+    kind = functools.cache(_Home.of(PRIVATE_NETWORKS).kind)
+    outside = np.logical_and.reduce(
+        [
+            names.each(lambda text: kind(text) == _REMOTE, missing=False)
+            for names in ends
+        ]
+    )
+    if len(flows) == 0 or outside.mean() < 0.5:
+        return PRIVATE_NETWORKS
+    blocks = [names[outside].map(_block).tolist() for names in ends]
+    pairs = pd.DataFrame({"src": blocks[0], "dst": blocks[1]})
+    own: list[str] = []
+    left = pairs
+    for _ in range(_MOST_OWN):
+        inside = left["src"] == left["dst"]
+        seen = pd.concat([left["src"], left["dst"][~inside]]).value_counts()
+        if len(seen) == 0 or seen.iloc[0] < _LEAST_OWN * len(pairs):
+            break
+        own.append(str(seen.index[0]))
+        left = left[(left["src"] != own[-1]) & (left["dst"] != own[-1])]
+    explained = 1.0 - len(left) / len(pairs)
+    return (*PRIVATE_NETWORKS, *own) if explained >= _ALL_OWN else PRIVATE_NETWORKS
+
+
+def _block(text: str) -> str:
+    size = 48 if ":" in text else 16
+    return str(ipaddress.ip_network((text, size), strict=False))
+
+
 @dataclass(frozen=True, slots=True)
 class _Home:
     """Home networks, in the forms that addresses are compared with.

@@ -126,6 +126,18 @@ class Asked:
         return flags
 
 
+def beyond_usual(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload above the mean of the service, blended with the site's, in doublings.
+
+    What is odd about a conversation is evidence of theft as far as something goes out.
+    """
+    usual: NDArray[np.float64] | float = 0.0
+    for level in ("site", "service"):
+        count, total = asked.take(level, "n", "bits")
+        usual = blend(count, total / np.maximum(count, 1.0), usual)
+    return np.maximum(asked.bits - usual, 0.0)
+
+
 # What is worth a reader's time, by unit.
 WORTH_TELLING: Final = {"bits": 2.0, "share": 0.25}
 
