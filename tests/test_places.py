@@ -199,6 +199,16 @@ def test_a_site_of_public_addresses_is_found(networks, expected):
     assert (orient(flows, found)["direction"] == "outbound").all()
 
 
+def test_a_farm_of_servers_is_found():
+    """All connections come in, from everywhere."""
+    rng = np.random.default_rng(0)
+    flows = office(400)
+    ends = rng.integers(1, 223, (400, 4))
+    flows["src_ip"] = pd.array([f"{a}.{b}.{c}.{d}" for a, b, c, d in ends], "str")
+    flows["dst_ip"] = "147.32.84.7"
+    assert set(infer_networks(flows)) - set(PRIVATE_NETWORKS) == {"147.32.0.0/16"}
+
+
 def test_private_addresses_need_no_guess():
     assert infer_networks(office(200)) == PRIVATE_NETWORKS
     assert infer_networks(office(200).iloc[:0]) == PRIVATE_NETWORKS
