@@ -254,6 +254,41 @@ def _levels(
     return own, pull
 
 
+_LEVEL_NAMES: Final = {
+    "site": "at this site",
+    "service": "for this service",
+    "subnet_service": "for this network and service",
+    "host_service": "for this host and service",
+    "host": "for this host",
+    "service_place": "for this place",
+}
+
+
+def speaking_level(
+    asked: Asked, tables: Sequence[str], count: str, *, site_first: bool
+) -> list[str]:
+    """Name the level that weighs most in a mark of `mark`, for each flow.
+
+    Parameters
+    ----------
+    tables, count
+        As of `mark`.
+    site_first
+        Whether the first table speaks where no other does; else a fixed first mark.
+    """
+    left = np.ones(asked.n_flows)
+    weights = []
+    for table in reversed(tables):
+        (n,) = asked.take(table, count)
+        in_full = site_first and table == tables[0]
+        own = np.ones_like(n) if in_full else n / (n + BLEND)
+        weights.append(left * own)
+        left = left * (1.0 - own)
+    names = [*(_LEVEL_NAMES[t] for t in reversed(tables)), "before any was seen"]
+    strongest = np.argmax(np.array([*weights, left]), axis=0)
+    return [names[i] for i in strongest.tolist()]
+
+
 def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return −log2 of probabilities: bits of surprise (Shannon 1948)."""
     return -np.log2(np.clip(probability, 1e-12, 1.0))
