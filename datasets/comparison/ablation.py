@@ -49,9 +49,10 @@ def fit(
     seed: int,
     without: frozenset[str] = frozenset(),
     silent: bool = False,
+    **options: object,
 ) -> exfilml.Detector:
     """Fit a detector without some features, or without its forest."""
-    detector = Ablated(random_state=seed)
+    detector = Ablated(random_state=seed, **options)
     detector.without, detector.silent = without, silent
     return detector.fit(baseline)
 

@@ -43,6 +43,7 @@ class Compared:
     seed: int
     detector: exfilml.Detector
     truth: Truth
+    up: np.ndarray
     scores: dict[str, np.ndarray]
     found: Evaluation
 
@@ -76,7 +77,7 @@ class Compared:
         scores |= {name: highest(score) for name, score in others.items()}
         found = evaluate(detector, flows, data.labels, seed=seed)
         truth = Truth.of(flows, data.labels, case)
-        return cls(data, seed, detector, truth, scores, found)
+        return cls(data, seed, detector, truth, scored.asked.up, scores, found)
 
     @property
     def planted(self) -> np.ndarray:
@@ -227,6 +228,7 @@ def visibility(ran: Compared, full: Compared) -> str:
     hidden = table[table["rank"] > ran.page]
     facts = ran.data.scenarios
     names = [name for name in ABOUT if name in facts]
+    last = ("sent", "share of case", "rank from flow records", "rank with payload")
     lines = [
         (
             f"Flow records show {len(shown)} of {len(table)} scenarios within the first "
@@ -239,22 +241,28 @@ def visibility(ran: Compared, full: Compared) -> str:
         ),
         "",
         (
-            "Ranks of each scenario's best case, and what it is. Rank from flow records "
-            f"in **bold** beyond {ran.page}."
+            "What each scenario is, and the rank of its best case; **bold** beyond "
+            f"{ran.page}. Share: how much of that case's upload is the theft. Where it is "
+            "small, flow records put the theft together with honest traffic to the same "
+            "proxy, relay or resolver."
         ),
         "",
-        "| scenario | " + " | ".join(names) + " | sent | rank from flow records | "
-        "rank with payload |",
-        "|---|" + "---|" * (len(names) + 3),
+        "| scenario | " + " | ".join([*names, *last]) + " |",
+        "|---|" + "---|" * (len(names) + len(last)),
     ]
+    of_case = np.bincount(ran.truth.case, ran.up)
     for name, row in table.iterrows():
-        rank = f"**{row['rank']}**" if row["rank"] > ran.page else row["rank"]
-        known = [
-            _text(facts.loc[name, c]) if name in facts.index else "" for c in names
+        cases = ran.truth.case[ran.truth.scenario == name]
+        best = cases[np.argmax(ran.scores[OURS][cases])]
+        rank = f"**{row['rank']}**" if row["rank"] > ran.page else str(row["rank"])
+        cells = [
+            name,
+            *(_text(facts.loc[name, c]) for c in names),
+            human_bytes(row["up_bytes"]),
+            f"{row['up_bytes'] / of_case[best]:.0%}",
+            rank,
+            str(full.thefts["rank"].get(name, "")),
         ]
-        with_payload = full.thefts["rank"].get(name, "")
-        sent = human_bytes(row["up_bytes"])
-        cells = [name, *known, sent, str(rank), str(with_payload)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
