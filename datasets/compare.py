@@ -97,7 +97,7 @@ def text_of(asked: argparse.Namespace, data: Data) -> str:
         return tables.dismissals(ran, asked.honest)
     text = tables.comparison(ran)
     if asked.netflow:
-        text += "\n\n" + tables.visibility(ran, tables.Compared.of(data))
+        text += "\n\n" + tables.visibility(ran, data)
     return text
 
 

@@ -97,13 +97,16 @@ class Compared:
     @property
     def thefts(self) -> pd.DataFrame:
         """Rank of each planted scenario's best case among all, the best first."""
-        table = self.found.table
-        return table[table["label"] == POSITIVE].set_index("scenario")
+        return _thefts(self.found)
 
     @property
     def page(self) -> int:
         """Two cases for each scenario."""
         return PAGES * self.found.scenarios
+
+
+def _thefts(found: Evaluation) -> pd.DataFrame:
+    return found.table[found.table["label"] == POSITIVE].set_index("scenario")
 
 
 def comparison(ran: Compared) -> str:
@@ -131,6 +134,7 @@ def comparison(ran: Compared) -> str:
             "hosts."
         ),
         _first_page(ran),
+        _without_hard(ran),
         "",
         (
             "How many cases that are no theft come before each scenario's best case, "
@@ -221,8 +225,20 @@ def _first_page(ran: Compared) -> str:
     )
 
 
-def visibility(ran: Compared, full: Compared) -> str:
-    """Say which scenarios flow records show, and which they cannot."""
+def _without_hard(ran: Compared) -> str:
+    """Say how much of what is missing to 1 is due to hard negatives."""
+    ordinary = ran.truth.judged & (ran.truth.case_label != "hard-negative")
+    ap = measure(ran.scores[OURS][ordinary], ran.planted[ordinary])
+    return (
+        "With the hard negatives left out, exfilml's average precision is "
+        f"{ap['average_precision']:.2f}."
+    )
+
+
+def visibility(ran: Compared, full: Data) -> str:
+    """Say which scenarios flow records show, and which only payload does."""
+    detector = exfilml.Detector(random_state=ran.seed).fit(full.baseline)
+    with_payload = _thefts(evaluate(detector, full.test, full.labels))["rank"]
     table = ran.thefts
     shown = table[table["rank"] <= ran.page]
     hidden = table[table["rank"] > ran.page]
@@ -236,8 +252,8 @@ def visibility(ran: Compared, full: Compared) -> str:
         ),
         (
             f"They do not show {len(hidden)}: {', '.join(hidden.index) or 'none'}. With "
-            f"payload {int((full.thefts['rank'] <= full.page).sum())} are within the "
-            f"first {full.page}."
+            f"payload {int((with_payload <= ran.page).sum())} are within the first "
+            f"{ran.page}."
         ),
         "",
         (
@@ -261,7 +277,7 @@ def visibility(ran: Compared, full: Compared) -> str:
             human_bytes(row["up_bytes"]),
             f"{row['up_bytes'] / of_case[best]:.0%}",
             rank,
-            str(full.thefts["rank"].get(name, "")),
+            str(with_payload[name]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
