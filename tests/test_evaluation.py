@@ -115,7 +115,7 @@ def two_scores(draw):
     return ours, theirs, truth
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(two_scores())
 def test_a_lead_is_the_difference_and_changes_its_sign_with_the_sides(drawn):
     ours, theirs, truth = drawn
@@ -127,7 +127,7 @@ def test_a_lead_is_the_difference_and_changes_its_sign_with_the_sides(drawn):
     assert here["low"] <= here["high"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(two_scores())
 def test_a_score_has_no_lead_over_one_that_ranks_alike(drawn):
     ours, _, truth = drawn

@@ -1,4 +1,7 @@
-"""The tables of the comparison, as Markdown."""
+"""The tables of the comparison, as Markdown.
+
+One file because every table is a view of the same run (`Compared`).
+"""
 
 from __future__ import annotations
 
