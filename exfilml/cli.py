@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from exfilml.detector import Detector
+    from exfilml.policy import Policy
 
 EXIT_USER: Final = 2
 EXIT_INTERRUPTED: Final = 130
 TABLE_ROWS: Final = 20
 
+_FILE = click.Path(path_type=Path)
 _SOURCES = click.argument("source", nargs=-1, required=True, metavar="SOURCE...")
 _HOME = click.option(
     "--home",
@@ -42,8 +44,13 @@ _OTHER_HOME = click.option(
     metavar="CIDR",
     help="Home network; repeat for several.  [default: the model's]",
 )
+_POLICY = click.option(
+    "--policy",
+    type=_FILE,
+    metavar="FILE",
+    help="What the site declares: home networks, approvals, rules (TOML).",
+)
 _QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-_FILE = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,6 +85,7 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
 @_SOURCES
 @click.option("--model", type=_FILE, required=True, help="Model file to write.")
 @_HOME
+@_POLICY
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -96,6 +104,7 @@ def train(
     source: tuple[str, ...],
     model: Path,
     home: tuple[str, ...],
+    policy: Path | None,
     seed: int,
     alerts_per_day: float | None,
     *,
@@ -113,8 +122,10 @@ def train(
 
     budget = DEFAULT_ALERTS_PER_DAY if alerts_per_day is None else alerts_per_day
     check_budget(budget)
-    parse_networks(home or None)
-    detector = Detector(home=home or None, alerts_per_day=budget, random_state=seed)
+    declared = _declared(policy, home)
+    networks = home or (declared.home if declared else None)
+    parse_networks(networks)
+    detector = Detector(home=networks, alerts_per_day=budget, random_state=seed)
     detector.fit(_read(source, quiet=quiet))
     save_model(detector, model)
     first, last = detector.window_
@@ -151,6 +162,7 @@ def train(
     "--fdr", type=float, metavar="Q", help="False discovery rate, instead of a budget."
 )
 @_OTHER_HOME
+@_POLICY
 @click.option(
     "--format",
     "form",
@@ -174,6 +186,7 @@ def rank(
     alerts_per_day: float | None,
     fdr: float | None,
     home: tuple[str, ...],
+    policy: Path | None,
     form: str,
     out: Path | None,
     state: Path | None,
@@ -185,7 +198,7 @@ def rank(
     SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
     """
     from exfilml.export import output_format, to_text, write_table
-    from exfilml.terminal import ranking_text
+    from exfilml.terminal import policy_text, ranking_text
 
     if out is not None:
         output_format(out)
@@ -194,6 +207,7 @@ def rank(
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    declared = _declared(policy, home)
     detector = _load(model, home)
     memory = None
     if state is not None:
@@ -204,7 +218,13 @@ def rank(
         top = TABLE_ROWS
     ranker = rank_flows if by == "flow" else rank_cases
     ranking = ranker(
-        detector, table, top=top, state=memory, alerts_per_day=alerts_per_day, fdr=fdr
+        detector,
+        table,
+        top=top,
+            state=memory,
+        alerts_per_day=alerts_per_day,
+        fdr=fdr,
+        policy=declared,
     )
     if out is not None:
         write_table(ranking, out)
@@ -216,6 +236,8 @@ def rank(
     total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
     counted = f"{len(table):,} flows read" + (f", {total:,} cases" * (by == "case"))
     _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
+    if declared is not None:
+        _say(policy_text(ranking.attrs))
     for seeing, about in ranking.attrs["thresholds"].items():
         bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
         _say(
@@ -415,6 +437,18 @@ def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
         source[0] if len(source) == 1 else list(source),
         progress=False if quiet else None,
     )
+
+
+def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:
+    """Read a policy; home networks that were given as an option come before its own."""
+    if path is None:
+        return None
+    from dataclasses import replace
+
+    from exfilml.policy import Policy
+
+    policy = Policy.read(path)
+    return replace(policy, home=None) if home else policy
 
 
 def _load(model: Path | None, home: tuple[str, ...]) -> Detector:

@@ -87,6 +87,23 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+def policy_text(attrs: dict[Any, Any]) -> str:
+    """Count in one line what the policy approved, re-armed and found broken."""
+    about = attrs["policy"]
+    text = (
+        f"policy: {about['approved']:,} cases approved, {attrs['suppressed']:,} of them "
+        f"would alert; {about['rearmed']:,} approvals re-armed"
+    )
+    if about["changes"]:
+        text += f" ({_counted(about['changes'])})"
+    broken = _counted(about["broken"])
+    return printable(f"{text}; rules broken by cases: {broken or 'none'}")
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
 def evaluation_text(found: Evaluation) -> str:
     """Lay out an evaluation: its figures, then a line for each scenario."""
     header = ("label", "scenario", "rank", "bits", "", "up", "gone before", "cases")
