@@ -15,7 +15,7 @@
     services = ["https", "domain"]
 
     [[approve]]
-    place = "coldvault.example"      # or network = "198.51.100.0/24", or both
+    network = "198.18.11.222"        # or place = "coldvault.example", or both
     service = "ssh"                  # left out: any
     host = "10.20.2.22"              # left out: any
     payload = "ssh"

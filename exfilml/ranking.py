@@ -141,9 +141,10 @@ def score_flows(
         If the policy is none.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    scored, ruling = _judged(detector, flows, state, policy)
+    scored, ruling, reached, thresholds = _judged(
+        detector, flows, state, alerts_per_day, fdr, policy
+    )
     flows = scored.asked.oriented.flows
-    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     alerted = reached & ~ruling.approved
     table = pd.DataFrame(
         {
@@ -191,9 +192,10 @@ def rank_flows(
         how often normal operation then does (``thresholds``, see `_alerts`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored, ruling = _judged(detector, flows, state, policy)
+    scored, ruling, reached, thresholds = _judged(
+        detector, flows, state, alerts_per_day, fdr, policy
+    )
     flows = scored.asked.oriented.flows
-    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     alerted = reached & ~ruling.approved
     oriented = scored.asked.oriented
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
@@ -250,9 +252,10 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored, ruling = _judged(detector, flows, state, policy)
+    scored, ruling, reached, thresholds = _judged(
+        detector, flows, state, alerts_per_day, fdr, policy
+    )
     flows = scored.asked.oriented.flows
-    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     alerted = reached & ~ruling.approved
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
@@ -334,22 +337,43 @@ def _judged(
     detector: Detector,
     flows: pd.DataFrame,
     state: State | None,
+    alerts_per_day: float | None,
+    fdr: float | None,
     policy: Policy | str | os.PathLike[str] | None,
-) -> tuple[Scored, Ruling]:
-    """Score flows, and hold them against the policy."""
+) -> tuple[Scored, Ruling, NDArray[np.bool_], dict[str, dict[str, Any]]]:
+    """Score flows and hold them against the policy.
+
+    Returns
+    -------
+    scored, ruling
+        Suspicion with the bits of broken rules.
+    reached : numpy.ndarray of bool, shape (n_cases,)
+        Which cases alert unless they are approved.
+    thresholds
+        As `_alerts` gives them.
+    """
     declared = None if policy is None else Policy.of(policy)
     if declared is not None and declared.home is not None:
         detector = copy.copy(detector)
         detector.home_ = declared.home
     scored = detector.score(flows, state)
-    ruling = Ruling.of(declared, scored.asked, scored.case, scored.case_key, state)
+    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
+    ruling = Ruling.of(declared, scored.asked, scored.case, state)
     if declared is not None:
         scored = replace(
             scored,
             suspicion=scored.suspicion + ruling.flow_bits,
             case_suspicion=scored.case_suspicion + ruling.case_bits,
         )
-    return scored, ruling
+        limit = np.full(len(reached), np.inf)
+        for name, about in thresholds.items():
+            if about["suspicion"] is not None:
+                limit[scored.case_with_payload == (name == "payload")] = about[
+                    "suspicion"
+                ]
+        ranked = scored.ranked_cases
+        reached |= ruling.leading(ranked - ruling.below) & (ranked >= limit)
+    return scored, ruling, reached, thresholds
 
 
 def _order(

@@ -9,12 +9,14 @@ a `State`, a day's upload includes what earlier calls saw of the same cases.
 
 **Rules.** A flow that breaks a rule adds `BROKEN_RULE_BITS` to its own suspicion and,
 once, to that of its case, *after* calibration: that something is forbidden is
-knowledge which no calibration block has. ``p_value`` stays the conformal one, and so
-does a threshold by false discovery rate. The number is a constant on purpose. What
-share of a baseline broke a rule cannot be told from its tables, which count inward
-and internal traffic too: a rule about the web would say nothing at a site with an
-intranet. So a rule that a site breaks every day shows in the counts, rule by rule,
-and is better mended than scored.
+knowledge which no calibration block has. ``p_value`` and the thresholds stay what
+calibration says. A host that breaks a rule is one fact, however many names it asks
+for: of its cases that alert by these bits alone only the worst does.
+
+The number of bits is a constant on purpose. What share of a baseline broke a rule
+cannot be told from its tables, which count inward and internal traffic too: a rule
+about the web would say nothing at a site with an intranet. A rule that a site breaks
+every day shows in the counts, rule by rule, and is better mended than scored.
 
 One file because a case is read once, for approvals and rules alike.
 """
@@ -29,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import BARE, MIN_JUDGED_BYTES
+from exfilml.baseline import BARE, MIN_JUDGED_BYTES, case_key
 from exfilml.features import Asked, human_bytes
 from exfilml.names import Names
 from exfilml.networks import Networks, address_numbers
@@ -121,6 +123,8 @@ class Ruling:
     _policy: Policy | None = None
     # Name and sentence of each rule.
     _rules: list[tuple[str, str]] = field(default_factory=list)
+    # Whether each approval is about any case.
+    _met: list[bool] = field(default_factory=list)
     # Of approved and re-armed cases: what is said, and the kinds of change.
     _notes: dict[int, str] = field(default_factory=dict)
     _changes: dict[int, list[str]] = field(default_factory=dict)
@@ -131,7 +135,6 @@ class Ruling:
         policy: Policy | None,
         asked: Asked,
         case: NDArray[np.int64],
-        case_key: NDArray[np.uint64],
         state: State | None = None,
     ) -> Ruling:
         """Hold flows against a policy.
@@ -144,8 +147,6 @@ class Ruling:
             The flows.
         case
             int64, shape (n_flows,): case of each flow.
-        case_key
-            uint64, shape (n_flows,): what `state` knows the cases by.
         state
             What came before, these flows included.
         """
@@ -155,9 +156,8 @@ class Ruling:
         if policy is not None and len(case):
             sides = _Sides.of(asked)
             ruling._hold_rules(policy, sides)
-            known = None if state is None else (state, case_key)
             for approval in policy.approvals:
-                ruling._hold(approval, sides, known)
+                ruling._hold(approval, sides, state)
         return ruling
 
     @property
@@ -172,6 +172,33 @@ class Ruling:
         bits[self._case[self.broken >= 0]] = BROKEN_RULE_BITS
         return bits
 
+    def leading(self, suspicion: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Say which case is the worst of its host that breaks a rule, for each rule.
+
+        Parameters
+        ----------
+        suspicion
+            float64, shape (n_cases,), as cases are ranked: approved ones last.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (n_cases,)
+        """
+        at = np.flatnonzero(self.broken >= 0)
+        frame = pd.DataFrame(
+            {
+                "host": self._asked.observed.hashes["local_ip"][at],
+                "rule": self.broken[at],
+                "case": self._case[at],
+                "suspicion": suspicion[self._case[at]],
+            }
+        )
+        # Cases are numbered by what they are, so that row order decides nothing.
+        worst = frame.sort_values(["suspicion", "case"], ascending=[False, True])
+        found = np.zeros(len(self.approved), dtype=bool)
+        found[worst.drop_duplicates(["host", "rule"])["case"]] = True
+        return found
+
     @property
     def below(self) -> NDArray[np.float64]:
         """How much lower each case ranks than its suspicion says, shape (n_cases,)."""
@@ -183,8 +210,8 @@ class Ruling:
         ``suppressed`` is the number of cases that only an approval keeps from
         alerting. Where there is a policy, ``policy`` counts the cases that are
         ``approved``, all of them, or ``rearmed``; those re-armed by each of the
-        ``changes`` (upload, payload, destination, expired); and those that break each
-        rule (``broken``).
+        ``changes`` (upload, payload, destination, expired); those that break each
+        rule (``broken``); and the approvals that are about no case (``unused``).
 
         Parameters
         ----------
@@ -201,6 +228,7 @@ class Ruling:
             names = [self._rules[rule][0] for rule in rules.tolist()]
             table.attrs["policy"] = {
                 "approved": int(self.approved.sum()),
+                "unused": self._met.count(False),
                 "rearmed": len(self._changes),
                 "changes": dict(Counter(chain(*self._changes.values()))),
                 "broken": dict(zip(names, times.tolist(), strict=True)),
@@ -240,8 +268,9 @@ class Ruling:
             if case not in leading:
                 said.append("")
                 continue
-            some = f"{times[case]} of {size[case]} flows, " if size[case] > 1 else ""
-            said.append(f"policy: {some}{self._sentence(leading[case])}")
+            some = times[case] < size[case]
+            part = f"{times[case]} of {size[case]} flows, " if some else ""
+            said.append(f"policy: {part}{self._sentence(leading[case])}")
         return self._together(worst, said, reasons)
 
     def _together(
@@ -268,7 +297,7 @@ class Ruling:
     def _sentence(self, row: int) -> str:
         remote = self._asked.oriented.rows([row]).names("remote_ip").tolist()[0]
         service = self._asked.observed.names["service"][[row]].tolist()[0]
-        said = self._rules[self.broken[row]][1]
+        said: str = self._rules[self.broken[row]][1]
         return said.format(remote=remote, service=service)
 
     def _hold_rules(self, policy: Policy, sides: _Sides) -> None:
@@ -293,7 +322,7 @@ class Ruling:
             seen |= inside
             allowed = sides.service.each(segment.services.__contains__, missing=False)
             said = "{service} to {remote}, which "
-            said += f"{_escaped(segment.name)} may not use"
+            said += f"segment {_escaped(segment.name)} may not use"
             forbidden = inside & sides.outbound & ~allowed & ~sanctioned
             self._break(forbidden, f"segment {segment.name}", said)
 
@@ -306,12 +335,13 @@ class Ruling:
         self,
         approval: Approval,
         sides: _Sides,
-        known: tuple[State, NDArray[np.uint64]] | None,
+        state: State | None,
     ) -> None:
         """Hold the cases that an approval is about against it."""
         meant = sides.meant(approval)
         n_cases = len(self.approved)
         about = np.bincount(self._case[meant], minlength=n_cases) > 0
+        self._met.append(bool(about.any()))
         about &= ~self.approved
         rows = np.flatnonzero(about[self._case])
         if len(rows) == 0:
@@ -331,7 +361,8 @@ class Ruling:
                 changes.setdefault(c, []).append((kind, say(c)))
 
         day = start // (DAY_S * 1_000_000)
-        sent = self._sent(rows, sides.local.codes[rows], day, known)
+        hosts = self._asked.observed.hashes["local_ip"][rows]
+        sent = self._sent(rows, hosts, day, state)
         ceiling = approval.max_upload_per_day
 
         def too_much(c: int) -> str:
@@ -392,19 +423,20 @@ class Ruling:
     def _sent(
         self,
         rows: NDArray[np.int64],
-        host: NDArray[np.int64],
+        host: NDArray[np.uint64],
         day: NDArray[np.int64],
-        known: tuple[State, NDArray[np.uint64]] | None,
+        state: State | None,
     ) -> NDArray[np.float64]:
         """Return what the host of each row sent on its day over all of the rows."""
         frame = pd.DataFrame({"host": host, "day": day, "up": self._asked.up[rows]})
         sent = frame.groupby(["host", "day"])["up"].transform("sum").to_numpy()
-        if known is None:
+        if state is None:
             return np.asarray(sent, dtype=np.float64)
-        state, keys = known
-        whose = pd.Series(host, index=keys[rows])
-        trail = state.only("case", keys[rows])
-        # Steps of a state begin no later than its days do (`exfilml.state`).
+        hashes = self._asked.observed.hashes
+        keys = case_key({name: column[rows] for name, column in hashes.items()})
+        whose = pd.Series(host, index=keys)
+        trail = state.only("case", keys)
+        # Each step of a state lies within one UTC day.
         before = pd.DataFrame(
             {
                 "host": whose[~whose.index.duplicated()].reindex(trail.keys).to_numpy(),

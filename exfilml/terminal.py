@@ -96,8 +96,10 @@ def policy_text(attrs: dict[Any, Any]) -> str:
     )
     if about["changes"]:
         text += f" ({_counted(about['changes'])})"
+    if about["unused"]:
+        text += f"; {about['unused']:,} approvals met no case"
     broken = _counted(about["broken"])
-    return printable(f"{text}; rules broken by cases: {broken or 'none'}")
+    return printable(f"{text}; cases that break a rule: {broken or 'none'}")
 
 
 def _counted(counts: dict[str, int]) -> str:
