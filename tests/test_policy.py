@@ -59,11 +59,14 @@ def approving(**changes):
 @given(st.dictionaries(st.sampled_from(KEYS[:7]) | st.text(max_size=8), VALUES))
 def test_any_table_is_a_policy_or_one_error(table):
     try:
-        assert isinstance(Policy.parse(table, "office.toml"), Policy)
+        policy = Policy.parse(table, "office.toml")
     except PolicyError as error:
         text = str(error)
-        assert text.startswith("office.toml")
-        assert "\n" not in text
+    else:
+        assert isinstance(policy, Policy)
+        return
+    assert text.startswith("office.toml")
+    assert "\n" not in text
 
 
 @given(st.sampled_from([k for k in KEYS if k not in {"home", "nat"}]), VALUES)
@@ -71,8 +74,11 @@ def test_any_value_in_an_approval_is_understood_or_named(key, value):
     try:
         approving(**{key: value})
     except PolicyError as error:
-        assert "[[approve]] number 1" in str(error)
-        assert key in str(error)
+        text = str(error)
+    else:
+        return
+    assert "[[approve]] number 1" in text
+    assert key in text
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
@@ -82,7 +88,10 @@ def test_any_file_is_a_policy_or_one_error(tmp_path_factory, data):
     try:
         Policy.read(path)
     except PolicyError as error:
-        assert str(path) in str(error)
+        text = str(error)
+    else:
+        return
+    assert str(path) in text
 
 
 def test_everything_that_can_be_said_is_understood():
@@ -162,7 +171,10 @@ def test_names_are_compared_as_packets_carry_them():
         ({"reason": " "}, ["reason = ' '", "expected a text"]),
         ({"expires": None}, ["expires is missing", "2027-01-01"]),
         ({"expires": "2027-01-01"}, ["'2027-01-01'", "without quotes"]),
-        ({"expires": dt.datetime(2027, 1, 1)}, ["expires", "without quotes or time"]),
+        (
+            {"expires": dt.datetime(2027, 1, 1, tzinfo=dt.UTC)},
+            ["expires", "without quotes or time"],
+        ),
         ({"payload": "shh"}, ["'shh'", "did you mean 'ssh'", "opaque"]),
         ({"payload": []}, ["an empty list says nothing"]),
         ({"max_upload_per_day": None}, ["max_upload_per_day is missing"]),
@@ -225,7 +237,7 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere.toml", "a\0b"):
         with pytest.raises(PolicyError, match="cannot be read"):
             Policy.of(path)
-    with pytest.raises(PolicyError, match="expected an exfilml.Policy or the path"):
+    with pytest.raises(PolicyError, match=r"expected an exfilml\.Policy or"):
         Policy.of({"home": []})
 
 

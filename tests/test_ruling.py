@@ -511,8 +511,11 @@ def test_a_policy_that_says_nothing_changes_nothing(detector, flows, plain):
     cases = rank_cases(detector, flows, policy=Policy())
     pd.testing.assert_frame_equal(cases, plain)
     assert cases.attrs.pop("policy") == {
-        **{"approved": 0, "unused": 0, "rearmed": 0},
-        **{"changes": {}, "broken": {}},
+        "approved": 0,
+        "unused": 0,
+        "rearmed": 0,
+        "changes": {},
+        "broken": {},
     }
     assert cases.attrs == plain.attrs
 
@@ -567,8 +570,11 @@ def test_a_hard_negative_of_the_sample_is_approved_and_re_arms(sample):
     backup = scenario[scenario == "first-backup"].index
     approval = {
         **APPROVAL,
-        **{"network": "198.18.11.222", "service": "ssh", "host": "10.20.2.22"},
-        **{"payload": "ssh", "max_upload_per_day": "6 MB"},
+        "network": "198.18.11.222",
+        "service": "ssh",
+        "host": "10.20.2.22",
+        "payload": "ssh",
+        "max_upload_per_day": "6 MB",
     }
     plain = score_flows(detector, test)
     policy = Policy.parse({"approve": [approval]})
