@@ -198,7 +198,7 @@ def rank(
     SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
     """
     from exfilml.export import output_format, to_text, write_table
-    from exfilml.terminal import policy_text, ranking_text
+    from exfilml.terminal import ranking_text
 
     if out is not None:
         output_format(out)
@@ -221,7 +221,7 @@ def rank(
         detector,
         table,
         top=top,
-            state=memory,
+        state=memory,
         alerts_per_day=alerts_per_day,
         fdr=fdr,
         policy=declared,
@@ -233,30 +233,7 @@ def rank(
         click.echo(ranking_text(ranking), nl=False)
     else:
         click.echo(to_text(ranking, form), nl=False)
-    total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
-    counted = f"{len(table):,} flows read" + (f", {total:,} cases" * (by == "case"))
-    _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
-    if declared is not None:
-        _say(policy_text(ranking.attrs))
-    for seeing, about in ranking.attrs["thresholds"].items():
-        bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
-        _say(
-            f"cases judged by {seeing}: "
-            + (
-                "none reaches this false discovery rate"
-                if bits is None
-                else f"alert from {bits:.1f} bits on, which normal operation reaches "
-                f"{low:.1f} to {high:.1f} times a day (90 % interval)"
-            )
-        )
-    if ranking.attrs["inside"]:
-        _say(
-            f"{ranking.attrs['inside']:,} {by}s stay inside the site: they come last and "
-            "raise no alert"
-        )
-    if ranking.attrs["windows_not_covered"]:
-        windows = ", ".join(ranking.attrs["windows_not_covered"])
-        _say(f"sums over {windows} reach back no further than these flows (--state)")
+    _say_counts(ranking, len(table), by)
     if state is not None and memory is not None:
         save_state(memory, state)
 
@@ -437,6 +414,36 @@ def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
         source[0] if len(source) == 1 else list(source),
         progress=False if quiet else None,
     )
+
+
+def _say_counts(ranking: pd.DataFrame, n_read: int, by: str) -> None:
+    """Say what the rows of a ranking do not."""
+    from exfilml.terminal import policy_text
+
+    total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
+    counted = f"{n_read:,} flows read" + (f", {total:,} cases" * (by == "case"))
+    _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
+    if "policy" in ranking.attrs:
+        _say(policy_text(ranking.attrs))
+    for seeing, about in ranking.attrs["thresholds"].items():
+        bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
+        _say(
+            f"cases judged by {seeing}: "
+            + (
+                "none reaches this false discovery rate"
+                if bits is None
+                else f"alert from {bits:.1f} bits on, which normal operation reaches "
+                f"{low:.1f} to {high:.1f} times a day (90 % interval)"
+            )
+        )
+    if ranking.attrs["inside"]:
+        _say(
+            f"{ranking.attrs['inside']:,} {by}s stay inside the site: they come last and "
+            "raise no alert"
+        )
+    if ranking.attrs["windows_not_covered"]:
+        windows = ", ".join(ranking.attrs["windows_not_covered"])
+        _say(f"sums over {windows} reach back no further than these flows (--state)")
 
 
 def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:
