@@ -55,8 +55,9 @@ than 32 payload bytes to judge is within all of them.
 ATT&CK M1037), or over a service that its segment may not use (M1030), is evidence;
 `exfilml.ruling` says how it counts. DNS is port 53 and 853 and verified DNS elsewhere;
 the web is TCP and UDP port 80, 443, 8080 and 8443 and verified HTTP elsewhere; mail
-is TCP port 25. The declared hosts may do themselves what is done through them. DNS
-inside HTTPS is web traffic here.
+is TCP port 25. The declared hosts may do themselves what is done through them, and
+what goes to them is ranked with what leaves the site. DNS inside HTTPS is web traffic
+here.
 
 One file because the keys, their meaning and what is refused are read together.
 """

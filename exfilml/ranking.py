@@ -189,7 +189,8 @@ def rank_flows(
         (``alerted``) and of rows that stay inside the site (``inside``: ranked after all
         that leave, never alerted), the windows of `exfilml.state` that reach back
         further than is known (``windows_not_covered``), and by capability from which suspicion on a case alerts and
-        how often normal operation then does (``thresholds``, see `_alerts`).
+        how often normal operation then does (``thresholds``, see `_alerts`), and what
+        the policy did (``suppressed`` and ``policy``, see `Ruling.noted`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     scored, ruling, reached, thresholds = _judged(
@@ -357,8 +358,9 @@ def _judged(
         detector = copy.copy(detector)
         detector.home_ = declared.home
     scored = detector.score(flows, state)
-    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     ruling = Ruling.of(declared, scored.asked, scored.case, state)
+    scored = replace(scored, apart=scored.apart & ~ruling.outward)
+    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     if declared is not None:
         scored = replace(
             scored,
@@ -367,10 +369,8 @@ def _judged(
         )
         limit = np.full(len(reached), np.inf)
         for name, about in thresholds.items():
-            if about["suspicion"] is not None:
-                limit[scored.case_with_payload == (name == "payload")] = about[
-                    "suspicion"
-                ]
+            if (bits := about["suspicion"]) is not None:
+                limit[scored.case_with_payload == (name == "payload")] = bits
         ranked = scored.ranked_cases
         reached |= ruling.leading(ranked - ruling.below) & (ranked >= limit)
     return scored, ruling, reached, thresholds

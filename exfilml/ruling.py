@@ -114,10 +114,14 @@ class Ruling:
         int64, shape (n_flows,): which rule a flow breaks, −1 for none.
     approved
         bool, shape (n_cases,).
+    outward
+        bool, shape (n_cases,): goes to a declared resolver, proxy or mail relay, and so
+        may leave the site.
     """
 
     broken: NDArray[np.int64]
     approved: NDArray[np.bool_]
+    outward: NDArray[np.bool_]
     _asked: Asked
     _case: NDArray[np.int64]
     _policy: Policy | None = None
@@ -152,7 +156,7 @@ class Ruling:
         """
         broken = np.full(len(case), -1)
         approved = np.zeros(case.max(initial=-1) + 1, dtype=bool)
-        ruling = cls(broken, approved, asked, case, policy)
+        ruling = cls(broken, approved, approved.copy(), asked, case, policy)
         if policy is not None and len(case):
             sides = _Sides.of(asked)
             ruling._hold_rules(policy, sides)
@@ -308,6 +312,7 @@ class Ruling:
             if not networks:
                 continue
             to = sides.remote_in(networks)
+            self.outward[self._case[to]] = True
             mine = sides.outbound & sides.goes(way)
             through = to | sides.local_in(networks)
             sanctioned |= mine & through

@@ -90,16 +90,14 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
 def policy_text(attrs: dict[Any, Any]) -> str:
     """Count in one line what the policy approved, re-armed and found broken."""
     about = attrs["policy"]
+    changes = f" ({_counted(about['changes'])})" if about["changes"] else ""
     text = (
-        f"policy: {about['approved']:,} cases approved, {attrs['suppressed']:,} of them "
-        f"would alert; {about['rearmed']:,} approvals re-armed"
+        f"policy: cases approved: {about['approved']:,}, of them above the threshold: "
+        f"{attrs['suppressed']:,}; re-armed: {about['rearmed']:,}{changes}; approvals "
+        f"that met no case: {about['unused']:,}; cases that break a rule: "
+        f"{_counted(about['broken']) or 'none'}"
     )
-    if about["changes"]:
-        text += f" ({_counted(about['changes'])})"
-    if about["unused"]:
-        text += f"; {about['unused']:,} approvals met no case"
-    broken = _counted(about["broken"])
-    return printable(f"{text}; cases that break a rule: {broken or 'none'}")
+    return printable(text)
 
 
 def _counted(counts: dict[str, int]) -> str:

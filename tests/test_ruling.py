@@ -427,6 +427,17 @@ def test_a_case_says_how_many_of_its_flows_break_a_rule(detector, flows):
     )
 
 
+def test_what_goes_to_a_declared_host_may_leave_the_site(detector, flows):
+    """A proxy on a port of its own is no end of the way: it is ranked with the rest."""
+    row = theft(flows, dst_ip="10.20.0.80", dst_port=9090)
+    inside = rank_cases(detector, row, policy=Policy.parse({"resolvers": "10.20.0.53"}))
+    assert inside.attrs["inside"] == 1
+    assert not inside["alert"].any()
+    outward = rank_cases(detector, row, policy=Policy.parse({"proxies": "10.20.0.80"}))
+    assert outward.attrs["inside"] == 0
+    assert outward["alert"].all()
+
+
 def test_shared_addresses_are_named(detector, flows):
     policy = Policy.parse({"nat": "10.20.0.12"})
     assert of_theft(rank_cases(detector, flows, policy=policy))["reasons"].endswith(
