@@ -135,7 +135,7 @@ def train(
         f"{last:%Y-%m-%d %H:%M} UTC, seeing {' and '.join(sorted(detector.learned_))}"
     )
     own = [n for n in detector.home_ if n not in PRIVATE_NETWORKS]
-    if own and not home:
+    if own and networks is None:
         _say(f"taken for home networks: {', '.join(own)}; --home says otherwise")
 
 

@@ -7,16 +7,12 @@ flows is what an approval names, or all of them but not as it allows, is *re-arm
 ranks and alerts as if there were no approval, and its reasons say what changed. With
 a `State`, a day's upload includes what earlier calls saw of the same cases.
 
-**Rules.** A flow that breaks a rule adds `BROKEN_RULE_BITS` to its own suspicion and,
-once, to that of its case, *after* calibration: that something is forbidden is
-knowledge which no calibration block has. ``p_value`` and the thresholds stay what
-calibration says. A host that breaks a rule is one fact, however many names it asks
-for: of its cases that alert by these bits alone only the worst does.
-
-The number of bits is a constant on purpose. What share of a baseline broke a rule
-cannot be told from its tables, which count inward and internal traffic too: a rule
-about the web would say nothing at a site with an intranet. A rule that a site breaks
-every day shows in the counts, rule by rule, and is better mended than scored.
+**Rules.** A flow that breaks a rule gains bits of suspicion, and so does, once, its
+case, *after* calibration: that something is forbidden is knowledge which no calibration
+block has. Up to 8 bits: fewer, the more often normal operation broke the rule
+(`exfilml.precedents`). ``p_value`` and the thresholds stay what calibration says. A
+host that breaks a rule is one fact, however many names it asks for: of its cases that
+alert by these bits alone only the worst does.
 
 One file because a case is read once, for approvals and rules alike.
 """
@@ -35,15 +31,14 @@ from exfilml.baseline import BARE, MIN_JUDGED_BYTES, case_key
 from exfilml.features import Asked, human_bytes
 from exfilml.names import Names
 from exfilml.networks import Networks, address_numbers
+from exfilml.places import service_name
 from exfilml.policy import Approval, Policy, is_registered_domain
+from exfilml.precedents import Precedents
 from exfilml.state import KINDS, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# As surprising as what normal operation shows once in 256 cases: it alerts where the
-# budget allows that much, and elsewhere lifts what other evidence speaks of too.
-BROKEN_RULE_BITS: Final = 8.0
 # More bits than any suspicion has.
 BELOW: Final = 2e6
 DAY_S: Final = 86_400
@@ -112,6 +107,8 @@ class Ruling:
     ----------
     broken
         int64, shape (n_flows,): which rule a flow breaks, −1 for none.
+    flow_bits
+        float64, shape (n_flows,): bits that this adds.
     approved
         bool, shape (n_cases,).
     outward
@@ -120,6 +117,7 @@ class Ruling:
     """
 
     broken: NDArray[np.int64]
+    flow_bits: NDArray[np.float64]
     approved: NDArray[np.bool_]
     outward: NDArray[np.bool_]
     _asked: Asked
@@ -156,7 +154,15 @@ class Ruling:
         """
         broken = np.full(len(case), -1)
         approved = np.zeros(case.max(initial=-1) + 1, dtype=bool)
-        ruling = cls(broken, approved, approved.copy(), asked, case, policy)
+        ruling = cls(
+            broken,
+            np.zeros(len(case)),
+            approved,
+            approved.copy(),
+            asked,
+            case,
+            policy,
+        )
         if policy is not None and len(case):
             sides = _Sides.of(asked)
             ruling._hold_rules(policy, sides)
@@ -165,15 +171,10 @@ class Ruling:
         return ruling
 
     @property
-    def flow_bits(self) -> NDArray[np.float64]:
-        """Bits that broken rules add to each flow, shape (n_flows,)."""
-        return np.where(self.broken >= 0, BROKEN_RULE_BITS, 0.0)
-
-    @property
     def case_bits(self) -> NDArray[np.float64]:
         """Bits that broken rules add to each case, shape (n_cases,)."""
         bits = np.zeros(len(self.approved))
-        bits[self._case[self.broken >= 0]] = BROKEN_RULE_BITS
+        np.maximum.at(bits, self._case, self.flow_bits)
         return bits
 
     def leading(self, suspicion: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -307,6 +308,7 @@ class Ruling:
     def _hold_rules(self, policy: Policy, sides: _Sides) -> None:
         """Find the flows that break a rule."""
         sanctioned = np.zeros(len(self._case), dtype=bool)
+        precedents = Precedents(self._asked.known)
         for way in _WAYS:
             networks: Networks = getattr(policy, way.declared)
             if not networks:
@@ -320,7 +322,9 @@ class Ruling:
                 # A proxy listens where it likes.
                 sanctioned |= to
             said = way.said.replace("{declared}", str(networks))
-            self._break(mine & ~through, way.name, said)
+            services = [service_name(*end) for end in way.ports]
+            worth = precedents.bits_past(networks, sorted(set(services)))
+            self._break(mine & ~through, way.name, said, worth)
         seen = np.zeros(len(self._case), dtype=bool)
         for segment in policy.segments:
             inside = sides.local_in(segment.networks) & ~seen
@@ -329,11 +333,21 @@ class Ruling:
             said = "{service} to {remote}, which "
             said += f"segment {_escaped(segment.name)} may not use"
             forbidden = inside & sides.outbound & ~allowed & ~sanctioned
-            self._break(forbidden, f"segment {segment.name}", said)
+            texts = [text or "" for text in sides.service.texts]
+            each = precedents.bits_of_services(segment.networks, texts)
+            bits = each[sides.service.codes]
+            self._break(forbidden, f"segment {segment.name}", said, bits)
 
-    def _break(self, rows: NDArray[np.bool_], name: str, said: str) -> None:
+    def _break(
+        self,
+        rows: NDArray[np.bool_],
+        name: str,
+        said: str,
+        bits: float | NDArray[np.float64],
+    ) -> None:
         # The first rule that a flow breaks is the one that is named.
         self.broken[rows & (self.broken < 0)] = len(self._rules)
+        np.copyto(self.flow_bits, np.maximum(self.flow_bits, bits), where=rows)
         self._rules.append((name, said))
 
     def _hold(

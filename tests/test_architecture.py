@@ -34,6 +34,7 @@ FLOORS = {
     "inject": 2,
     "features": 3,
     "detector": 4,
+    "precedents": 3,
     "ruling": 4,
     "ranking": 5,
     "persistence": 6,

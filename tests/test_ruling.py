@@ -15,7 +15,8 @@ from sites import office, theft
 
 import exfilml
 from exfilml import Detector, Policy, rank_cases, rank_flows, score_flows
-from exfilml.ruling import BROKEN_RULE_BITS, payload_classes
+from exfilml.precedents import MOST_BITS
+from exfilml.ruling import payload_classes
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
 APPROVAL = {
@@ -39,6 +40,12 @@ def detector():
 
 
 @pytest.fixture(scope="module")
+def strict():
+    """A detector of a site that keeps its rules (`RULES`)."""
+    return Detector(random_state=0, n_estimators=50).fit(obedient(office(1500)))
+
+
+@pytest.fixture(scope="module")
 def flows():
     normal = office(600, seed=1, days=2, first_day="2026-03-09")
     return pd.concat([normal, theft(normal)], ignore_index=True)
@@ -53,6 +60,16 @@ def of_theft(cases):
     """Return the row of the planted upload."""
     (row,) = cases[cases["place"] == "203.0.113.9"].to_dict("records")
     return row
+
+
+def obedient(flows):
+    """Return flows with names asked, the web and mail through the declared hosts."""
+    port = flows["dst_port"]
+    web = port.isin([80, 443])
+    return flows.assign(
+        dst_ip=flows["dst_ip"].mask(port == 53, "10.20.0.53"),
+        src_ip=flows["src_ip"].mask(port == 25, "10.20.0.25").mask(web, "10.20.0.80"),
+    )
 
 
 def outward(flows, port, *, src="10.20.0.12", dst="203.0.113.77", protocol=17, n=1):
@@ -301,21 +318,23 @@ RULES = {
         ("mail_relays", 25, 6, "mail straight to 203.0.113.77, through no sanctioned"),
     ],
 )
-def test_going_round_is_evidence(detector, flows, declared, port, protocol, text):
-    """Eight bits for the flow and its case; p-values stay what calibration says."""
+def test_going_round_is_evidence(strict, flows, declared, port, protocol, text):
+    """All bits where nobody did so before; p-values stay what calibration says."""
     policy = Policy.parse({declared: RULES[declared]})
     row = outward(flows, port, protocol=protocol)
     (before,), (after,) = (
-        rank_cases(detector, row, policy=p).to_dict("records") for p in (None, policy)
+        rank_cases(strict, row, policy=p).to_dict("records") for p in (None, policy)
     )
-    assert after["suspicion"] == before["suspicion"] + BROKEN_RULE_BITS
+    assert after["suspicion"] == before["suspicion"] + MOST_BITS
     assert after["p_value"] == before["p_value"]
     assert after["reasons"].startswith(f"policy: {text}")
     assert RULES[declared][0] in after["reasons"]
-    (flow,) = rank_flows(detector, row, policy=policy).to_dict("records")
+    (flow,) = rank_flows(strict, row, policy=policy).to_dict("records")
     assert flow["reasons"].startswith(f"policy: {text}")
-    scores = [score_flows(detector, row, policy=p) for p in (None, policy)]
-    assert (scores[1]["suspicion"] - scores[0]["suspicion"]).iloc[0] == pytest.approx(8)
+    scores = [score_flows(strict, row, policy=p) for p in (None, policy)]
+    assert (scores[1]["suspicion"] - scores[0]["suspicion"]).iloc[0] == pytest.approx(
+        MOST_BITS
+    )
     assert scores[1]["p_value"].iloc[0] == scores[0]["p_value"].iloc[0]
 
 
@@ -332,29 +351,29 @@ def test_going_round_is_evidence(detector, flows, declared, port, protocol, text
     ],
 )
 def test_declared_hosts_and_what_stays_inside_break_no_rule(
-    detector, flows, port, protocol, ends
+    strict, flows, port, protocol, ends
 ):
     row = outward(flows, port, protocol=protocol, **ends)
-    cases = rank_cases(detector, row, policy=Policy.parse(RULES))
+    cases = rank_cases(strict, row, policy=Policy.parse(RULES))
     assert cases.attrs["policy"]["broken"] == {}
 
 
-def test_connections_from_outside_break_no_rule(detector, flows):
+def test_connections_from_outside_break_no_rule(strict, flows):
     row = outward(flows, 25, protocol=6, src="203.0.113.77", dst="10.20.0.12")
-    cases = rank_cases(detector, row, policy=Policy.parse(RULES))
+    cases = rank_cases(strict, row, policy=Policy.parse(RULES))
     assert cases.attrs["policy"]["broken"] == {}
 
 
-def test_verified_dns_over_another_port_is_dns(detector, flows):
+def test_verified_dns_over_another_port_is_dns(strict, flows):
     row = outward(flows, 53).assign(dst_port=5300)
     for verified, broken in ((True, {"DNS": 1}), (False, {})):
         about = rank_cases(
-            detector, row.assign(app_verified=verified), policy=Policy.parse(RULES)
+            strict, row.assign(app_verified=verified), policy=Policy.parse(RULES)
         ).attrs["policy"]
         assert about["broken"] == broken
 
 
-def test_a_segment_names_what_may_leave_it_and_the_first_counts(detector, flows):
+def test_a_segment_names_what_may_leave_it_and_the_first_counts(strict, flows):
     row = outward(flows, 22, protocol=6)
     first = {"name": "lab {x}", "network": "10.20.0.8/29", "services": ["ssh"]}
     second = {"network": "10.20.0.0/16", "services": []}
@@ -363,7 +382,7 @@ def test_a_segment_names_what_may_leave_it_and_the_first_counts(detector, flows)
         ([second, first], {"segment 10.20.0.0/16": 1}),
         ([{**first, "services": ["https"]}], {"segment lab {x}": 1}),
     ):
-        cases = rank_cases(detector, row, policy=Policy.parse({"segment": segments}))
+        cases = rank_cases(strict, row, policy=Policy.parse({"segment": segments}))
         assert cases.attrs["policy"]["broken"] == broken
     assert (
         cases["reasons"]
@@ -372,7 +391,7 @@ def test_a_segment_names_what_may_leave_it_and_the_first_counts(detector, flows)
     )
 
 
-def test_what_goes_through_declared_hosts_is_allowed_in_every_segment(detector, flows):
+def test_what_goes_through_declared_hosts_is_allowed_in_every_segment(strict, flows):
     closed = {"segment": [{"network": "10.20.0.0/16", "services": []}]}
     outside = {"resolvers": ["192.0.2.53"], "proxies": ["192.0.2.80"]}
     rows = pd.concat(
@@ -382,65 +401,65 @@ def test_what_goes_through_declared_hosts_is_allowed_in_every_segment(detector, 
             outward(flows, 22, dst="192.0.2.53", protocol=6),
         ]
     )
-    about = rank_cases(detector, rows, policy=Policy.parse(closed | outside))
+    about = rank_cases(strict, rows, policy=Policy.parse(closed | outside))
     assert about.attrs["policy"]["broken"] == {"segment 10.20.0.0/16": 1}
 
 
-def test_a_host_alerts_once_for_a_rule(detector, flows):
+def test_a_host_alerts_once_for_a_rule(strict, flows):
     """Five foreign resolvers are one fact, and one alert."""
     rows = outward(flows, 53, n=60)
     rows["dst_ip"] = flows.loc[rows.index, "dst_ip"]
     rows = rows.drop_duplicates("dst_ip").head(5)
-    plain = rank_cases(detector, rows)
-    cases = rank_cases(detector, rows, policy=Policy.parse(RULES))
+    plain = rank_cases(strict, rows)
+    cases = rank_cases(strict, rows, policy=Policy.parse(RULES))
     assert plain.attrs["alerted"] == 0
     assert cases.attrs["policy"]["broken"] == {"DNS": 5}
     assert cases["alert"].tolist() == [True] + [False] * 4
     both = pd.concat([rows, rows.assign(src_ip="10.20.0.13")])
-    cases = rank_cases(detector, both, policy=Policy.parse(RULES))
+    cases = rank_cases(strict, both, policy=Policy.parse(RULES))
     assert cases.attrs["alerted"] == 2
 
 
-def test_an_approved_breach_hides_no_other_of_the_same_host(detector, flows):
+def test_an_approved_breach_hides_no_other_of_the_same_host(strict, flows):
     rows = outward(flows, 53, n=2).assign(dst_ip=["203.0.113.1", "203.0.113.2"])
-    worst = rank_cases(detector, rows, policy=Policy.parse(RULES))["dst_ip"].iloc[0]
+    worst = rank_cases(strict, rows, policy=Policy.parse(RULES))["dst_ip"].iloc[0]
     approval = {**APPROVAL, "network": worst, "payload": "plain"}
     policy = Policy.parse({**RULES, "approve": [approval]})
-    cases = rank_cases(detector, rows, policy=policy)
+    cases = rank_cases(strict, rows, policy=policy)
     assert cases["alert"].tolist() == [True, False]
     assert cases["dst_ip"].tolist()[1] == worst
     assert cases.attrs["suppressed"] == 0
 
 
-def test_a_case_says_how_many_of_its_flows_break_a_rule(detector, flows):
+def test_a_case_says_how_many_of_its_flows_break_a_rule(strict, flows):
     rows = outward(flows, 53, n=3)
     declared = Policy.parse({"resolvers": ["203.0.113.78"]})
-    cases = rank_cases(detector, rows, policy=declared)
+    cases = rank_cases(strict, rows, policy=declared)
     assert cases["reasons"].iloc[0].startswith("policy: DNS to 203.0.113.77")
     mixed = rows.assign(
         server_name="ns.mixed.example",
         dst_ip=["203.0.113.77", "203.0.113.78", "203.0.113.78"],
     )
-    cases = rank_cases(detector, mixed, policy=declared)
+    cases = rank_cases(strict, mixed, policy=declared)
     assert (
         cases["reasons"].iloc[0].startswith("policy: 1 of 3 flows, DNS to 203.0.113.77")
     )
 
 
-def test_what_goes_to_a_declared_host_may_leave_the_site(detector, flows):
+def test_what_goes_to_a_declared_host_may_leave_the_site(strict, flows):
     """A proxy on a port of its own is no end of the way: it is ranked with the rest."""
     row = theft(flows, dst_ip="10.20.0.80", dst_port=9090)
-    inside = rank_cases(detector, row, policy=Policy.parse({"resolvers": "10.20.0.53"}))
+    inside = rank_cases(strict, row, policy=Policy.parse({"resolvers": "10.20.0.53"}))
     assert inside.attrs["inside"] == 1
     assert not inside["alert"].any()
-    outward = rank_cases(detector, row, policy=Policy.parse({"proxies": "10.20.0.80"}))
+    outward = rank_cases(strict, row, policy=Policy.parse({"proxies": "10.20.0.80"}))
     assert outward.attrs["inside"] == 0
     assert outward["alert"].all()
 
 
-def test_shared_addresses_are_named(detector, flows):
+def test_shared_addresses_are_named(strict, flows):
     policy = Policy.parse({"nat": "10.20.0.12"})
-    assert of_theft(rank_cases(detector, flows, policy=policy))["reasons"].endswith(
+    assert of_theft(rank_cases(strict, flows, policy=policy))["reasons"].endswith(
         "; 10.20.0.12 is declared as a NAT address, and stands for many hosts"
     )
 
@@ -492,9 +511,8 @@ def test_no_policy_lowers_suspicion_and_every_case_is_accounted_for(
     before = plain.set_index("case")
     after = cases.set_index("case").loc[before.index]
     gained = after["suspicion"] - before["suspicion"]
-    assert gained.isin([0.0]).sum() + np.isclose(gained, BROKEN_RULE_BITS).sum() == len(
-        cases
-    )
+    assert gained.between(0.0, MOST_BITS + 1e-9).all()
+    assert (gained > 0).sum() <= after["reasons"].str.contains("policy: ").sum()
     assert (after["p_value"] == before["p_value"]).all()
     approved = after["reasons"].str.startswith("approved: ")
     assert (before["alert"] & ~after["alert"] & ~approved).sum() == 0
@@ -618,7 +636,7 @@ def test_a_host_of_the_sample_that_goes_round_the_resolver_is_evidence(sample):
     plain, ruled = (score_flows(detector, test, policy=p) for p in (None, policy))
     gained = ruled["suspicion"] - plain["suspicion"]
     for name in ("cbc-udp-53", "3des-tcp-25"):
-        assert gained[scenario == name].tolist() == pytest.approx([BROKEN_RULE_BITS])
+        assert gained[scenario == name].between(5.0, MOST_BITS + 1e-9).all()
     by_resolver = test["src_ip"] == "10.20.0.53"
     assert (gained[by_resolver] == 0).all()
     direct = (test["dst_port"] == 53) & (test["src_ip"] == "10.20.2.23")
