@@ -2,23 +2,30 @@
 
 A `Baseline` is a set of `Tally` tables. Each maps a key (a host, a service, a pair
 of them …) to counts, sums and peaks, so that two baselines merge by adding and a
-day can be added to a month.
+day can be added to a month. Beside them stand `Histograms`: upload sizes by key, whose
+quantiles are exact to a tenth, and hours of activity. Both are bounded: a baseline of
+any number of flows takes no more than so much memory (see `exfilml.tally`).
 
 Nothing here decides what is suspicious; `exfilml.features` asks questions of it.
+
+One file because what flows are counted by and what counts them fit each other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pandas as pd
 
+from exfilml.histograms import Histograms, upload_bins, upload_of_bin
 from exfilml.names import Names
-from exfilml.places import Oriented
-from exfilml.tally import Tally, combine, grouped, hash_names
+from exfilml.places import Oriented, orient
+from exfilml.schema import empty_flows
+from exfilml.tally import Tally, combine, day_bits, grouped, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +40,8 @@ PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 # Bytes in DNS names and echo data, of the flows whose protocol can carry such.
 CARRIED: Final = ("carriers", "carried_bits", "carried_squares")
 MISDECLARED: Final = ("declared", "misdeclared")
+# First and last UTC day since 1970, and which days: see `exfilml.tally.n_days`.
+SEEN: Final = ("first_day", "last_day", "days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +54,60 @@ class Spec:
 
 TABLES: Final[dict[str, Spec]] = {
     "site": Spec((), VOLUME + PAYLOAD),
-    "host": Spec(("local_ip",), VOLUME + PAYLOAD),
-    "service": Spec(("service",), VOLUME + PAYLOAD + CARRIED + MISDECLARED),
-    "host_service": Spec(("local_ip", "service"), VOLUME),
-    "service_place": Spec(("service", "place"), VOLUME + CARRIED),
+    "host": Spec(("local_ip",), VOLUME + PAYLOAD + SEEN),
+    "service": Spec(("service",), VOLUME + PAYLOAD + CARRIED + MISDECLARED + SEEN),
+    "host_service": Spec(("local_ip", "service"), VOLUME + SEEN),
+    "service_place": Spec(("service", "place"), VOLUME + CARRIED + SEEN),
     "service_address": Spec(("service", "remote_ip"), ("n",)),
     "service_network": Spec(("service", "network"), ("n",)),
     "wrapper": Spec(("wrapper",), PAYLOAD),
     "service_wrapper": Spec(("service", "wrapper"), PAYLOAD),
     "token": Spec(("token",), ("judged",)),
     "service_token": Spec(("service", "token"), ("judged",)),
-    "host_place": Spec(("local_ip", "place"), ("n",)),
+    "host_place": Spec(("local_ip", "place"), ("n", *SEEN)),
     "site_day": Spec((), VOLUME),
     "service_day": Spec(("service",), VOLUME),
     "host_service_day": Spec(("local_ip", "service"), VOLUME),
 }
 # What later versions count; a model that lacks it never asks for it.
-LATER_VALUES: Final = frozenset(CARRIED + MISDECLARED)
+LATER_VALUES: Final = frozenset(CARRIED + MISDECLARED + SEEN)
 # Counted per case and day instead of per flow.
 DAY_TABLES: Final = ("site_day", "service_day", "host_service_day")
+# By key and bin. Hours are UTC; those of a week begin with Monday's first.
+HISTOGRAMS: Final[dict[str, Spec]] = {
+    "site_upload": Spec((), ("upload",)),
+    "service_upload": Spec(("service",), ("upload",)),
+    "host_upload": Spec(("local_ip",), ("upload",)),
+    "host_service_upload": Spec(("local_ip", "service"), ("upload",)),
+    "service_place_upload": Spec(("service", "place"), ("upload",)),
+    "site_hour": Spec((), ("hour_of_week",)),
+    "host_hour": Spec(("local_ip",), ("hour_of_day",)),
+}
+HOURS_OF_WEEK: Final = 168
+# The last bin of each, up to 2⁶³ bytes.
+MOST_BIN: Final = {
+    "upload": int(upload_bins(np.array([2.0**63]))[0]),
+    "hour_of_week": HOURS_OF_WEEK - 1,
+    "hour_of_day": 23,
+}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was seen in normal operation: one `Tally` for each of `TABLES`."""
+    """What was seen in normal operation.
+
+    Attributes
+    ----------
+    tables
+        One `Tally` for each of `TABLES`.
+    histograms
+        One for each of `HISTOGRAMS`.
+    """
 
     tables: Mapping[str, Tally] = field(default_factory=dict)
+    histograms: Mapping[str, Histograms] = field(
+        default_factory=lambda: dict.fromkeys(HISTOGRAMS, Histograms())
+    )
 
     @classmethod
     def learn(cls, observed: Observed) -> Baseline:
@@ -84,7 +121,30 @@ class Baseline:
                 {v: rows.values[v] for v in spec.values},
                 rows.n_rows,
             )
-        return cls(tables)
+        histograms = {
+            name: Histograms.group(observed.keys(spec.keys), observed.bins[value])
+            for name, spec in HISTOGRAMS.items()
+            for value in spec.values
+        }
+        return cls(tables, histograms)
+
+    @classmethod
+    def of_chunks(
+        cls, chunks: Iterable[pd.DataFrame], home: tuple[str, ...]
+    ) -> Baseline:
+        """Learn from flows that come in pieces: one pass, in bounded memory.
+
+        Parameters
+        ----------
+        chunks
+            Validated flows tables, in any order and of any size, such as a day each.
+        home
+            As `exfilml.places.parse_networks` gives it.
+        """
+        known = cls.learn(Observed.of(orient(empty_flows(), home)))
+        for flows in chunks:
+            known = known.merge(cls.learn(Observed.of(orient(flows, home))))
+        return known
 
     def merge(self, other: Baseline) -> Baseline:
         """Return the baseline of both row sets together."""
@@ -92,8 +152,46 @@ class Baseline:
             {
                 name: tally.merge(other.tables[name])
                 for name, tally in self.tables.items()
-            }
+            },
+            {
+                name: histograms.merge(other.histograms[name])
+                for name, histograms in self.histograms.items()
+            },
         )
+
+    def quantile(
+        self, level: str, keys: NDArray[np.uint64], q: float
+    ) -> NDArray[np.float64]:
+        """Return a quantile of upload bytes by key, as log2(1 + bytes).
+
+        Parameters
+        ----------
+        level
+            ``site``, ``service``, ``host``, ``host_service`` or ``service_place``.
+        keys
+            Hashes of keys as the table of that name has them, shape (n_keys,).
+        q
+            0 … 1.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_keys,)
+            NaN for keys that were never seen. The bytes are off by at most a tenth.
+        """
+        bins = self.histograms[f"{level}_upload"].quantile(keys, q)
+        return np.log2(1.0 + upload_of_bin(bins))
+
+    @property
+    def hours_of_week(self) -> NDArray[np.float64]:
+        """Flows by hour of the week in UTC, Monday first, shape (168,)."""
+        return self.histograms["site_hour"].total[:HOURS_OF_WEEK]
+
+    def hours_of_day(self, hosts: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """Flows of local hosts by hour of the day in UTC, shape (n_hosts, 24).
+
+        `hosts` are keys of the table ``host``; zeros for those never seen.
+        """
+        return self.histograms["host_hour"].counts_of(hosts)[:, :24]
 
     @property
     def n_hosts(self) -> int:
@@ -115,12 +213,15 @@ class Observed:
         UTC day of each flow, counted from 1970.
     names
         The columns of `KEPT_NAMES`.
+    bins
+        Columns of bins that `HISTOGRAMS` count.
     """
 
     hashes: Mapping[str, NDArray[np.uint64]]
     values: Mapping[str, NDArray[np.float64]]
     day: NDArray[np.int64]
     names: Mapping[str, Names] = field(default_factory=dict)
+    bins: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -163,8 +264,16 @@ class Observed:
             "misdeclared": (declared & misdeclared).astype("float64"),
         }
         day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
+        values |= _seen_values(day)
+        bins = _hour_bins(oriented) | {"upload": upload_bins(up)}
         hashes = {name: hash_names(column) for name, column in names.items()}
-        return cls(hashes, values, day, {n: names[n] for n in KEPT_NAMES})
+        return cls(hashes, values, day, {n: names[n] for n in KEPT_NAMES}, bins)
+
+    def keys(self, names: tuple[str, ...]) -> NDArray[np.uint64]:
+        """Return the key of each flow for such parts, zeros for none."""
+        if not names:
+            return np.zeros(self.n_rows, dtype=np.uint64)
+        return combine(*(self.hashes[name] for name in names))
 
     def rows(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Observed:
         """Return some of the rows."""
@@ -173,6 +282,7 @@ class Observed:
             {name: column[at] for name, column in self.values.items()},
             self.day[at],
             {name: column[at] for name, column in self.names.items()},
+            {name: column[at] for name, column in self.bins.items()},
         )
 
     def case_days(self) -> Observed:
@@ -206,6 +316,21 @@ def _volume_values(
         "peak_bits": bits,
         "up": up,
         "down": down,
+    }
+
+
+def _seen_values(day: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    as_number = day.astype(np.float64)
+    return {"first_day": as_number, "last_day": as_number, "days": day_bits(day)}
+
+
+def _hour_bins(oriented: Oriented) -> dict[str, NDArray[np.uint8]]:
+    hour = oriented["start"].to_numpy(dtype="datetime64[h]").astype(np.int64)
+    # 1970 began on a Thursday.
+    of_week = (hour + 72) % HOURS_OF_WEEK
+    return {
+        "hour_of_week": of_week.astype(np.uint8),
+        "hour_of_day": (hour % 24).astype(np.uint8),
     }
 
 
