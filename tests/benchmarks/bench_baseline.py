@@ -6,6 +6,9 @@ names and addresses by Zipf's law, of which one flow in a hundred meets one that
 never there before. The pass is orient, `Observed.of`, `Baseline.learn` and `merge`;
 making the flows is not timed. Each line is a process of its own: seconds are its
 processor time, memory its peak resident set, which includes the making of flows.
+
+Before that, sketches of upload sizes by key are timed against those of Apache
+DataSketches, one object a key, if that is installed.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ import resource
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from exfilml.baseline import Baseline
-from exfilml.histograms import Histograms, upload_bins
+from exfilml.histograms import Histograms, upload_bins, upload_of_bin
 from exfilml.places import PRIVATE_NETWORKS
 from exfilml.schema import validate_flows
 from exfilml.tally import combine
@@ -137,16 +140,20 @@ def run(n_flows: int, *, payload: bool, told) -> None:
 
 
 def sketches() -> None:
-    """Time quantile sketches by key, against those of Apache DataSketches."""
+    """Time quantile sketches by key, learned in two halves, merged and asked once."""
     rng = np.random.default_rng(0)
     keys = combine((rng.zipf(1.1, ROWS) % KEYS).astype(np.uint64))
     up = np.floor(np.exp(rng.normal(6.5, 1.5, ROWS)))
+    distinct = np.unique(keys)
+    halves = (slice(0, ROWS // 2), slice(ROWS // 2, ROWS))
     begin = time.process_time()
-    ours = Histograms.group(keys, upload_bins(up))
+    one, two = (Histograms.group(keys[h], upload_bins(up[h])) for h in halves)
+    ours = one.merge(two)
+    upload_of_bin(ours.quantile(distinct, 0.95))
     used = time.process_time() - begin
-    size = (ours.cells.nbytes + ours.counts.nbytes) / len(np.unique(keys))
+    size = (ours.cells.nbytes + ours.counts.nbytes) / len(distinct)
     print(
-        f"sketches of {ROWS:,} uploads of {len(np.unique(keys)):,} keys: "
+        f"sketches of {ROWS:,} uploads of {len(distinct):,} keys, two halves merged: "
         f"{used:.2f} s, {size:.0f} bytes a key"
     )
     try:
@@ -154,30 +161,42 @@ def sketches() -> None:
     except ImportError:
         print("not measured: datasketches is not installed")
         return
-    for name, make in (
+    for name, sketch in (
         ("KLL", lambda: datasketches.kll_floats_sketch(200)),
         ("t-digest", lambda: datasketches.tdigest_double(100)),
     ):
         begin = time.process_time()
-        order = np.argsort(keys, kind="stable")
-        ends = np.flatnonzero(np.diff(keys[order], append=np.uint64(0)))
-        pieces = np.split(up[order].astype(np.float32), ends[:-1] + 1)
-        theirs = []
-        for piece in pieces:
-            sketch = make()
-            if name == "KLL":
-                sketch.update(piece)
-            else:
-                for size in piece.tolist():
-                    sketch.update(size)
-            theirs.append(sketch)
+        known: dict[int, Any] = {}
+        for half in halves:
+            for key, piece in _pieces(keys[half], up[half]):
+                learned = sketch()
+                if name == "KLL":
+                    learned.update(piece)
+                else:
+                    for value in piece.tolist():
+                        learned.update(value)
+                if key in known:
+                    known[key].merge(learned)
+                else:
+                    known[key] = learned
+        for learned in known.values():
+            learned.get_quantile(0.95)
         took = time.process_time() - begin
-        stored = sum(len(sketch.serialize()) for sketch in theirs)
+        stored = sum(len(learned.serialize()) for learned in known.values())
         print(
             f"  datasketches {importlib.metadata.version('datasketches')} {name}: "
             f"{took:.2f} s, {took / used:.1f} times as long; "
-            f"{stored / len(theirs):.0f} bytes a key serialised"
+            f"{stored / len(known):.0f} bytes a key serialised"
         )
+
+
+def _pieces(keys, up) -> Iterator[tuple[int, Any]]:
+    """Uploads of each key in turn."""
+    order = np.argsort(keys, kind="stable")
+    ordered, values = keys[order], up[order].astype(np.float32)
+    starts = np.flatnonzero(np.diff(ordered, prepend=np.uint64(0)))
+    pieces = np.split(values, starts[1:])
+    return zip(ordered[starts].tolist(), pieces, strict=True)
 
 
 def main() -> None:
