@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from exfilml.sources import read_flows as read_flows
     from exfilml.sources import read_labels as read_labels
     from exfilml.sources import write_flows as write_flows
+    from exfilml.state import State as State
 
 _HOME = {
     "BaselineForest": "forest",
     "Detector": "detector",
+    "State": "state",
     "Transfer": "inject",
     "apply_labels": "schema",
     "blindspots": "blindspots",
@@ -53,6 +55,7 @@ _HOME = {
 __all__ = [
     "BaselineForest",
     "Detector",
+    "State",
     "Transfer",
     "apply_labels",
     "blindspots",

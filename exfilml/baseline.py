@@ -8,7 +8,7 @@ any number of flows takes no more than so much memory (see `exfilml.tally`).
 
 Nothing here decides what is suspicious; `exfilml.features` asks questions of it.
 
-One file because what flows are counted by and what counts them fit each other.
+One file because the tables and the columns that they count are one list.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from exfilml.histograms import Histograms, upload_bins, upload_of_bin
 from exfilml.names import Names
 from exfilml.places import Oriented, orient
 from exfilml.schema import empty_flows
-from exfilml.tally import Tally, combine, day_bits, grouped, hash_names
+from exfilml.state import KINDS, WINDOWS, State, trailing
+from exfilml.tally import Tally, combine, day_bits, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,13 +36,40 @@ MIN_JUDGED_BYTES: Final = 32
 
 VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
 # Columns of names that evidence and reasons read, not only count.
-KEPT_NAMES: Final = ("service", "wrapper", "token")
+KEPT_NAMES: Final = ("service", "wrapper", "token", "conduct")
 PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 # Bytes in DNS names and echo data, of the flows whose protocol can carry such.
-CARRIED: Final = ("carriers", "carried_bits", "carried_squares")
+CARRIED: Final = ("carriers", "carried_bits", "carried_bits_squared")
 MISDECLARED: Final = ("declared", "misdeclared")
 # First and last UTC day since 1970, and which days: see `exfilml.tally.n_days`.
 SEEN: Final = ("first_day", "last_day", "days")
+# log2 of upload over download, and its square.
+RATIO: Final = ("ratio", "ratio_squared")
+SQUARED: Final = "_squared"
+# Flows much smaller than this are headers and acknowledgements: their ratio is even.
+RATIO_PRIOR_BYTES: Final = 2000.0
+
+
+def windows_of(what: str) -> tuple[str, ...]:
+    """Name the columns of one sum over trailing windows, such as ``case_up``."""
+    return tuple(f"{what}_{i}" for i in range(len(WINDOWS)))
+
+
+def _moments(*sums: str) -> tuple[str, ...]:
+    columns = tuple(column for what in sums for column in windows_of(what))
+    return columns + tuple(column + SQUARED for column in columns)
+
+
+# Sums over windows that baselines count, by kind of key and amount, and which flows
+# have one.
+SUMMED: Final = {
+    "case_up": "n",
+    "place_up": "n",
+    "host_hidden": "bare",
+    "case_hidden": "hidden",
+    "place_hidden": "hidden",
+    "case_flows": "hidden",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +81,26 @@ class Spec:
 
 
 TABLES: Final[dict[str, Spec]] = {
-    "site": Spec((), VOLUME + PAYLOAD),
-    "host": Spec(("local_ip",), VOLUME + PAYLOAD + SEEN),
-    "service": Spec(("service",), VOLUME + PAYLOAD + CARRIED + MISDECLARED + SEEN),
-    "host_service": Spec(("local_ip", "service"), VOLUME + SEEN),
-    "service_place": Spec(("service", "place"), VOLUME + CARRIED + SEEN),
+    "site": Spec((), VOLUME + RATIO + PAYLOAD + ("hidden",) + _moments(*SUMMED)),
+    "host": Spec(
+        ("local_ip",), VOLUME + PAYLOAD + SEEN + ("hidden",) + _moments("host_hidden")
+    ),
+    "service": Spec(
+        ("service",),
+        VOLUME
+        + RATIO
+        + PAYLOAD
+        + CARRIED
+        + MISDECLARED
+        + SEEN
+        + ("hidden",)
+        + _moments("case_up", "place_up", "case_hidden", "place_hidden", "case_flows"),
+    ),
+    "subnet_service": Spec(("subnet", "service"), VOLUME),
+    "host_service": Spec(("local_ip", "service"), VOLUME + SEEN + _moments("case_up")),
+    "service_place": Spec(
+        ("service", "place"), VOLUME + CARRIED + SEEN + ("judged", "bare")
+    ),
     "service_address": Spec(("service", "remote_ip"), ("n",)),
     "service_network": Spec(("service", "network"), ("n",)),
     "wrapper": Spec(("wrapper",), PAYLOAD),
@@ -65,14 +108,12 @@ TABLES: Final[dict[str, Spec]] = {
     "token": Spec(("token",), ("judged",)),
     "service_token": Spec(("service", "token"), ("judged",)),
     "host_place": Spec(("local_ip", "place"), ("n", *SEEN)),
-    "site_day": Spec((), VOLUME),
-    "service_day": Spec(("service",), VOLUME),
-    "host_service_day": Spec(("local_ip", "service"), VOLUME),
+    "service_conduct": Spec(("service", "conduct"), ("n",)),
+    "conduct": Spec(("conduct",), ("n",)),
+    "host_fingerprint": Spec(("local_ip", "fingerprint"), ("n",)),
+    "host_user_agent": Spec(("local_ip", "user_agent"), ("n",)),
+    "host_process": Spec(("local_ip", "process"), ("n",)),
 }
-# What later versions count; a model that lacks it never asks for it.
-LATER_VALUES: Final = frozenset(CARRIED + MISDECLARED + SEEN)
-# Counted per case and day instead of per flow.
-DAY_TABLES: Final = ("site_day", "service_day", "host_service_day")
 # By key and bin. Hours are UTC; those of a week begin with Monday's first.
 HISTOGRAMS: Final[dict[str, Spec]] = {
     "site_upload": Spec((), ("upload",)),
@@ -84,12 +125,17 @@ HISTOGRAMS: Final[dict[str, Spec]] = {
     "host_hour": Spec(("local_ip",), ("hour_of_day",)),
 }
 HOURS_OF_WEEK: Final = 168
+HOUR_US: Final = 3_600_000_000
+DAY_US: Final = 24 * HOUR_US
 # The last bin of each, up to 2⁶³ bytes.
 MOST_BIN: Final = {
     "upload": int(upload_bins(np.array([2.0**63]))[0]),
     "hour_of_week": HOURS_OF_WEEK - 1,
     "hour_of_day": 23,
 }
+
+# Names that many flows do not have.
+MAY_LACK: Final = ("fingerprint", "user_agent", "process")
 
 
 @dataclass(frozen=True)
@@ -112,13 +158,16 @@ class Baseline:
     @classmethod
     def learn(cls, observed: Observed) -> Baseline:
         """Count the flows of `observed`."""
-        days = observed.case_days()
         tables = {}
         for name, spec in TABLES.items():
-            rows = days if name in DAY_TABLES else observed
+            rows = observed
+            # A name that is not known is no name.
+            gaps = [observed.hashes[k] == 0 for k in spec.keys if k in MAY_LACK]
+            if gaps:
+                rows = observed.rows(~np.logical_or.reduce(gaps))
             tables[name] = Tally.group(
                 tuple(rows.hashes[k] for k in spec.keys),
-                {v: rows.values[v] for v in spec.values},
+                {v: rows.column(v) for v in spec.values},
                 rows.n_rows,
             )
         histograms = {
@@ -137,13 +186,17 @@ class Baseline:
         Parameters
         ----------
         chunks
-            Validated flows tables, in any order and of any size, such as a day each.
+            Validated flows tables of any size, such as a day each, in order of time:
+            sums over trailing windows know what came before. All else is the same in
+            any order.
         home
             As `exfilml.places.parse_networks` gives it.
         """
+        state = State()
         known = cls.learn(Observed.of(orient(empty_flows(), home)))
         for flows in chunks:
-            known = known.merge(cls.learn(Observed.of(orient(flows, home))))
+            seen = Observed.of(orient(flows, home), state)
+            known = known.merge(cls.learn(seen))
         return known
 
     def merge(self, other: Baseline) -> Baseline:
@@ -209,8 +262,8 @@ class Observed:
         Hashes of each column of names.
     values
         Columns of numbers.
-    day
-        UTC day of each flow, counted from 1970.
+    tie
+        A number for each flow that its content gives, not its place in a table.
     names
         The columns of `KEPT_NAMES`.
     bins
@@ -219,23 +272,34 @@ class Observed:
 
     hashes: Mapping[str, NDArray[np.uint64]]
     values: Mapping[str, NDArray[np.float64]]
-    day: NDArray[np.int64]
+    tie: NDArray[np.uint64]
     names: Mapping[str, Names] = field(default_factory=dict)
     bins: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
         """Number of flows."""
-        return len(self.day)
+        return len(self.tie)
 
     @classmethod
-    def of(cls, oriented: Oriented) -> Observed:
-        """Prepare what `exfilml.places.orient` gave."""
+    def of(cls, oriented: Oriented, state: State | None = None) -> Observed:
+        """Prepare what `exfilml.places.orient` gave.
+
+        Parameters
+        ----------
+        oriented
+            The flows.
+        state
+            What came before them; the flows are added to it. `None` for nothing.
+        """
         wrappers = wrapper_names(oriented)
         tokens = _tokens(oriented)
         names = {
             name: oriented.names(name)
-            for name in ("local_ip", "remote_ip", "network", "place", "service")
+            for name in (
+                *("local_ip", "subnet", "remote_ip", "network", "place", "service"),
+                *("conduct", *MAY_LACK),
+            )
         }
         names |= {"wrapper": wrappers, "token": tokens}
         up = oriented.numbers("up_volume")
@@ -244,13 +308,16 @@ class Observed:
         concealed = oriented.numbers("up_concealed") == 1.0
         bare = concealed & wrappers.each(lambda text: text == BARE, missing=False)
         unverified = judged & tokens.each(lambda t: t == UNVERIFIED, missing=False)
-        volume = _volume_values(up, oriented.numbers("down_volume"))
+        down = oriented.numbers("down_volume")
+        ratio = np.log2((up + RATIO_PRIOR_BYTES) / (down + RATIO_PRIOR_BYTES))
         carried = oriented.numbers("up_carried_bytes")
         carried_bits = np.log2(1.0 + np.nan_to_num(carried))
         declared = judged & ~oriented.names("up_declared").missing
         misdeclared = oriented.numbers("up_misdeclared") == 1.0
+        volume = _volume_values(up, down)
         values = {
             **volume,
+            "ratio": ratio,
             "visible": (~np.isnan(sampled)).astype("float64"),
             "judged": judged.astype("float64"),
             "concealed": concealed.astype("float64"),
@@ -259,15 +326,55 @@ class Observed:
             "bare_bits": np.where(bare, volume["bits"], 0.0),
             "carriers": (~np.isnan(carried)).astype("float64"),
             "carried_bits": carried_bits,
-            "carried_squares": carried_bits * carried_bits,
             "declared": declared.astype("float64"),
             "misdeclared": (declared & misdeclared).astype("float64"),
         }
-        day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
-        values |= _seen_values(day)
-        bins = _hour_bins(oriented) | {"upload": upload_bins(up)}
+        hidden = np.maximum(np.where(bare, up, 0.0), np.nan_to_num(carried))
+        hidden *= oriented.leaves
+        values["hidden"] = (hidden > 0.0).astype("float64")
         hashes = {name: hash_names(column) for name, column in names.items()}
-        return cls(hashes, values, day, {n: names[n] for n in KEPT_NAMES}, bins)
+        start = oriented["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+        tie = _tie(oriented, hashes, start)
+        keys = {
+            "host": hashes["local_ip"],
+            "case": case_key(hashes),
+            "host_service": combine(hashes["local_ip"], hashes["service"]),
+            "place": combine(hashes["service"], hashes["place"]),
+        }
+        summed = {
+            "up": np.floor(up),
+            "hidden": np.floor(hidden),
+            "flows": values["hidden"],
+        }
+        # Every host looks up names: what they carry counts by place alone.
+        of_host = {"hidden": summed["up"] * (bare & oriented.leaves)}
+        amounts = {
+            kind: np.column_stack(
+                [(of_host if kind == "host" else summed)[a] for a in names]
+            )
+            for kind, names in KINDS.items()
+        }
+        sums = trailing(State() if state is None else state, keys, start, amounts)
+        if state is not None:
+            state.take_in(keys, start, amounts)
+        for kind, of_kind in KINDS.items():
+            counts = {"up": 1.0, "hidden": bare if kind == "host" else values["hidden"]}
+            for amount, told in zip(of_kind, sums[kind], strict=True):
+                speaks = counts.get(amount, values["hidden"])
+                for name, column in zip(
+                    windows_of(f"{kind}_{amount}"), told, strict=True
+                ):
+                    values[name] = column * speaks
+        day = start // DAY_US
+        values |= {"first_day": day, "last_day": day, "days": day_bits(day)}
+        hour = start // HOUR_US
+        bins = {
+            "upload": upload_bins(up),
+            # 1970 began on a Thursday.
+            "hour_of_week": ((hour + 72) % HOURS_OF_WEEK).astype(np.uint8),
+            "hour_of_day": (hour % 24).astype(np.uint8),
+        }
+        return cls(hashes, values, tie, {n: names[n] for n in KEPT_NAMES}, bins)
 
     def keys(self, names: tuple[str, ...]) -> NDArray[np.uint64]:
         """Return the key of each flow for such parts, zeros for none."""
@@ -275,34 +382,44 @@ class Observed:
             return np.zeros(self.n_rows, dtype=np.uint64)
         return combine(*(self.hashes[name] for name in names))
 
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return a column of numbers, or the squares of one."""
+        if name.endswith(SQUARED) and name not in self.values:
+            return np.square(self.values[name.removesuffix(SQUARED)], dtype=np.float64)
+        return self.values[name].astype(np.float64, copy=False)
+
     def rows(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Observed:
         """Return some of the rows."""
         return Observed(
             {name: column[at] for name, column in self.hashes.items()},
             {name: column[at] for name, column in self.values.items()},
-            self.day[at],
+            self.tie[at],
             {name: column[at] for name, column in self.names.items()},
             {name: column[at] for name, column in self.bins.items()},
         )
 
-    def case_days(self) -> Observed:
-        """Return one row for each local host, place, service and UTC day."""
-        keys = case_key(self.hashes)
-        first, group = grouped(combine(keys, self.day.astype(np.uint64)))
-        up, down = (
-            np.bincount(group, self.values[v], minlength=len(first)).astype(np.float64)
-            for v in ("up", "down")
-        )
-        return Observed(
-            {k: self.hashes[k][first] for k in ("local_ip", "place", "service")},
-            _volume_values(up, down),
-            self.day[first],
-        )
+
+def _tie(
+    oriented: Oriented,
+    hashes: Mapping[str, NDArray[np.uint64]],
+    start: NDArray[np.int64],
+) -> NDArray[np.uint64]:
+    ports = oriented["src_port"].to_numpy() * 65536 + oriented["dst_port"].to_numpy()
+    names = (hashes[n] for n in ("local_ip", "remote_ip", "service"))
+    return combine(start.astype(np.uint64), ports.astype(np.uint64), *names)
+
+
+_FTP: Final = hash_names(pd.Series(["ftp", "ftp-data"], dtype="str"))
 
 
 def case_key(hashes: Mapping[str, NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Return the key of each flow's case: local host, place and service."""
-    return combine(hashes["local_ip"], hashes["place"], hashes["service"])
+    """Return the key of each flow's case: local host, place and service.
+
+    A transfer by FTP is one case, its control connection and those of its data.
+    """
+    control, data = _FTP
+    service = np.where(hashes["service"] == data, control, hashes["service"])
+    return combine(hashes["local_ip"], hashes["place"], service)
 
 
 def _volume_values(
@@ -312,25 +429,9 @@ def _volume_values(
     return {
         "n": np.ones(len(up)),
         "bits": bits,
-        "bits_squared": bits * bits,
         "peak_bits": bits,
         "up": up,
         "down": down,
-    }
-
-
-def _seen_values(day: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    as_number = day.astype(np.float64)
-    return {"first_day": as_number, "last_day": as_number, "days": day_bits(day)}
-
-
-def _hour_bins(oriented: Oriented) -> dict[str, NDArray[np.uint8]]:
-    hour = oriented["start"].to_numpy(dtype="datetime64[h]").astype(np.int64)
-    # 1970 began on a Thursday.
-    of_week = (hour + 72) % HOURS_OF_WEEK
-    return {
-        "hour_of_week": of_week.astype(np.uint8),
-        "hour_of_day": (hour % 24).astype(np.uint8),
     }
 
 

@@ -19,9 +19,12 @@ training rows, log2(100) at their 99th percentile. The edge of a column is that
 percentile of its values. Every term is monotone: more evidence in any column, all
 else equal, never lowers the raw score.
 
-**Cases** (one local host, place and service) score as their worst flow, where a flow
-counts with the case's upload of a day instead of its own, if that lies further beyond
-what is usual. `exfilml.calibration` turns both into p-values and suspicion.
+**Cases** (one local host, place and service) score as their worst flow. A flow knows
+what its case, its host and its place added up to so far (`exfilml.state`), so that the
+last of forty small uploads weighs as one large one. `exfilml.calibration` turns both
+into p-values and suspicion. Cases that stay inside the site, neither through a
+resolver, a proxy nor a mail relay, are ranked after all others and raise no alert:
+they can be how a theft is prepared, they are none.
 
 **Explaining** splits suspicion over the features. Calibration is a function of the
 raw score alone, 0 at the lowest score of the calibration block; by Aumann and
@@ -56,8 +59,9 @@ from exfilml.exceptions import BaselineError, CapabilityWarning
 from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
-from exfilml.places import orient, parse_networks
+from exfilml.places import orient, parse_networks, stays_inside
 from exfilml.schema import capability, validate_flows
+from exfilml.state import SPANS_S, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +78,8 @@ EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
 DAY_S: Final = 86400.0
+# More bits than any suspicion has.
+BELOW: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,6 @@ class Learned:
         Anomaly score at the median and bits per unit of it.
     edges
         float64, shape (n_features,): where the tail of each column begins.
-    day_edge
-        Where the tail of a case's daily upload begins, in bits above its mark.
     flows, cases
         Calibration of flows and of cases.
     """
@@ -101,7 +105,6 @@ class Learned:
     centre: float
     scale: float
     edges: NDArray[np.float64]
-    day_edge: float
     flows: Calibrator
     cases: Calibrator
 
@@ -176,9 +179,12 @@ class Scored:
         int64, shape (n_cases,): the flow whose score is the case's.
     case_with_payload
         bool, shape (n_cases,).
-    day_flows, day_up, day_mark
-        Shape (n_cases,): flows and bytes of the UTC day with the largest upload, and
-        the usual high mark of a day for this host and service in bits.
+    case_key
+        uint64, shape (n_flows,): what the flows of a case have in common.
+    apart
+        bool, shape (n_cases,): stays inside the site.
+    not_covered
+        Windows of `exfilml.state` that reach back beyond the first flow known.
     """
 
     asked: Asked
@@ -191,9 +197,20 @@ class Scored:
     case_p_value: NDArray[np.float64]
     worst: NDArray[np.int64]
     case_with_payload: NDArray[np.bool_]
-    day_flows: NDArray[np.int64]
-    day_up: NDArray[np.float64]
-    day_mark: NDArray[np.float64]
+    case_key: NDArray[np.uint64]
+    apart: NDArray[np.bool_]
+
+    not_covered: tuple[str, ...]
+
+    @property
+    def ranked_cases(self) -> NDArray[np.float64]:
+        """Suspicion of cases as they are ranked: what stays inside comes last."""
+        return self.case_suspicion - BELOW * self.apart
+
+    @property
+    def ranked_flows(self) -> NDArray[np.float64]:
+        """Suspicion of flows as they are ranked: what stays inside comes last."""
+        return self.suspicion - BELOW * self.apart[self.case]
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -371,29 +388,38 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         # A forest that finds all rows alike, but for rounding, has nothing to say.
         spread = high - centre
         scale = surprise_at_high / spread if spread > LEAST_SPREAD else 0.0
-        day_excess = np.concatenate([Cases.of(a).excess for a in described])
         learned = Learned(
             features=features,
             forest=forest,
             centre=float(centre),
             scale=float(scale),
-            edges=np.nanquantile(evidence, EDGE_QUANTILE, axis=0),
-            day_edge=float(np.quantile(day_excess, EDGE_QUANTILE)),
+            edges=_edges(evidence),
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
         parts = learned.parts(features.matrix(calibration))
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
-        raw_cases, _ = _case_raw(learned, parts, cases, everyone, calibration.tie)
+        raw_cases, _ = _case_raw(parts, cases, everyone, calibration.tie)
+        leaving = ~_apart(calibration, cases)
+        if leaving.any():
+            raw_cases = raw_cases[leaving]
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
             cases=Calibrator.fit(raw_cases, days),
         )
 
-    def score(self, flows: pd.DataFrame) -> Scored:
+    def score(self, flows: pd.DataFrame, state: State | None = None) -> Scored:
         """Score flows and the cases they form; the other methods are views of this.
+
+        Parameters
+        ----------
+        flows
+            A flows table.
+        state
+            What came before, from `new_state`; the flows are added to it. `None` for
+            nothing.
 
         Warns
         -----
@@ -403,7 +429,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
-        asked = Asked(oriented, Observed.of(oriented), self.baseline_, self.known_)
+        not_covered = _not_covered(flows, state)
+        observed = Observed.of(oriented, state)
+        asked = Asked(oriented, observed, self.baseline_, self.known_)
         visible = ~flows["src_sampled_bytes"].array.isna()
         if visible.any() and "payload" not in self.learned_:
             warnings.warn(
@@ -414,9 +442,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=2,
             )
             visible[:] = False
-        return self._score(asked, visible)
+        return self._score(asked, visible, not_covered)
 
-    def _score(self, asked: Asked, visible: NDArray[np.bool_]) -> Scored:
+    def _score(
+        self, asked: Asked, visible: NDArray[np.bool_], not_covered: tuple[str, ...]
+    ) -> Scored:
         n = asked.n_flows
         cases = Cases.of(asked)
         raw, suspicion, p_value = np.zeros(n), np.zeros(n), np.ones(n)
@@ -446,7 +476,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raw[rows] = parts.raw[rows[some]]
             suspicion[rows] = learned.flows.suspicion(raw[rows])
             p_value[rows] = learned.flows.p_values(raw[rows])
-            of_case, at = _case_raw(learned, parts, cases, some, tie)
+            of_case, at = _case_raw(parts, cases, some, tie)
             worst[mine] = at[mine]
             case_suspicion[mine] = learned.cases.suspicion(of_case[mine])
             case_p[mine] = learned.cases.p_values(of_case[mine])
@@ -461,10 +491,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             case_p_value=case_p,
             worst=worst,
             case_with_payload=case_visible,
-            day_flows=cases.day_flows,
-            day_up=cases.day_up,
-            day_mark=cases.day_mark,
+            case_key=cases.keys,
+            apart=_apart(asked, cases),
+            not_covered=not_covered,
         )
+
+    def new_state(self) -> State:
+        """Return an empty memory for scoring a stream of tables.
+
+        Give it to `exfilml.score_flows` and its siblings with each table, in order of
+        time: sums over trailing windows then reach back beyond the table. Scoring in
+        pieces gives the suspicion, flow by flow, of scoring at once.
+        """
+        return State()
 
     def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
         """Split the suspicion of each flow over the features, in bits.
@@ -573,6 +612,32 @@ def _is_enough(seen: NDArray[np.bool_]) -> bool:
     return bool(seen.sum() >= LEAST_VISIBLE and seen.mean() >= LEAST_SHARE)
 
 
+def _edges(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the tail of each column begins; 0 where nothing showed it."""
+    edges = np.zeros(evidence.shape[1])
+    shown = ~np.isnan(evidence).all(axis=0)
+    if shown.any():
+        edges[shown] = np.nanquantile(evidence[:, shown], EDGE_QUANTILE, axis=0)
+    return edges
+
+
+def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
+    """Name the windows that reach back beyond the first flow that is known."""
+    if len(flows) == 0:
+        return ()
+    first, last = flows["start"].min().timestamp(), flows["start"].max().timestamp()
+    if state is not None and state.earliest is not None:
+        first = min(first, state.earliest)
+    return tuple(name for name, span in SPANS_S.items() if last - first < span)
+
+
+def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:
+    """Say which cases stay inside the site, shape (n_cases,)."""
+    apart = np.zeros(cases.n_cases, dtype=bool)
+    apart[cases.code] = stays_inside(asked.oriented)
+    return apart
+
+
 def _visible(asked: Asked) -> Asked:
     """Return the flows whose payload is visible."""
     rows = np.flatnonzero(asked.oriented["up_sampled_bytes"].notna().to_numpy())
@@ -580,7 +645,6 @@ def _visible(asked: Asked) -> Asked:
 
 
 def _case_raw(
-    learned: Learned,
     parts: Parts,
     cases: Cases,
     rows: NDArray[np.int64],
@@ -590,10 +654,7 @@ def _case_raw(
 
     `parts` are those of some rows; −∞ for cases that have none of them.
     """
-    volume = learned.features.families == FAMILIES.index("volume")
-    own = parts.tails[:, volume].sum(axis=1)
-    day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code[rows]]
     raw = np.full(len(cases.code), -np.inf)
-    raw[rows] = parts.raw + np.maximum(day - own, 0.0)
+    raw[rows] = parts.raw
     worst = largest_of_case(raw, cases.code, tie)
     return raw[worst], worst

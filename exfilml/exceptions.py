@@ -36,6 +36,10 @@ class ModelFileError(ExfilmlError):
     """A model file, or an array file of the installation, is foreign or damaged."""
 
 
+class StateError(ExfilmlError, ValueError):
+    """A state of earlier calls is foreign or damaged."""
+
+
 class OutputError(ExfilmlError):
     """A result cannot be written."""
 

@@ -34,7 +34,15 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from exfilml import __version__
-from exfilml.baseline import HISTOGRAMS, LATER_VALUES, MOST_BIN, TABLES, Baseline
+from exfilml.baseline import (
+    HISTOGRAMS,
+    MOST_BIN,
+    SQUARED,
+    SUMMED,
+    TABLES,
+    Baseline,
+    windows_of,
+)
 from exfilml.calibration import Calibrator
 from exfilml.detector import Detector, Learned
 from exfilml.exceptions import (
@@ -54,7 +62,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT: Final = "exfilml-model"
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
+OLDEST_PROTOCOL: Final = 2
 MANIFEST: Final = "manifest.json"
 CANARIES: Final = 64
 CANARY_ERROR: Final = 1e-9
@@ -73,14 +82,23 @@ MOST_COUNT: Final = 2.0**63
 MOST_SCALE: Final = 1e18
 MOST_BITS: Final = 64.0
 LONGEST_VERSION: Final = 60
+# Sums of bits: of how many observations each is, and the most of one.
 _PER: Final = {
     "bits": ("n", MOST_BITS),
     "bits_squared": ("n", MOST_BITS**2),
+    "ratio": ("n", MOST_BITS),
+    "ratio_squared": ("n", MOST_BITS**2),
     "bare_bits": ("bare", MOST_BITS),
     "carried_bits": ("carriers", MOST_BITS),
-    "carried_squares": ("carriers", MOST_BITS**2),
+    "carried_bits_squared": ("carriers", MOST_BITS**2),
     "first_day": ("last_day", 1.0),
+} | {
+    name + suffix: (SUMMED[what], most)
+    for what in SUMMED
+    for name in windows_of(what)
+    for suffix, most in (("", MOST_BITS), (SQUARED, MOST_BITS**2))
 }
+_SIGNED: Final = frozenset({"ratio"})
 _MOST: Final = {
     "peak_bits": MOST_BITS,
     "last_day": (LAST_YEAR - 1970 + 1) * 365.25,
@@ -259,7 +277,6 @@ def _manifest(detector: Detector) -> dict[str, Any]:
                 "features": [[f.name, _checksum(f)] for f in learned.features.features],
                 "centre": learned.centre,
                 "scale": learned.scale,
-                "day_edge": learned.day_edge,
                 "days": learned.flows.days,
                 "max_samples": learned.forest.max_samples_,
                 "offset": learned.forest.offset_,
@@ -382,12 +399,6 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
     return types
 
 
-def _is_later(member: str) -> bool:
-    """Whether a member is a count that the first models of the protocol lack."""
-    table, _, part = member.rpartition("/")
-    return part in LATER_VALUES or table.rpartition("/")[2] in HISTOGRAMS
-
-
 def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for which, name in itertools.product(_BASELINES, TABLES):
@@ -455,8 +466,6 @@ def _audit(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             manifest = _parse(_unpack(archive, MANIFEST, sizes.pop(MANIFEST)))
             types = _types(_object(manifest, "capabilities"))
             members = _object(manifest, "members")
-            for name in [n for n in types if _is_later(n) and n not in members]:
-                del types[name]
             for found, where in ((sizes, "the archive"), (members, "the manifest")):
                 odd = sorted(set(found) ^ set(types))
                 if odd:
@@ -528,6 +537,11 @@ def _parse(text: bytes) -> dict[str, Any]:
             f"made by a newer version (protocol {_shown(protocol)}, exfilml "
             f"{_shown(manifest.get('exfilml'))}); this one reads up to {PROTOCOL}. "
             "Upgrade exfilml."
+        )
+    if protocol < OLDEST_PROTOCOL:
+        raise ModelFileError(
+            f"made by an older version (protocol {protocol}), which counted other "
+            f"things; this one reads from {OLDEST_PROTOCOL} on. Train the model again."
         )
     capabilities = _object(manifest, "capabilities")
     if not {"volume"} <= set(capabilities) <= set(_CAPABILITIES):
@@ -630,7 +644,7 @@ def _forgotten(
     manifest: Mapping[str, Any],
 ) -> dict[str, tuple[float, float]]:
     """Return how many keys a table forgot, with how many rows, by its name."""
-    forgotten = _object(manifest, "forgotten") if "forgotten" in manifest else {}
+    forgotten = _object(manifest, "forgotten")
     names = itertools.product(_BASELINES, (*TABLES, *HISTOGRAMS))
     odd = sorted(set(forgotten) - {f"{which}/{name}" for which, name in names})
     if odd:
@@ -648,11 +662,6 @@ def _histograms(
     base: str,
     forgotten: Mapping[str, tuple[float, float]],
 ) -> Histograms:
-    parts = [f"{base}/{part}" in arrays for part in _HISTOGRAM_TYPES]
-    if not any(parts):
-        return Histograms()
-    if not all(parts):
-        raise ModelFileError(f"{base}: half of it is missing.")
     spec = HISTOGRAMS[base.split("/")[1]]
     cells, counts = (arrays[f"{base}/{part}"] for part in _HISTOGRAM_TYPES)
     if len(cells) > MAX_CELLS or len(cells) != len(counts):
@@ -663,9 +672,8 @@ def _histograms(
     if (bins > MOST_BIN[spec.values[0]]).any() or (keys.any() and not spec.keys):
         raise ModelFileError(f"{base}: not all are possible cells.")
     # The comparison is false for what is not a number.
-    if not ((counts >= 1) & (counts <= MOST_ROWS) & (counts % 1 == 0)).all() or (
-        counts.sum() > MOST_ROWS
-    ):
+    whole = (counts >= 1) & (counts == np.floor(counts))
+    if not (whole.all() and counts.sum() <= MOST_ROWS):
         raise ModelFileError(f"{base}/counts: not all are possible counts.")
     return Histograms(cells, counts, forgotten.get(base, (0.0, 0.0)))
 
@@ -679,8 +687,7 @@ def _tally(
     keys, first, second = (
         arrays[f"{base}/{part}"] for part in ("keys", "first", "second")
     )
-    absent = np.zeros(len(keys))
-    values = {v: arrays.get(f"{base}/{v}", absent) for v in spec.values}
+    values = {v: arrays[f"{base}/{v}"] for v in spec.values}
     columns = [first, second, *values.values()]
     if len(keys) > MAX_KEYS or any(len(column) != len(keys) for column in columns):
         raise ModelFileError(f"{base}: columns differ in length, or are too long.")
@@ -695,9 +702,10 @@ def _tally(
             of, each = _PER[value]
             most = np.minimum(most, each * values[of])
         # The comparison is false for what is not a number.
-        if not ((column >= 0) & (column <= most)).all():
+        low = -most if value in _SIGNED else 0.0
+        if not ((column >= low) & (column <= most)).all():
             raise ModelFileError(f"{base}/{value}: not all are possible counts.")
-    if (values.get("days", absent) % 1 != 0).any():
+    if "days" in values and (values["days"] % 1 != 0).any():
         raise ModelFileError(f"{base}/days: not all are whole numbers.")
     return Tally(keys, first, second, values, forgotten.get(base, (0.0, 0.0)))
 
@@ -753,7 +761,6 @@ def _learned(
         centre=_number(about, "centre", 0.0, 1.0),
         scale=_number(about, "scale", 0.0, MOST_SCALE),
         edges=edges,
-        day_edge=_number(about, "day_edge", 0.0, 1e3),
         flows=flows,
         cases=cases,
     )

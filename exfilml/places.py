@@ -185,7 +185,17 @@ def _service(flows: pd.DataFrame, app: Names) -> Names:
     named = [_service_name(k >> 16, k & 65535) for k in distinct.tolist()]
     is_data = app.each(lambda name: name == "FTP_DATA", missing=False)
     codes[is_data] = len(named)
-    return Names.one_of([*named, "ftp-data"], codes)
+    # STUN and the media behind it take the ports that both sides agree on (RFC 8445):
+    # the port says nothing, the structure of the messages does.
+    is_media = app.each(_is_media, missing=False) & (
+        numbers(flows["app_verified"]) == 1.0
+    )
+    codes[is_media & (flows["protocol"].to_numpy() == 17)] = len(named) + 1
+    return Names.one_of([*named, "ftp-data", "stun/udp"], codes)
+
+
+def _is_media(app: str) -> bool:
+    return app.partition(".")[0] in {"STUN", "RTP", "SRTP", "RTCP", "DTLS-SRTP"}
 
 
 def _service_name(protocol: int, port: int) -> str:
@@ -361,6 +371,8 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
             "local_ip": src.where(~flipped, dst),
             "remote_ip": remote_ip,
             "network": remote_ip.map(_network),
+            "subnet": src.where(~flipped, dst).map(_network),
+            "conduct": _conduct(flows, flipped),
             "place": domain.where(~domain.missing & leaves, address),
             "service": _service(flows, app),
             "app": app,
@@ -371,6 +383,54 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
     header += src.each(lambda text: 20.0 if ":" in text else 0.0, missing=0.0)
     volumes = {f"{way}_volume": _volume(oriented, way, header) for way in _SIDES}
     return replace(oriented, values={**oriented.values, **volumes})
+
+
+def _conduct(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:
+    """Name how each conversation went and who spoke first, such as ``one_sided, up``.
+
+    None where neither is known.
+    """
+    state, speaker = Names.of(flows["conn_state"]), Names.of(flows["first_speaker"])
+    by_up = speaker.each(lambda who: who == "src", missing=False) != flipped
+    spoken = np.where(speaker.missing, 0, 1 + by_up)
+    key = state.codes % len(state.texts) * len(_SPOKEN) + spoken
+    at, distinct = pd.factorize(key)
+    texts = [
+        ", ".join(
+            part
+            for part in (state.texts[k // len(_SPOKEN)], _SPOKEN[k % len(_SPOKEN)])
+            if part
+        )
+        for k in distinct.tolist()
+    ]
+    return Names.one_of(texts, at).map(lambda text: text or None)
+
+
+_SPOKEN: Final = ("", "the remote side spoke first", "the local side spoke first")
+
+
+def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
+    """Say which flows end at a host of the site, shape (n_flows,).
+
+    Not those whose place lies behind that host: a name asked of the site's resolver, a
+    host reached through its proxy, a mail domain through its relay.
+    """
+    internal = oriented.names("direction").each(
+        lambda way: way == "internal", missing=False
+    )
+    place, remote = oriented.names("place"), oriented.names("remote_ip")
+    # Judged once for each pair, however many flows.
+    at, pairs = pd.factorize(place.codes * (len(remote.texts) + 1) + remote.codes + 1)
+    there = np.array(
+        [
+            place.texts[p // (len(remote.texts) + 1)]
+            == remote.texts[p % (len(remote.texts) + 1) - 1]
+            for p in pairs.tolist()
+        ],
+        dtype=bool,
+    )
+    inside: NDArray[np.bool_] = internal & (there[at] | ~oriented.leaves)
+    return inside
 
 
 def _volume(

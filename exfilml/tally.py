@@ -286,6 +286,13 @@ class Tally:
         return distinct, counts
 
     @cached_property
+    def totals(self) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+        """Distinct first parts and how many rows all their keys were seen in."""
+        distinct, at = np.unique(self.first, return_inverse=True)
+        counts = np.bincount(at, self.values["n"], minlength=len(distinct))
+        return distinct, counts.astype(np.float64)
+
+    @cached_property
     def singletons(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Distinct first parts and how many of their keys were seen only once."""
         once = self.first[self.values["n"] == 1]

@@ -23,6 +23,7 @@ FLOORS = {
     "places": 1,
     "tally": 1,
     "histograms": 1,
+    "state": 1,
     "sources": 2,
     "baseline": 2,
     "_compiled": 1,
@@ -56,6 +57,7 @@ FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}
 NEIGHBOURS_BY_REASON = {
     ("places", "schema"): "what the flows table is made of",
     ("histograms", "tally"): "how keys are grouped and united",
+    ("state", "tally"): "how keys are combined and grouped",
 }
 
 

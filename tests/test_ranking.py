@@ -46,7 +46,8 @@ def test_a_drip_is_one_case(detector, flows):
     ranking = rank_cases(detector, flows)
     drip = ranking[ranking["dst_port"] == 4444].iloc[0]
     assert drip["flows"] == 20
-    assert "20 flows, 600 kB in a day" in drip["reasons"]
+    assert drip["reasons"].startswith("20 flows; worst flow: ")
+    assert "20 concealed uploads in 5 min" in drip["reasons"]
 
 
 def test_reasons_say_what_and_how_much(detector, flows):

@@ -105,11 +105,7 @@ class Asked:
     @property
     def tie(self) -> NDArray[np.uint64]:
         """A number for each flow that its content gives, not its place in a table."""
-        flows, hashes = self.oriented, self.observed.hashes
-        start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.uint64)
-        ports = flows["src_port"].to_numpy() * 65536 + flows["dst_port"].to_numpy()
-        names = (hashes[n] for n in ("local_ip", "remote_ip", "service"))
-        return combine(start, ports.astype(np.uint64), *names)
+        return self.observed.tie
 
     @property
     def up(self) -> NDArray[np.float64]:
@@ -191,6 +187,38 @@ def high_mark(
     mean = total / np.maximum(count, 1.0)
     variance = np.maximum(squares / np.maximum(count, 1.0) - mean * mean, 0.0)
     return mean + 2.0 * np.maximum(np.sqrt(variance), LEAST_DEVIATION_BITS)
+
+
+def mark(
+    asked: Asked,
+    tables: tuple[str, ...],
+    bits: str,
+    *,
+    count: str = "n",
+    first: float | None = None,
+) -> NDArray[np.float64]:
+    """Return the usual high mark of a column in bits, blended over several levels.
+
+    Parameters
+    ----------
+    tables
+        Tables of the baseline, from the most general level to the most specific one.
+    bits
+        Column of log2 bytes.
+    count
+        Column that says how many observations a level has.
+    first
+        Mark before anything was seen; `None` for the most general level's own.
+    """
+    usual: NDArray[np.float64] | None = None
+    if first is not None:
+        usual = np.full(asked.n_flows, first)
+    for table in tables:
+        n, total, squares = asked.take(table, count, bits, f"{bits}_squared")
+        own = high_mark(n, total, squares)
+        usual = own if usual is None else blend(n, own, usual)
+    assert usual is not None
+    return usual
 
 
 def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:

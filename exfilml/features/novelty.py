@@ -7,12 +7,16 @@ baseline alone: the chance that the next observation is unseen is the share of
 observations that were seen exactly once (I. J. Good, Biometrika 40, 1953). One is
 added to that count and two to the observations, so that n observations never claim
 more than log2(n + 2) bits.
+
+What is new counts only as far as the upload exceeds the mean of its service, doubling
+for bit: that a place is new is evidence of theft to the extent that something goes
+there.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -34,16 +38,24 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     if level is not None:
         who = asked.observed.hashes[level]
         once = _lookup(*tally.singletons, who)
-        (total,) = asked.take(_LEVEL_TABLE[level], "n")
+        total = _lookup(*tally.totals, who)
         chance = blend(total, (once + 1.0) / (total + 2.0), site)
-    return np.where(asked.is_new(table), surprise(chance), 0.0)
+    # New places are visited every hour; that something goes there is what counts.
+    beyond = np.maximum(asked.bits - _usual(asked), 0.0)
+    return np.where(asked.is_new(table), np.minimum(surprise(chance), beyond), 0.0)
 
 
-_LEVEL_TABLE: Final = {"local_ip": "host", "service": "service"}
+def _usual(asked: Asked) -> NDArray[np.float64]:
+    """Mean log2 upload of the service, blended with the site's."""
+    usual: NDArray[np.float64] | float = 0.0
+    for level in ("site", "service"):
+        count, total = asked.take(level, "n", "bits")
+        usual = blend(count, total / np.maximum(count, 1.0), usual)
+    return np.asarray(usual)
 
 
 def _lookup(
-    keys: NDArray[np.uint64], values: NDArray[np.int64], wanted: NDArray[np.uint64]
+    keys: NDArray[np.uint64], values: NDArray[Any], wanted: NDArray[np.uint64]
 ) -> NDArray[np.float64]:
     if len(keys) == 0:
         return np.zeros(len(wanted))
@@ -74,6 +86,27 @@ def network_for_service(asked: Asked) -> NDArray[np.float64]:
 def service_for_host(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(unseen service | host) where this host never used it, in bits."""
     return _unseen(asked, "host_service", "local_ip")
+
+
+def _unseen_name(asked: Asked, table: str, name: str) -> NDArray[np.float64]:
+    """Bits of surprise where a host never showed a name, NaN where it shows none."""
+    missing = asked.observed.hashes[name] == 0
+    return np.where(missing, np.nan, _unseen(asked, table, "local_ip"))
+
+
+def fingerprint_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen client fingerprint | host) where the host never had it, in bits."""
+    return _unseen_name(asked, "host_fingerprint", "fingerprint")
+
+
+def user_agent_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen user agent | host) where the host never had it, in bits."""
+    return _unseen_name(asked, "host_user_agent", "user_agent")
+
+
+def process_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen process | host) where it never used the network, in bits."""
+    return _unseen_name(asked, "host_process", "process")
 
 
 def service_for_site(asked: Asked) -> NDArray[np.float64]:
@@ -127,6 +160,28 @@ FEATURES: Final = tuple(
             "new_network",
             network_for_service,
             partial(_say_new_for_service, name="network", word="network"),
+        ),
+        (
+            "new_fingerprint",
+            fingerprint_for_host,
+            partial(
+                _say_new,
+                table="host_fingerprint",
+                name="fingerprint",
+                word="client fingerprint",
+            ),
+        ),
+        (
+            "new_user_agent",
+            user_agent_for_host,
+            partial(
+                _say_new, table="host_user_agent", name="user_agent", word="user agent"
+            ),
+        ),
+        (
+            "new_process",
+            process_for_host,
+            partial(_say_new, table="host_process", name="process", word="process"),
         ),
         ("new_service_host", service_for_host, _say_service),
         ("new_service_site", service_for_site, _say_service),
