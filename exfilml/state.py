@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
+import pandas as pd
 
 from exfilml._jit import compiled
 from exfilml.exceptions import StateError
@@ -350,70 +351,76 @@ def trailing(
     dict of str to numpy.ndarray
         By kind: log2(1 + sum), float32 of shape (n_amounts, n_windows, n_flows).
     """
-    in_time = np.argsort(start, kind="stable")
-    moments = start[in_time]
+    steps, counts = np.array(list(WINDOWS.values()), dtype=np.int64).T
     found = {}
-    for kind in KINDS:
-        sums = np.ascontiguousarray(amounts[kind][in_time])
-        mine = keys[kind][in_time]
-        before = state.only(kind, mine)
+    for kind, names in KINDS.items():
+        before = state.only(kind, keys[kind])
         kept = len(before.keys)
-        if kept:
-            whose = np.concatenate([before.keys, mine])
-            when = np.concatenate([before.times * 1_000_000, moments])
-            what = np.concatenate([before.sums, sums])
-            order = np.lexsort((when, whose))
-        else:
-            whose, when, what = mine, moments, sums
-            order = np.argsort(mine, kind="stable")
-        told = np.empty((len(KINDS[kind]), len(WINDOWS), len(whose)), dtype=np.float32)
-        _slide(whose, when, what, order, _STEPS * 1_000_000, _COUNTS, told)
-        back = np.empty((*told.shape[:2], len(mine)), dtype=np.float32)
-        back[:, :, in_time] = told[:, :, kept:]
-        found[kind] = back
+        whose = np.concatenate([before.keys, keys[kind]])
+        when = np.concatenate([before.times * 1_000_000, start])
+        what = np.concatenate([before.sums, amounts[kind]])
+        in_time = np.argsort(when, kind="stable")
+        code, distinct = pd.factorize(whose[in_time])
+        order = in_time[_by_code(code, len(distinct))]
+        whose, when = whose[order], when[order]
+        step = when[:, None] // (steps * 1_000_000)
+        told = np.empty((len(order), len(names), len(WINDOWS)), dtype=np.float32)
+        _slide(whose, when, step, what[order], counts, told)
+        back = np.empty((len(names), len(WINDOWS), len(order)), dtype=np.float32)
+        back[:, :, order] = np.log2(1.0 + told).transpose(1, 2, 0)
+        found[kind] = back[:, :, kept:]
     return found
+
+
+@compiled
+def _by_code(code: NDArray[np.int64], n_codes: int) -> NDArray[np.int64]:
+    """Return the rows of code 0, then those of code 1 …, each in order."""
+    place = np.zeros(n_codes + 1, dtype=np.int64)
+    for c in code:
+        place[c + 1] += 1
+    place = np.cumsum(place)
+    order = np.empty(len(code), dtype=np.int64)
+    for row in range(len(code)):
+        order[place[code[row]]] = row
+        place[code[row]] += 1
+    return order
 
 
 @compiled
 def _slide(
     whose: NDArray[np.uint64],
     when: NDArray[np.int64],
+    step: NDArray[np.int64],
     what: NDArray[np.float64],
-    order: NDArray[np.int64],
-    steps: NDArray[np.int64],
     counts: NDArray[np.int64],
     told: NDArray[np.float32],
 ) -> None:
-    """Slide each window over the rows of each key, which `order` puts side by side.
+    """Slide each window over the rows, which are ordered by key and time.
 
-    Times and steps are microseconds.
+    `step` is the number of the step that each row lies in, by window.
     """
-    n_windows, n_amounts = len(steps), what.shape[1]
+    n_rows, n_amounts = what.shape
+    n_windows = len(counts)
     head = np.zeros(n_windows, dtype=np.int64)
-    running = np.zeros((n_windows, n_amounts))
+    running = np.zeros((n_amounts, n_windows))
     first = 0
-    while first < len(order):
-        one = order[first]
-        if first == 0 or whose[one] != whose[order[first - 1]]:
+    while first < n_rows:
+        if first == 0 or whose[first] != whose[first - 1]:
             head[:] = first
             running[:] = 0.0
         stop = first
         while (
-            stop < len(order)
-            and whose[order[stop]] == whose[one]
-            and when[order[stop]] == when[one]
+            stop < n_rows and whose[stop] == whose[first] and when[stop] == when[first]
         ):
+            for a in range(n_amounts):
+                for w in range(n_windows):
+                    running[a, w] += what[stop, a]
             stop += 1
         for w in range(n_windows):
-            oldest = when[one] // steps[w] - counts[w]
-            while when[order[head[w]]] // steps[w] <= oldest:
+            while step[head[w], w] <= step[first, w] - counts[w]:
                 for a in range(n_amounts):
-                    running[w, a] -= what[order[head[w]], a]
+                    running[a, w] -= what[head[w], a]
                 head[w] += 1
-            for a in range(n_amounts):
-                for r in range(first, stop):
-                    running[w, a] += what[order[r], a]
-                total = np.log2(1.0 + running[w, a])
-                for r in range(first, stop):
-                    told[a, w, order[r]] = total
+        for r in range(first, stop):
+            told[r] = running
         first = stop

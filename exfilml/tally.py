@@ -16,7 +16,7 @@ One file because what a column's name means for rows and for tables stands toget
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -157,6 +157,10 @@ class Tally:
     second: NDArray[np.uint64]
     values: Mapping[str, NDArray[np.float64]]
     forgotten: tuple[float, float] = (0.0, 0.0)
+    # What was worked out from the values, so that it is done once.
+    derived: dict[tuple[str, ...], tuple[NDArray[Any], ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def group(
@@ -286,18 +290,16 @@ class Tally:
         return distinct, counts
 
     @cached_property
-    def totals(self) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-        """Distinct first parts and how many rows all their keys were seen in."""
+    def by_first(
+        self,
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float64], NDArray[np.float64]]:
+        """Distinct first parts, in how many rows they were seen, and keys seen once."""
         distinct, at = np.unique(self.first, return_inverse=True)
-        counts = np.bincount(at, self.values["n"], minlength=len(distinct))
-        return distinct, counts.astype(np.float64)
-
-    @cached_property
-    def singletons(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Distinct first parts and how many of their keys were seen only once."""
-        once = self.first[self.values["n"] == 1]
-        distinct, counts = np.unique(once, return_counts=True)
-        return distinct, counts
+        total, once = (
+            np.bincount(at, weights, minlength=len(distinct)).astype(np.float64)
+            for weights in (self.values["n"], self.values["n"] == 1)
+        )
+        return distinct, total, once
 
 
 def _start(name: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -191,7 +191,7 @@ def high_mark(
 
 def mark(
     asked: Asked,
-    tables: tuple[str, ...],
+    tables: Sequence[str],
     bits: str,
     *,
     count: str = "n",
@@ -210,15 +210,36 @@ def mark(
     first
         Mark before anything was seen; `None` for the most general level's own.
     """
-    usual: NDArray[np.float64] | None = None
-    if first is not None:
-        usual = np.full(asked.n_flows, first)
+    if first is None:
+        # The most general level has one row, and it counts in full.
+        general, *tables = tables
+        values = asked.tally(general).values
+        n, total, squares = (values[v] for v in (count, bits, f"{bits}_squared"))
+        first = float(high_mark(n, total, squares).sum())
+    usual: NDArray[np.float64] | float = first
     for table in tables:
-        n, total, squares = asked.take(table, count, bits, f"{bits}_squared")
+        own, pull = _levels(asked.tally(table), count, bits)
+        rows = asked.rows(table)
+        usual = own[rows] + pull[rows] * usual
+    return np.broadcast_to(usual, asked.n_flows)
+
+
+def _levels(
+    tally: Tally, count: str, bits: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what each row of a table adds to a mark, and what it leaves of another.
+
+    As `blend`; one row more, for what was never seen, leaves all.
+    """
+    name = ("mark", count, bits)
+    if name not in tally.derived:
+        n, total, squares = (
+            np.append(tally.values[v], 0.0) for v in (count, bits, f"{bits}_squared")
+        )
         own = high_mark(n, total, squares)
-        usual = own if usual is None else blend(n, own, usual)
-    assert usual is not None
-    return usual
+        tally.derived[name] = (blend(n, own, 0.0), blend(n, 0.0 * own, 1.0))
+    own, pull = tally.derived[name]
+    return own, pull
 
 
 def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from exfilml.features._feature import Asked, Feature, blend, column, surprise
+from exfilml.tally import Tally
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,15 +35,15 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     """
     tally = asked.tally(table)
     site = tally.unseen_share
-    chance = np.full(asked.n_flows, site)
+    chance: NDArray[np.float64] | float = site
     if level is not None:
-        who = asked.observed.hashes[level]
-        once = _lookup(*tally.singletons, who)
-        total = _lookup(*tally.totals, who)
-        chance = blend(total, (once + 1.0) / (total + 2.0), site)
+        # What a key that was never seen leaves is the site's.
+        chance = _lookup(*_unseen_by_first(tally), asked.observed.hashes[level], site)
     # New places are visited every hour; that something goes there is what counts.
     beyond = np.maximum(asked.bits - _usual(asked), 0.0)
-    return np.where(asked.is_new(table), np.minimum(surprise(chance), beyond), 0.0)
+    return np.where(
+        asked.is_new(table), np.minimum(surprise(np.asarray(chance)), beyond), 0.0
+    )
 
 
 def _usual(asked: Asked) -> NDArray[np.float64]:
@@ -54,13 +55,28 @@ def _usual(asked: Asked) -> NDArray[np.float64]:
     return np.asarray(usual)
 
 
+def _unseen_by_first(
+    tally: Tally,
+) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """Chance of something unseen by the first part of a table's keys."""
+    if ("unseen",) not in tally.derived:
+        who, total, once = tally.by_first
+        own = (once + 1.0) / (total + 2.0)
+        tally.derived["unseen",] = (who, blend(total, own, tally.unseen_share))
+    who, chance = tally.derived["unseen",]
+    return who, chance
+
+
 def _lookup(
-    keys: NDArray[np.uint64], values: NDArray[Any], wanted: NDArray[np.uint64]
+    keys: NDArray[np.uint64],
+    values: NDArray[Any],
+    wanted: NDArray[np.uint64],
+    missing: float,
 ) -> NDArray[np.float64]:
     if len(keys) == 0:
-        return np.zeros(len(wanted))
+        return np.full(len(wanted), missing)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0).astype("float64")
+    return np.where(keys[at] == wanted, values[at], missing).astype("float64")
 
 
 def place_for_host(asked: Asked) -> NDArray[np.float64]:
@@ -115,7 +131,7 @@ def service_for_site(asked: Asked) -> NDArray[np.float64]:
 
 
 def _say_new(asked: Asked, table: str, name: str, word: str) -> list[str]:
-    hosts = _lookup(*asked.tally(table).by_second, asked.observed.hashes[name])
+    hosts = _lookup(*asked.tally(table).by_second, asked.observed.hashes[name], 0.0)
     total = asked.baseline.n_hosts
     return [
         f"{word} {value} never seen from {host} ({k:.0f} of {total} hosts)"
