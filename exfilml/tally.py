@@ -329,4 +329,7 @@ def _reduced(
         reduced = np.full(n, _start(name))
         (np.maximum if name in PEAKS else np.minimum).at(reduced, group, column)
         return reduced
+    # `bincount` waits for each addition to one place before the next.
+    if n == 1:
+        return column.sum(keepdims=True)
     return np.bincount(group, column, minlength=n).astype(np.float64)
