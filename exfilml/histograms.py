@@ -94,14 +94,15 @@ class Histograms:
         """Forget the rarest keys, whole, of what outgrew `MAX_CELLS`."""
         if len(self.cells) <= MAX_CELLS:
             return self
-        first, key = grouped(self.cells & ~_BIN)
-        rows = np.bincount(key, self.counts, minlength=len(first))
+        keys = self.cells & ~_BIN
+        first = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
+        sizes = np.diff(first, append=len(keys))
+        rows = np.add.reduceat(self.counts, first)
         rarest_last = np.argsort(-rows, kind="stable")
-        sizes = np.bincount(key, minlength=len(first))[rarest_last]
-        fits = np.cumsum(sizes) <= KEPT_SHARE * MAX_CELLS
+        fits = np.cumsum(sizes[rarest_last]) <= KEPT_SHARE * MAX_CELLS
         kept_keys = np.zeros(len(first), dtype=bool)
         kept_keys[rarest_last[fits]] = True
-        keep = kept_keys[key]
+        keep = np.repeat(kept_keys, sizes)
         lost_keys, lost_rows = self.forgotten
         lost = (
             lost_keys + float((~kept_keys).sum()),

@@ -270,3 +270,12 @@ def test_row_order_does_not_matter(share):
     for name in TABLES:
         for value, column in a.tables[name].values.items():
             assert np.allclose(column, b.tables[name].values[value])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1), st.data())
+def test_the_largest_rows_are_those_that_sorting_puts_first(rows, data):
+    n = data.draw(st.integers(1, len(rows)))
+    a, b = np.array(rows, dtype=np.float64).T
+    expected = np.zeros(len(rows), dtype=bool)
+    expected[np.lexsort((-b, -a))[:n]] = True
+    assert exfilml.tally._largest(n, a, b).tolist() == expected.tolist()
