@@ -1008,7 +1008,10 @@ def test_what_was_forgotten_comes_back_and_is_told(small, tmp_path, refused):
     loaded = load_model(tmp_path / "lost")
     assert loaded.known_.tables["host_place"].forgotten == (5.0, 7.0)
     lost = {"baseline/host_place": {"keys": 5.0, "rows": 7.0}}
-    assert model_card(loaded)["forgotten"] == lost
+    card = model_card(loaded)
+    assert card["forgotten"] == lost
+    line = "forgotten      5 of the rarest keys of baseline/host_place, 7 flows"
+    assert line in card_text(card)
     data = (tmp_path / "lost").read_bytes()
     odd = {"baseline/hosts": {"keys": 1, "rows": 1}}
     refused(change_manifest(data, ["forgotten"], odd), "forgotten 'baseline/hosts'")
