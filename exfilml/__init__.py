@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from exfilml.inject import Transfer as Transfer
     from exfilml.inject import inject as inject
     from exfilml.persistence import load_model as load_model
+    from exfilml.persistence import load_state as load_state
     from exfilml.persistence import save_model as save_model
+    from exfilml.persistence import save_state as save_state
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
@@ -42,11 +44,13 @@ _HOME = {
     "evaluate": "evaluation",
     "inject": "inject",
     "load_model": "persistence",
+    "load_state": "persistence",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
     "read_flows": "sources",
     "read_labels": "sources",
     "save_model": "persistence",
+    "save_state": "persistence",
     "score_flows": "ranking",
     "validate_flows": "schema",
     "write_flows": "sources",
@@ -62,11 +66,13 @@ __all__ = [
     "evaluate",
     "inject",
     "load_model",
+    "load_state",
     "rank_cases",
     "rank_flows",
     "read_flows",
     "read_labels",
     "save_model",
+    "save_state",
     "score_flows",
     "validate_flows",
     "write_flows",

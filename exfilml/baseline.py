@@ -103,6 +103,7 @@ TABLES: Final[dict[str, Spec]] = {
     ),
     "service_address": Spec(("service", "remote_ip"), ("n",)),
     "service_network": Spec(("service", "network"), ("n",)),
+    "place_address": Spec(("place", "remote_ip"), ("n",)),
     "wrapper": Spec(("wrapper",), PAYLOAD),
     "service_wrapper": Spec(("service", "wrapper"), PAYLOAD),
     "token": Spec(("token",), ("judged",)),

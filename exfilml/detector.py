@@ -55,11 +55,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
-from exfilml.exceptions import BaselineError, CapabilityWarning
+from exfilml.exceptions import BaselineError, CapabilityWarning, StateWarning
 from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
-from exfilml.places import orient, parse_networks, stays_inside
+from exfilml.places import infer_networks, orient, parse_networks, stays_inside
 from exfilml.schema import capability, validate_flows
 from exfilml.state import SPANS_S, State
 
@@ -220,7 +220,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     home
         Home networks in CIDR notation; `None` for RFC 1918, unique local and
-        link-local addresses.
+        link-local addresses, and what `exfilml.places.infer_networks` adds for a site
+        of public addresses (``home_`` says what).
     alerts_per_day
         Alert budget: cases that normal operation may raise a day. Scoring functions
         can override it.
@@ -307,7 +308,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"The baseline has {n} flows; at least {FEWEST_FLOWS} are needed to "
                 "learn and to calibrate. Give a longer capture or more files."
             )
-        home = parse_networks(self.home)
+        home = infer_networks(flows) if self.home is None else parse_networks(self.home)
         # Ties in time are broken by content, so that row order does not matter.
         flows = flows.sort_values(
             ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"],
@@ -425,6 +426,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -----
         CapabilityWarning
             If the flows show payload and the model never saw any.
+        StateWarning
+            If flows begin before the end of what `state` knows.
         """
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
@@ -626,7 +629,19 @@ def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
     if len(flows) == 0:
         return ()
     first, last = flows["start"].min().timestamp(), flows["start"].max().timestamp()
-    if state is not None and state.earliest is not None:
+    if state is not None and state.earliest is not None and state.latest is not None:
+        if first < state.latest:
+            begin, end = (
+                pd.Timestamp(t, unit="s").strftime("%Y-%m-%d %H:%M:%S")
+                for t in (first, state.latest)
+            )
+            warnings.warn(
+                f"The flows begin at {begin} UTC, before the end of what the state "
+                f"knows, {end} UTC. Give tables in order of time and none of them "
+                "twice: what is given twice counts twice.",
+                StateWarning,
+                stacklevel=4,
+            )
         first = min(first, state.earliest)
     return tuple(name for name, span in SPANS_S.items() if last - first < span)
 

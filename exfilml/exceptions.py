@@ -58,3 +58,7 @@ class CapabilityWarning(ExfilmlWarning):
 
 class CalibrationWarning(ExfilmlWarning):
     """The baseline is too short for the alert budget or rate that was asked for."""
+
+
+class StateWarning(ExfilmlWarning):
+    """Flows do not follow what a state knows, so that some may count twice."""

@@ -49,6 +49,7 @@ from exfilml.exceptions import (
     ExfilmlError,
     ModelFileError,
     OptionError,
+    StateError,
 )
 from exfilml.export import complete_file
 from exfilml.features import Feature, FlowFeatures
@@ -56,6 +57,7 @@ from exfilml.forest import BaselineForest, Trees
 from exfilml.histograms import BINS, MAX_CELLS, Histograms
 from exfilml.places import parse_networks
 from exfilml.schema import LAST_YEAR
+from exfilml.state import State
 from exfilml.tally import DAYS_KEPT, MAX_KEYS, Tally, combine, hash_names
 
 if TYPE_CHECKING:
@@ -226,6 +228,39 @@ def default_model() -> Path:
         if installed.exists()
         else (package.parent / "models" / "default.exfilml")
     )
+
+
+def save_state(state: State, path: str | Path) -> None:
+    """Store what a detector remembers between calls.
+
+    The file appears under its name only when it is complete.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    with complete_file(path) as part:
+        part.write_bytes(state.to_bytes())
+
+
+def load_state(path: str | Path) -> State:
+    """Read what `save_state` stored.
+
+    Raises
+    ------
+    StateError
+        If the file cannot be read, or is no state.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StateError(f"{path}: the state cannot be read: {reason}.") from error
+    try:
+        return State.from_bytes(data)
+    except StateError as error:
+        raise StateError(f"{path}: {error}") from error
 
 
 def model_card(detector: Detector) -> dict[str, Any]:

@@ -167,7 +167,9 @@ def rank_flows(
         Columns `FLOW_COLUMNS`; the index is that of `flows`, so that
         ``flows.loc[ranking.index]`` gives the flows behind the rows. ``attrs`` has
         the number of rows before `top` cut them (``total``), of alerts among them
-        (``alerted``), and by capability from which suspicion on a case alerts and
+        (``alerted``) and of rows that stay inside the site (``inside``: ranked after all
+        that leave, never alerted), the windows of `exfilml.state` that reach back
+        further than is known (``windows_not_covered``), and by capability from which suspicion on a case alerts and
         how often normal operation then does (``thresholds``, see `_alerts`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
@@ -502,10 +504,12 @@ def _noted(
     thresholds: dict[str, dict[str, Any]],
 ) -> pd.DataFrame:
     """Note in ``attrs`` what the rows do not say."""
+    by_case = len(alerted) == len(scored.apart)
     table.attrs = {
         "total": len(alerted),
         "alerted": int(alerted.sum()),
         "thresholds": thresholds,
         "windows_not_covered": list(scored.not_covered),
+        "inside": int((scored.apart if by_case else scored.apart[scored.case]).sum()),
     }
     return table

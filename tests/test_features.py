@@ -12,6 +12,7 @@ from sites import office, theft
 import exfilml.features
 from exfilml.baseline import Baseline, Observed
 from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_bytes
+from exfilml.features._feature import speaking_level
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.places import PRIVATE_NETWORKS, orient
 
@@ -138,6 +139,28 @@ def test_a_case_adds_up(baseline):
     for name in ("sum_case", "sum_place", "hidden_case", "hidden_host", "chunks"):
         assert (np.diff(table[name]) >= 0).all()
         assert table[name].iloc[-1] > table[name].iloc[0] + 2.0
+
+
+def test_the_level_that_speaks_is_named(baseline):
+    """A host of its own, a new host, and what was never seen anywhere."""
+    web = office(400, seed=7)
+    web = web[web["dst_port"] == 443].iloc[[0]]
+    new = web.assign(src_ip=pd.array(["10.77.0.1"], dtype="str"))
+    odd = theft(web, dst_port=4444)
+    levels = ("site", "service", "subnet_service", "host_service")
+    named = [
+        speaking_level(ask(flows, baseline), levels, "n", site_first=True)
+        for flows in (web, new, odd)
+    ]
+    assert named == [
+        ["for this host and service"],
+        ["for this service"],
+        ["at this site"],
+    ]
+    hidden = speaking_level(
+        ask(odd, baseline), ("site", "service"), "hidden", site_first=False
+    )
+    assert hidden == ["before any was seen"]
 
 
 def test_what_comes_later_is_no_evidence(baseline):

@@ -56,6 +56,7 @@ from exfilml.persistence import (
     PROTOCOL,
     model_card,
 )
+from exfilml.terminal import card_text
 
 # Made by each protocol's first version; see README.md there.
 MODELS = Path(__file__).parent / "models"

@@ -126,6 +126,18 @@ class Asked:
         return flags
 
 
+def beyond_usual(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload above the mean of the service, blended with the site's, in doublings.
+
+    What is odd about a conversation is evidence of theft as far as something goes out.
+    """
+    usual: NDArray[np.float64] | float = 0.0
+    for level in ("site", "service"):
+        count, total = asked.take(level, "n", "bits")
+        usual = blend(count, total / np.maximum(count, 1.0), usual)
+    return np.maximum(asked.bits - usual, 0.0)
+
+
 # What is worth a reader's time, by unit.
 WORTH_TELLING: Final = {"bits": 2.0, "share": 0.25}
 
@@ -240,6 +252,41 @@ def _levels(
         tally.derived[name] = (blend(n, own, 0.0), blend(n, 0.0 * own, 1.0))
     own, pull = tally.derived[name]
     return own, pull
+
+
+_LEVEL_NAMES: Final = {
+    "site": "at this site",
+    "service": "for this service",
+    "subnet_service": "for this network and service",
+    "host_service": "for this host and service",
+    "host": "for this host",
+    "service_place": "for this place",
+}
+
+
+def speaking_level(
+    asked: Asked, tables: Sequence[str], count: str, *, site_first: bool
+) -> list[str]:
+    """Name the level that weighs most in a mark of `mark`, for each flow.
+
+    Parameters
+    ----------
+    tables, count
+        As of `mark`.
+    site_first
+        Whether the first table speaks where no other does; else a fixed first mark.
+    """
+    left = np.ones(asked.n_flows)
+    weights = []
+    for table in reversed(tables):
+        (n,) = asked.take(table, count)
+        in_full = site_first and table == tables[0]
+        own = np.ones_like(n) if in_full else n / (n + BLEND)
+        weights.append(left * own)
+        left = left * (1.0 - own)
+    names = [*(_LEVEL_NAMES[t] for t in reversed(tables)), "before any was seen"]
+    strongest = np.argmax(np.array([*weights, left]), axis=0)
+    return [names[i] for i in strongest.tolist()]
 
 
 def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:

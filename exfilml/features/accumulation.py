@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exfilml.baseline import SUMMED, case_key, windows_of
-from exfilml.features._feature import Asked, Feature, column, human_bytes, mark
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    column,
+    human_bytes,
+    mark,
+    speaking_level,
+)
 from exfilml.state import WINDOWS
 from exfilml.tally import combine, grouped
 
@@ -152,11 +159,15 @@ def _say(asked: Asked, what: str, tables: tuple[str, ...], who: str) -> list[str
     rows = np.arange(asked.n_flows)
     names = list(WINDOWS)
     hidden = "concealed " if what.endswith("hidden") else ""
+    level = speaking_level(
+        asked, tables, SUMMED[what], site_first=not what.endswith("hidden")
+    )
     parts = []
-    for window, total, usual, host, place, service in zip(
+    for window, total, usual, whose_usual, host, place, service in zip(
         most,
         sums[most, rows],
         marks[most, rows],
+        level,
         column(asked, "local_ip"),
         column(asked, "place"),
         column(asked, "service"),
@@ -165,7 +176,8 @@ def _say(asked: Asked, what: str, tables: tuple[str, ...], who: str) -> list[str
         whose = who.format(host=host, place=place, service=service)
         parts.append(
             f"{human_bytes(2.0**total - 1.0)} of {hidden}uploads {whose} in "
-            f"{names[window]} (usual at most {human_bytes(2.0**usual - 1.0)})"
+            f"{names[window]} (usual at most {human_bytes(2.0**usual - 1.0)} "
+            f"{whose_usual})"
         )
     return parts
 

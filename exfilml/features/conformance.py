@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.features._feature import Asked, Feature, column, surprise
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    beyond_usual,
+    column,
+    surprise,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +31,8 @@ def conduct(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(how the conversation went, who spoke first | service), in bits.
 
     The smoothed share of the service's flows: prior with 2 pseudo-counts from the
-    whole site. NaN where the source says neither.
+    whole site; no more than the upload exceeds the mean of the service, doubling for
+    bit: a scan breaks every rule and carries nothing. NaN where the source says neither.
     """
     (total,) = asked.take("site", "n")
     (anywhere,) = asked.take("conduct", "n")
@@ -33,7 +40,7 @@ def conduct(asked: Asked) -> NDArray[np.float64]:
     (count,) = asked.take("service", "n")
     (same,) = asked.take("service_conduct", "n")
     share = (same + PRIOR_COUNT * general) / (count + PRIOR_COUNT)
-    bits = surprise(share)
+    bits = np.minimum(surprise(share), beyond_usual(asked))
     return np.where(asked.observed.hashes["conduct"] == 0, np.nan, bits)
 
 

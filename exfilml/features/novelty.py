@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exfilml.features._feature import Asked, Feature, blend, column, surprise
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    beyond_usual,
+    blend,
+    column,
+    surprise,
+)
 from exfilml.tally import Tally
 
 if TYPE_CHECKING:
@@ -39,20 +46,8 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     if level is not None:
         # What a key that was never seen leaves is the site's.
         chance = _lookup(*_unseen_by_first(tally), asked.observed.hashes[level], site)
-    # New places are visited every hour; that something goes there is what counts.
-    beyond = np.maximum(asked.bits - _usual(asked), 0.0)
-    return np.where(
-        asked.is_new(table), np.minimum(surprise(np.asarray(chance)), beyond), 0.0
-    )
-
-
-def _usual(asked: Asked) -> NDArray[np.float64]:
-    """Mean log2 upload of the service, blended with the site's."""
-    usual: NDArray[np.float64] | float = 0.0
-    for level in ("site", "service"):
-        count, total = asked.take(level, "n", "bits")
-        usual = blend(count, total / np.maximum(count, 1.0), usual)
-    return np.asarray(usual)
+    bits = np.minimum(surprise(np.asarray(chance)), beyond_usual(asked))
+    return np.where(asked.is_new(table), bits, 0.0)
 
 
 def _unseen_by_first(
@@ -89,14 +84,27 @@ def place_for_service(asked: Asked) -> NDArray[np.float64]:
     return _unseen(asked, "service_place", "service")
 
 
-def address_for_service(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(unseen address | service) where no host used it so, in bits."""
-    return _unseen(asked, "service_address", "service")
+def address_for_place(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen address | place, or service) where it was never seen, in bits.
+
+    Of a place that is known for the service the addresses of that place are asked: those
+    of a cloud change every day, those of a licence server never do. Of a new place those
+    of the service.
+    """
+    return np.where(
+        asked.is_new("service_place"),
+        _unseen(asked, "service_address", "service"),
+        _unseen(asked, "place_address", "place"),
+    )
 
 
 def network_for_service(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(unseen /24 or /48 | service) where no host used it so, in bits."""
-    return _unseen(asked, "service_network", "service")
+    """−log2 P(unseen /24 or /48 | service) where no host used it so, in bits.
+
+    0 where the place is known for the service: a name may move.
+    """
+    bits = _unseen(asked, "service_network", "service")
+    return np.where(asked.is_new("service_place"), bits, 0.0)
 
 
 def service_for_host(asked: Asked) -> NDArray[np.float64]:
@@ -150,6 +158,17 @@ def _say_new_for_service(asked: Asked, name: str, word: str) -> list[str]:
     ]
 
 
+def _say_address(asked: Asked) -> list[str]:
+    new = asked.is_new("service_place")
+    places, services = column(asked, "place"), column(asked, "service")
+    return [
+        f"address {address} never seen for {service if n else place} from any host"
+        for address, place, service, n in zip(
+            column(asked, "remote_ip"), places, services, new, strict=True
+        )
+    ]
+
+
 _say_service = partial(_say_new, table="host_service", name="service", word="service")
 
 FEATURES: Final = tuple(
@@ -169,8 +188,8 @@ FEATURES: Final = tuple(
         ),
         (
             "new_address",
-            address_for_service,
-            partial(_say_new_for_service, name="remote_ip", word="address"),
+            address_for_place,
+            _say_address,
         ),
         (
             "new_network",
