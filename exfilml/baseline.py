@@ -13,6 +13,7 @@ One file because the tables and the columns that they count are one list.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -161,15 +162,13 @@ class Baseline:
         """Count the flows of `observed`."""
         tables = {}
         for name, spec in TABLES.items():
-            rows = observed
             # A name that is not known is no name.
-            gaps = [observed.hashes[k] == 0 for k in spec.keys if k in MAY_LACK]
-            if gaps:
-                rows = observed.rows(~np.logical_or.reduce(gaps))
+            named = [observed.hashes[k] != 0 for k in spec.keys if k in MAY_LACK]
+            rows = np.logical_and.reduce(named) if named else slice(None)
             tables[name] = Tally.group(
-                tuple(rows.hashes[k] for k in spec.keys),
-                {v: rows.column(v) for v in spec.values},
-                rows.n_rows,
+                tuple(observed.hashes[k][rows] for k in spec.keys),
+                {v: observed.column(v)[rows] for v in spec.values},
+                observed.n_rows,
             )
         histograms = {
             name: Histograms.group(observed.keys(spec.keys), observed.bins[value])
@@ -194,11 +193,15 @@ class Baseline:
             As `exfilml.places.parse_networks` gives it.
         """
         state = State()
-        known = cls.learn(Observed.of(orient(empty_flows(), home)))
+        # Each more than twice as large as the next, so that a chunk is counted in
+        # without moving all that is known.
+        known = [cls.learn(Observed.of(orient(empty_flows(), home)))]
         for flows in chunks:
-            seen = Observed.of(orient(flows, home), state)
-            known = known.merge(cls.learn(seen))
-        return known
+            new = cls.learn(Observed.of(orient(flows, home), state))
+            while known and known[-1].size < 2 * new.size:
+                new = known.pop().merge(new)
+            known.append(new)
+        return functools.reduce(cls.merge, reversed(known))
 
     def merge(self, other: Baseline) -> Baseline:
         """Return the baseline of both row sets together."""
@@ -246,6 +249,13 @@ class Baseline:
         `hosts` are keys of the table ``host``; zeros for those never seen.
         """
         return self.histograms["host_hour"].counts_of(hosts)[:, :24]
+
+    @property
+    def size(self) -> int:
+        """Number of keys and cells."""
+        return sum(len(t.keys) for t in self.tables.values()) + sum(
+            len(h.cells) for h in self.histograms.values()
+        )
 
     @property
     def n_hosts(self) -> int:
