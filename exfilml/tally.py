@@ -7,8 +7,8 @@ A table that outgrows `MAX_KEYS` forgets its rarest keys, and of equally rare on
 those that were not seen for longest, down to `KEPT_SHARE` of it, so that it does not
 have to forget with every chunk. What is forgotten is forgotten: a key that comes
 again begins anew, and counts are then too low. `Tally.forgotten` says how many keys
-that were, with how many rows. So long as no table forgets, merging is exact, in any
-order; after that, by which keys are there at the end.
+that were, with how many rows. So long as no table forgets, merging is exact in any
+order; after that, which keys stay depends on the order.
 
 One file because what a column's name means for rows and for tables stands together.
 """
