@@ -13,7 +13,6 @@ One file because the tables and the columns that they count are one list.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -193,15 +192,10 @@ class Baseline:
             As `exfilml.places.parse_networks` gives it.
         """
         state = State()
-        # Each more than twice as large as the next, so that a chunk is counted in
-        # without moving all that is known.
-        known = [cls.learn(Observed.of(orient(empty_flows(), home)))]
+        known = cls.learn(Observed.of(orient(empty_flows(), home)))
         for flows in chunks:
-            new = cls.learn(Observed.of(orient(flows, home), state))
-            while known and known[-1].size < 2 * new.size:
-                new = known.pop().merge(new)
-            known.append(new)
-        return functools.reduce(cls.merge, reversed(known))
+            known = known.merge(cls.learn(Observed.of(orient(flows, home), state)))
+        return known
 
     def merge(self, other: Baseline) -> Baseline:
         """Return the baseline of both row sets together."""
@@ -249,13 +243,6 @@ class Baseline:
         `hosts` are keys of the table ``host``; zeros for those never seen.
         """
         return self.histograms["host_hour"].counts_of(hosts)[:, :24]
-
-    @property
-    def size(self) -> int:
-        """Number of keys and cells."""
-        return sum(len(t.keys) for t in self.tables.values()) + sum(
-            len(h.cells) for h in self.histograms.values()
-        )
 
     @property
     def n_hosts(self) -> int:
