@@ -2,7 +2,9 @@
 
 A `Baseline` is a set of `Tally` tables. Each maps a key (a host, a service, a pair
 of them …) to counts, sums and peaks, so that two baselines merge by adding and a
-day can be added to a month.
+day can be added to a month. Beside them stand `Histograms`: upload sizes by key, whose
+quantiles are exact to a tenth, and hours of activity. Both are bounded: a baseline of
+any number of flows takes no more than so much memory (see `exfilml.tally`).
 
 Nothing here decides what is suspicious; `exfilml.features` asks questions of it.
 
@@ -12,17 +14,19 @@ One file because the tables and the columns that they count are one list.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
+from exfilml.histograms import Histograms, upload_bins, upload_of_bin
 from exfilml.names import Names
-from exfilml.places import Oriented
+from exfilml.places import Oriented, orient
+from exfilml.schema import empty_flows
 from exfilml.state import KINDS, WINDOWS, State, trailing
-from exfilml.tally import Tally, combine, hash_names
+from exfilml.tally import Tally, combine, day_bits, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +41,8 @@ PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 # Bytes in DNS names and echo data, of the flows whose protocol can carry such.
 CARRIED: Final = ("carriers", "carried_bits", "carried_bits_squared")
 MISDECLARED: Final = ("declared", "misdeclared")
+# First and last UTC day since 1970, and which days: see `exfilml.tally.n_days`.
+SEEN: Final = ("first_day", "last_day", "days")
 # log2 of upload over download, and its square.
 RATIO: Final = ("ratio", "ratio_squared")
 SQUARED: Final = "_squared"
@@ -77,7 +83,7 @@ class Spec:
 TABLES: Final[dict[str, Spec]] = {
     "site": Spec((), VOLUME + RATIO + PAYLOAD + ("hidden",) + _moments(*SUMMED)),
     "host": Spec(
-        ("local_ip",), VOLUME + PAYLOAD + ("hidden",) + _moments("host_hidden")
+        ("local_ip",), VOLUME + PAYLOAD + SEEN + ("hidden",) + _moments("host_hidden")
     ),
     "service": Spec(
         ("service",),
@@ -86,12 +92,15 @@ TABLES: Final[dict[str, Spec]] = {
         + PAYLOAD
         + CARRIED
         + MISDECLARED
+        + SEEN
         + ("hidden",)
         + _moments("case_up", "place_up", "case_hidden", "place_hidden", "case_flows"),
     ),
     "subnet_service": Spec(("subnet", "service"), VOLUME),
-    "host_service": Spec(("local_ip", "service"), VOLUME + _moments("case_up")),
-    "service_place": Spec(("service", "place"), VOLUME + CARRIED + ("judged", "bare")),
+    "host_service": Spec(("local_ip", "service"), VOLUME + SEEN + _moments("case_up")),
+    "service_place": Spec(
+        ("service", "place"), VOLUME + CARRIED + SEEN + ("judged", "bare")
+    ),
     "service_address": Spec(("service", "remote_ip"), ("n",)),
     "service_network": Spec(("service", "network"), ("n",)),
     "place_address": Spec(("place", "remote_ip"), ("n",)),
@@ -99,14 +108,32 @@ TABLES: Final[dict[str, Spec]] = {
     "service_wrapper": Spec(("service", "wrapper"), PAYLOAD),
     "token": Spec(("token",), ("judged",)),
     "service_token": Spec(("service", "token"), ("judged",)),
-    "host_place": Spec(("local_ip", "place"), ("n",)),
+    "host_place": Spec(("local_ip", "place"), ("n", *SEEN)),
     "service_conduct": Spec(("service", "conduct"), ("n",)),
     "conduct": Spec(("conduct",), ("n",)),
     "host_fingerprint": Spec(("local_ip", "fingerprint"), ("n",)),
     "host_user_agent": Spec(("local_ip", "user_agent"), ("n",)),
     "host_process": Spec(("local_ip", "process"), ("n",)),
 }
-
+# By key and bin. Hours are UTC; those of a week begin with Monday's first.
+HISTOGRAMS: Final[dict[str, Spec]] = {
+    "site_upload": Spec((), ("upload",)),
+    "service_upload": Spec(("service",), ("upload",)),
+    "host_upload": Spec(("local_ip",), ("upload",)),
+    "host_service_upload": Spec(("local_ip", "service"), ("upload",)),
+    "service_place_upload": Spec(("service", "place"), ("upload",)),
+    "site_hour": Spec((), ("hour_of_week",)),
+    "host_hour": Spec(("local_ip",), ("hour_of_day",)),
+}
+HOURS_OF_WEEK: Final = 168
+HOUR_US: Final = 3_600_000_000
+DAY_US: Final = 24 * HOUR_US
+# The last bin of each, up to 2⁶³ bytes.
+MOST_BIN: Final = {
+    "upload": int(upload_bins(np.array([2.0**63]))[0]),
+    "hour_of_week": HOURS_OF_WEEK - 1,
+    "hour_of_day": 23,
+}
 
 # Names that many flows do not have.
 MAY_LACK: Final = ("fingerprint", "user_agent", "process")
@@ -114,26 +141,61 @@ MAY_LACK: Final = ("fingerprint", "user_agent", "process")
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was seen in normal operation: one `Tally` for each of `TABLES`."""
+    """What was seen in normal operation.
+
+    Attributes
+    ----------
+    tables
+        One `Tally` for each of `TABLES`.
+    histograms
+        One for each of `HISTOGRAMS`.
+    """
 
     tables: Mapping[str, Tally] = field(default_factory=dict)
+    histograms: Mapping[str, Histograms] = field(
+        default_factory=lambda: dict.fromkeys(HISTOGRAMS, Histograms())
+    )
 
     @classmethod
     def learn(cls, observed: Observed) -> Baseline:
         """Count the flows of `observed`."""
         tables = {}
         for name, spec in TABLES.items():
-            rows = observed
             # A name that is not known is no name.
-            gaps = [observed.hashes[k] == 0 for k in spec.keys if k in MAY_LACK]
-            if gaps:
-                rows = observed.rows(~np.logical_or.reduce(gaps))
+            named = [observed.hashes[k] != 0 for k in spec.keys if k in MAY_LACK]
+            rows = np.logical_and.reduce(named) if named else slice(None)
             tables[name] = Tally.group(
-                tuple(rows.hashes[k] for k in spec.keys),
-                {v: rows.column(v) for v in spec.values},
-                rows.n_rows,
+                tuple(observed.hashes[k][rows] for k in spec.keys),
+                {v: observed.column(v)[rows] for v in spec.values},
+                observed.n_rows,
             )
-        return cls(tables)
+        histograms = {
+            name: Histograms.group(observed.keys(spec.keys), observed.bins[value])
+            for name, spec in HISTOGRAMS.items()
+            for value in spec.values
+        }
+        return cls(tables, histograms)
+
+    @classmethod
+    def of_chunks(
+        cls, chunks: Iterable[pd.DataFrame], home: tuple[str, ...]
+    ) -> Baseline:
+        """Learn from flows that come in pieces: one pass, in bounded memory.
+
+        Parameters
+        ----------
+        chunks
+            Validated flows tables of any size, such as a day each, in order of time:
+            sums over trailing windows know what came before. All else is the same in
+            any order.
+        home
+            As `exfilml.places.parse_networks` gives it.
+        """
+        state = State()
+        known = cls.learn(Observed.of(orient(empty_flows(), home)))
+        for flows in chunks:
+            known = known.merge(cls.learn(Observed.of(orient(flows, home), state)))
+        return known
 
     def merge(self, other: Baseline) -> Baseline:
         """Return the baseline of both row sets together."""
@@ -141,8 +203,46 @@ class Baseline:
             {
                 name: tally.merge(other.tables[name])
                 for name, tally in self.tables.items()
-            }
+            },
+            {
+                name: histograms.merge(other.histograms[name])
+                for name, histograms in self.histograms.items()
+            },
         )
+
+    def quantile(
+        self, level: str, keys: NDArray[np.uint64], q: float
+    ) -> NDArray[np.float64]:
+        """Return a quantile of upload bytes by key, as log2(1 + bytes).
+
+        Parameters
+        ----------
+        level
+            ``site``, ``service``, ``host``, ``host_service`` or ``service_place``.
+        keys
+            Hashes of keys as the table of that name has them, shape (n_keys,).
+        q
+            0 … 1.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (n_keys,)
+            NaN for keys that were never seen. The bytes are off by at most a tenth.
+        """
+        bins = self.histograms[f"{level}_upload"].quantile(keys, q)
+        return np.log2(1.0 + upload_of_bin(bins))
+
+    @property
+    def hours_of_week(self) -> NDArray[np.float64]:
+        """Flows by hour of the week in UTC, Monday first, shape (168,)."""
+        return self.histograms["site_hour"].total[:HOURS_OF_WEEK]
+
+    def hours_of_day(self, hosts: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """Flows of local hosts by hour of the day in UTC, shape (n_hosts, 24).
+
+        `hosts` are keys of the table ``host``; zeros for those never seen.
+        """
+        return self.histograms["host_hour"].counts_of(hosts)[:, :24]
 
     @property
     def n_hosts(self) -> int:
@@ -164,12 +264,15 @@ class Observed:
         A number for each flow that its content gives, not its place in a table.
     names
         The columns of `KEPT_NAMES`.
+    bins
+        Columns of bins that `HISTOGRAMS` count.
     """
 
     hashes: Mapping[str, NDArray[np.uint64]]
     values: Mapping[str, NDArray[np.float64]]
     tie: NDArray[np.uint64]
     names: Mapping[str, Names] = field(default_factory=dict)
+    bins: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -260,7 +363,22 @@ class Observed:
                     windows_of(f"{kind}_{amount}"), told, strict=True
                 ):
                     values[name] = column * speaks
-        return cls(hashes, values, tie, {n: names[n] for n in KEPT_NAMES})
+        day = start // DAY_US
+        values |= {"first_day": day, "last_day": day, "days": day_bits(day)}
+        hour = start // HOUR_US
+        bins = {
+            "upload": upload_bins(up),
+            # 1970 began on a Thursday.
+            "hour_of_week": ((hour + 72) % HOURS_OF_WEEK).astype(np.uint8),
+            "hour_of_day": (hour % 24).astype(np.uint8),
+        }
+        return cls(hashes, values, tie, {n: names[n] for n in KEPT_NAMES}, bins)
+
+    def keys(self, names: tuple[str, ...]) -> NDArray[np.uint64]:
+        """Return the key of each flow for such parts, zeros for none."""
+        if not names:
+            return np.zeros(self.n_rows, dtype=np.uint64)
+        return combine(*(self.hashes[name] for name in names))
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Return a column of numbers, or the squares of one."""
@@ -275,6 +393,7 @@ class Observed:
             {name: column[at] for name, column in self.values.items()},
             self.tie[at],
             {name: column[at] for name, column in self.names.items()},
+            {name: column[at] for name, column in self.bins.items()},
         )
 
 

@@ -14,7 +14,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Final
 
-REMEMBERED: Final = 8192
+REMEMBERED: Final = 65_536
 """Names whose domain is remembered. Names come from packets, that is, from whoever
 sends them: what is remembered of them must be bounded."""
 

@@ -34,7 +34,15 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from exfilml import __version__
-from exfilml.baseline import SQUARED, SUMMED, TABLES, Baseline, windows_of
+from exfilml.baseline import (
+    HISTOGRAMS,
+    MOST_BIN,
+    SQUARED,
+    SUMMED,
+    TABLES,
+    Baseline,
+    windows_of,
+)
 from exfilml.calibration import Calibrator
 from exfilml.detector import Detector, Learned
 from exfilml.exceptions import (
@@ -46,9 +54,11 @@ from exfilml.exceptions import (
 from exfilml.export import complete_file
 from exfilml.features import Feature, FlowFeatures
 from exfilml.forest import BaselineForest, Trees
+from exfilml.histograms import BINS, MAX_CELLS, Histograms
 from exfilml.places import parse_networks
+from exfilml.schema import LAST_YEAR
 from exfilml.state import State
-from exfilml.tally import MAX_KEYS, PEAKS, Tally, combine, hash_names
+from exfilml.tally import DAYS_KEPT, MAX_KEYS, Tally, combine, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,6 +93,7 @@ _PER: Final = {
     "bare_bits": ("bare", MOST_BITS),
     "carried_bits": ("carriers", MOST_BITS),
     "carried_bits_squared": ("carriers", MOST_BITS**2),
+    "first_day": ("last_day", 1.0),
 } | {
     name + suffix: (SUMMED[what], most)
     for what in SUMMED
@@ -90,6 +101,13 @@ _PER: Final = {
     for suffix, most in (("", MOST_BITS), (SQUARED, MOST_BITS**2))
 }
 _SIGNED: Final = frozenset({"ratio"})
+_MOST: Final = {
+    "peak_bits": MOST_BITS,
+    "last_day": (LAST_YEAR - 1970 + 1) * 365.25,
+    "days": 2.0**DAYS_KEPT - 1.0,
+}
+# Up to here whole numbers and their sums are exact.
+MOST_ROWS: Final = 2.0**53
 
 _TREE_TYPES: Final = {
     "start": "<i8",
@@ -102,6 +120,7 @@ _TREE_TYPES: Final = {
     "value": "<f8",
 }
 _BASELINES: Final = ("baseline", "recent")
+_HISTOGRAM_TYPES: Final = {"cells": "<u8", "counts": "<f8"}
 _LEARNED_PARTS: Final = ("edges", "flows", "cases", "canaries")
 _CAPABILITIES: Final = ("volume", "payload")
 _LIBRARIES: Final = ("numpy", "pandas", "scikit-learn", "nfstream")
@@ -281,6 +300,13 @@ def _manifest(detector: Detector) -> dict[str, Any]:
         "window": [first.isoformat(), last.isoformat()],
         "flows": detector.n_flows_,
         "hash_check": _hash_check(),
+        "forgotten": {
+            f"{which}/{name}": {"keys": table.forgotten[0], "rows": table.forgotten[1]}
+            for which in _BASELINES
+            for known in [getattr(detector, f"{which}_")]
+            for name, table in {**known.tables, **known.histograms}.items()
+            if table.forgotten[0]
+        },
         "capabilities": {
             name: {
                 "features": [[f.name, _checksum(f)] for f in learned.features.features],
@@ -400,6 +426,8 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
         base = f"{which}/{name}"
         types |= {f"{base}/{part}": "<u8" for part in ("keys", "first", "second")}
         types |= {f"{base}/{value}": "<f8" for value in spec.values}
+    for which, name in itertools.product(_BASELINES, HISTOGRAMS):
+        types |= {f"{which}/{name}/{k}": dtype for k, dtype in _HISTOGRAM_TYPES.items()}
     for name in capabilities:
         types |= {f"{name}/trees/{k}": dtype for k, dtype in _TREE_TYPES.items()}
         types |= {f"{name}/{part}": "<f8" for part in _LEARNED_PARTS}
@@ -415,6 +443,10 @@ def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
             arrays[f"{base}/{part}"] = getattr(tally, part)
         for value in TABLES[name].values:
             arrays[f"{base}/{value}"] = tally.values[value]
+    for which, name in itertools.product(_BASELINES, HISTOGRAMS):
+        histograms = getattr(detector, f"{which}_").histograms[name]
+        for part in _HISTOGRAM_TYPES:
+            arrays[f"{which}/{name}/{part}"] = getattr(histograms, part)
     for name, learned in detector.learned_.items():
         for part in _TREE_TYPES:
             arrays[f"{name}/trees/{part}"] = getattr(learned.forest.trees_, part)
@@ -601,8 +633,15 @@ def _construct(
     detector.home_ = parse_networks(home)
     detector.window_ = _window(manifest.get("window"))
     detector.n_flows_ = int(_number(manifest, "flows", 0, MOST_COUNT, whole=True))
+    forgotten = _forgotten(manifest)
     detector.baseline_, detector.recent_ = (
-        Baseline({name: _tally(arrays, f"{which}/{name}") for name in TABLES})
+        Baseline(
+            {name: _tally(arrays, f"{which}/{name}", forgotten) for name in TABLES},
+            {
+                name: _histograms(arrays, f"{which}/{name}", forgotten)
+                for name in HISTOGRAMS
+            },
+        )
         for which in _BASELINES
     )
     detector.known_ = detector.baseline_.merge(detector.recent_)
@@ -636,7 +675,49 @@ def _window(texts: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
     return first.tz_convert("UTC"), last.tz_convert("UTC")
 
 
-def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
+def _forgotten(
+    manifest: Mapping[str, Any],
+) -> dict[str, tuple[float, float]]:
+    """Return how many keys a table forgot, with how many rows, by its name."""
+    forgotten = _object(manifest, "forgotten")
+    names = itertools.product(_BASELINES, (*TABLES, *HISTOGRAMS))
+    odd = sorted(set(forgotten) - {f"{which}/{name}" for which, name in names})
+    if odd:
+        raise ModelFileError(f"damaged manifest: forgotten {_shown(odd[0])}.")
+    numbers = {}
+    for name in forgotten:
+        lost = _object(forgotten, name)
+        keys, rows = (_number(lost, of, 0.0, MOST_COUNT) for of in ("keys", "rows"))
+        numbers[name] = (keys, rows)
+    return numbers
+
+
+def _histograms(
+    arrays: Mapping[str, NDArray[Any]],
+    base: str,
+    forgotten: Mapping[str, tuple[float, float]],
+) -> Histograms:
+    spec = HISTOGRAMS[base.split("/")[1]]
+    cells, counts = (arrays[f"{base}/{part}"] for part in _HISTOGRAM_TYPES)
+    if len(cells) > MAX_CELLS or len(cells) != len(counts):
+        raise ModelFileError(f"{base}: columns differ in length, or are too long.")
+    if (cells[1:] <= cells[:-1]).any():
+        raise ModelFileError(f"{base}: cells are not in order.")
+    keys, bins = np.divmod(cells, np.uint64(BINS))
+    if (bins > MOST_BIN[spec.values[0]]).any() or (keys.any() and not spec.keys):
+        raise ModelFileError(f"{base}: not all are possible cells.")
+    # The comparison is false for what is not a number.
+    whole = (counts >= 1) & (counts == np.floor(counts))
+    if not (whole.all() and counts.sum() <= MOST_ROWS):
+        raise ModelFileError(f"{base}/counts: not all are possible counts.")
+    return Histograms(cells, counts, forgotten.get(base, (0.0, 0.0)))
+
+
+def _tally(
+    arrays: Mapping[str, NDArray[Any]],
+    base: str,
+    forgotten: Mapping[str, tuple[float, float]],
+) -> Tally:
     spec = TABLES[base.split("/")[1]]
     keys, first, second = (
         arrays[f"{base}/{part}"] for part in ("keys", "first", "second")
@@ -651,7 +732,7 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
     if not np.array_equal(keys, combine(*parts) if parts else np.zeros_like(keys)):
         raise ModelFileError(f"{base}: keys differ from their parts.")
     for value, column in values.items():
-        most = np.full(len(keys), MOST_BITS if value in PEAKS else MOST_COUNT)
+        most = np.full(len(keys), _MOST.get(value, MOST_COUNT))
         if value in _PER:
             of, each = _PER[value]
             most = np.minimum(most, each * values[of])
@@ -659,7 +740,9 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
         low = -most if value in _SIGNED else 0.0
         if not ((column >= low) & (column <= most)).all():
             raise ModelFileError(f"{base}/{value}: not all are possible counts.")
-    return Tally(keys, first, second, values)
+    if "days" in values and (values["days"] % 1 != 0).any():
+        raise ModelFileError(f"{base}/days: not all are whole numbers.")
+    return Tally(keys, first, second, values, forgotten.get(base, (0.0, 0.0)))
 
 
 def _number(

@@ -28,7 +28,6 @@ import pandas as pd
 
 from exfilml._jit import compiled
 from exfilml.exceptions import StateError
-from exfilml.tally import combine, grouped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,30 +90,37 @@ class Trail:
         latest: int,
     ) -> Self:
         """Sum up what the windows still need to know when it is `latest`."""
-        times = _coarser(times, latest)
-        stays = latest // _STEPS[-1] - times // _STEPS[-1] < _COUNTS[-1]
-        # What carries nothing need not be kept.
-        stays &= (sums > 0.0).any(axis=1)
-        keys, times, sums = keys[stays], times[stays], sums[stays]
-        first, group = grouped(combine(keys, times.astype(np.uint64)))
-        added = np.empty((len(first), sums.shape[1]))
-        for i in range(sums.shape[1]):
-            added[:, i] = np.bincount(group, sums[:, i], minlength=len(first))
-        keys, times = keys[first], times[first]
-        order = np.lexsort((times, keys))
-        if len(order) > MAX_ROWS:
-            heavy = np.argsort(-added[order].max(axis=1), kind="stable")
-            order = order[np.sort(heavy[:MAX_ROWS])]
-        return cls(keys[order], times[order], added[order])
+        keys, times, sums = _needed(keys, times, sums, latest)
+        in_time = np.argsort(times, kind="stable")
+        code, distinct = pd.factorize(keys[in_time])
+        rank = np.empty(len(distinct), dtype=np.int64)
+        rank[np.argsort(distinct)] = np.arange(len(distinct))
+        order = in_time[_by_code(rank[code], len(distinct))]
+        return cls._added(keys, times, sums, order)
+
+    @classmethod
+    def _added(
+        cls,
+        keys: NDArray[np.uint64],
+        times: NDArray[np.int64],
+        sums: NDArray[np.float64],
+        order: NDArray[np.int64],
+    ) -> Self:
+        """Add up rows of the same key and step, which `order` puts side by side."""
+        rows, added = _add_up(keys, times, sums, order)
+        if len(rows) > MAX_ROWS:
+            heavy = np.argsort(-added.max(axis=1), kind="stable")
+            largest = np.sort(heavy[:MAX_ROWS])
+            rows, added = rows[largest], added[largest]
+        return cls(keys[rows], times[rows], added)
 
     def merge(self, other: Trail, latest: int) -> Trail:
         """Return the sums of both."""
-        return self.of(
-            np.concatenate([self.keys, other.keys]),
-            np.concatenate([self.times, other.times]),
-            np.concatenate([self.sums, other.sums]),
-            latest,
+        mine, theirs = (_needed(t.keys, t.times, t.sums, latest) for t in (self, other))
+        keys, times, sums = (
+            np.concatenate(pair) for pair in zip(mine, theirs, strict=True)
         )
+        return self._added(keys, times, sums, _zip(keys, times, len(mine[0])))
 
     def only(self, keys: NDArray[np.uint64]) -> Trail:
         """Return the rows of some keys, which are distinct."""
@@ -124,6 +130,65 @@ class Trail:
         rows = np.arange(behind[-1] if len(keys) else 0)
         rows += np.repeat(low - (behind - size), size)
         return Trail(self.keys[rows], self.times[rows], self.sums[rows])
+
+
+def _needed(
+    keys: NDArray[np.uint64],
+    times: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    latest: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.float64]]:
+    """Leave out what no window needs when it is `latest`; steps become coarser."""
+    times = _coarser(times, latest)
+    stays = latest // _STEPS[-1] - times // _STEPS[-1] < _COUNTS[-1]
+    # What carries nothing need not be kept.
+    stays &= sums @ np.ones(sums.shape[1]) > 0.0
+    return keys[stays], times[stays], sums.compress(stays, axis=0)
+
+
+@compiled
+def _add_up(
+    keys: NDArray[np.uint64],
+    times: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    order: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the first row of each key and time, in order, and their sums."""
+    n_amounts = sums.shape[1]
+    rows = np.empty(len(order), dtype=np.int64)
+    added = np.zeros((len(order), n_amounts))
+    last = -1
+    for row in order:
+        if last < 0 or keys[row] != keys[rows[last]] or times[row] != times[rows[last]]:
+            last += 1
+            rows[last] = row
+        for a in range(n_amounts):
+            added[last, a] += sums[row, a]
+    return rows[: last + 1].copy(), added[: last + 1].copy()
+
+
+@compiled
+def _zip(
+    keys: NDArray[np.uint64], times: NDArray[np.int64], border: int
+) -> NDArray[np.int64]:
+    """Order rows by key and time, if those before and from `border` on are ordered."""
+    order = np.empty(len(keys), dtype=np.int64)
+    one, two = 0, border
+    for place in range(len(keys)):
+        mine = two == len(keys) or (
+            one < border
+            and (
+                keys[one] < keys[two]
+                or (keys[one] == keys[two] and times[one] <= times[two])
+            )
+        )
+        if mine:
+            order[place] = one
+            one += 1
+        else:
+            order[place] = two
+            two += 1
+    return order
 
 
 def _coarser(times: NDArray[np.int64], latest: int) -> NDArray[np.int64]:
@@ -218,7 +283,7 @@ class State:
         trails = self.trails[kind]
         if not trails:
             return Trail.empty(kind)
-        distinct = np.unique(keys)
+        distinct = np.sort(pd.unique(keys))
         found = [trail.only(distinct) for trail in trails]
         return Trail(
             np.concatenate([t.keys for t in found]),
@@ -355,7 +420,6 @@ def trailing(
     found = {}
     for kind, names in KINDS.items():
         before = state.only(kind, keys[kind])
-        kept = len(before.keys)
         whose = np.concatenate([before.keys, keys[kind]])
         when = np.concatenate([before.times * 1_000_000, start])
         what = np.concatenate([before.sums, amounts[kind]])
@@ -363,12 +427,12 @@ def trailing(
         code, distinct = pd.factorize(whose[in_time])
         order = in_time[_by_code(code, len(distinct))]
         whose, when = whose[order], when[order]
-        step = when[:, None] // (steps * 1_000_000)
+        # numpy divides by one number several times as fast as by an array of them.
+        step = np.stack([when // (s * 1_000_000) for s in steps.tolist()], axis=1)
         told = np.empty((len(order), len(names), len(WINDOWS)), dtype=np.float32)
-        _slide(whose, when, step, what[order], counts, told)
-        back = np.empty((len(names), len(WINDOWS), len(order)), dtype=np.float32)
-        back[:, :, order] = np.log2(1.0 + told).transpose(1, 2, 0)
-        found[kind] = back[:, :, kept:]
+        _slide(whose, when, step, what.take(order, axis=0), order, counts, told)
+        of_flows = told[len(before.keys) :].transpose(1, 2, 0)
+        found[kind] = np.log2(1.0 + of_flows)
     return found
 
 
@@ -392,12 +456,14 @@ def _slide(
     when: NDArray[np.int64],
     step: NDArray[np.int64],
     what: NDArray[np.float64],
+    order: NDArray[np.int64],
     counts: NDArray[np.int64],
     told: NDArray[np.float32],
 ) -> None:
     """Slide each window over the rows, which are ordered by key and time.
 
-    `step` is the number of the step that each row lies in, by window.
+    `step` is the number of the step that each row lies in, by window. Sums of
+    row r go to ``told[order[r]]``.
     """
     n_rows, n_amounts = what.shape
     n_windows = len(counts)
@@ -422,5 +488,5 @@ def _slide(
                     running[a, w] -= what[head[w], a]
                 head[w] += 1
         for r in range(first, stop):
-            told[r] = running
+            told[order[r]] = running
         first = stop

@@ -183,6 +183,11 @@ def card_text(card: dict[str, Any]) -> str:
         f"window         {first} to {last} UTC",
         f"home networks  {', '.join(card['home'])}",
         f"alert budget   {card['parameters']['alerts_per_day']:g} cases a day",
+        *(
+            f"forgotten      {lost['keys']:,.0f} of the rarest keys of {name}, "
+            f"{lost['rows']:,.0f} flows"
+            for name, lost in card["forgotten"].items()
+        ),
     ]
     for name, about in card["capabilities"].items():
         cal = about["calibration"]

@@ -23,6 +23,7 @@ FLOORS = {
     "payload": 1,
     "places": 1,
     "tally": 1,
+    "histograms": 1,
     "state": 1,
     # Above places: services of a policy are named and checked as those of flows.
     "policy": 2,
@@ -60,6 +61,7 @@ TOP_LEVEL = {
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}
 NEIGHBOURS_BY_REASON = {
     ("places", "schema"): "what the flows table is made of",
+    ("histograms", "tally"): "how keys are grouped and united",
     ("state", "tally"): "how keys are combined and grouped",
 }
 

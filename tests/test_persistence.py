@@ -20,6 +20,7 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -39,7 +40,7 @@ from exfilml import (
     save_model,
     score_flows,
 )
-from exfilml.baseline import TABLES
+from exfilml.baseline import HISTOGRAMS, TABLES
 from exfilml.exceptions import (
     CalibrationWarning,
     ExfilmlError,
@@ -55,6 +56,7 @@ from exfilml.persistence import (
     PROTOCOL,
     model_card,
 )
+from exfilml.terminal import card_text
 
 # Made by each protocol's first version; see README.md there.
 MODELS = Path(__file__).parent / "models"
@@ -594,6 +596,24 @@ def a_cycle(array):
         ("baseline/host/up", put(0, 1e300), "possible counts"),
         ("baseline/host/bits", put(0, 1e12), "possible counts"),
         ("baseline/host/peak_bits", put(0, 5000.0), "possible counts"),
+        ("baseline/host/first_day", put(0, 1e5), "possible counts"),
+        ("baseline/host/last_day", put(0, 1e5), "possible counts"),
+        ("baseline/host_place/last_day", put(0, 0.0), "possible counts"),
+        ("baseline/service/days", put(0, 2.0**49), "possible counts"),
+        ("baseline/service/days", put(0, 1.5), "whole"),
+        ("baseline/service_upload/cells", lambda a: a[::-1], "cells are not in order"),
+        ("baseline/service_upload/cells", lambda a: a[:-1], "differ in length"),
+        ("baseline/service_upload/cells", lambda a: a | 255, "cells are not in order"),
+        ("baseline/service_upload/cells", put(-1, 2**64 - 1), "possible cells"),
+        ("baseline/site_hour/cells", put(-1, 168), "possible cells"),
+        ("baseline/site_hour/cells", put(-1, 256), "possible cells"),
+        ("baseline/host_hour/cells", put(-1, 2**64 - 232), "possible cells"),
+        ("baseline/host_upload/counts", grow, "differ in length"),
+        ("baseline/host_upload/counts", put(0, 0.0), "possible counts"),
+        ("baseline/host_upload/counts", put(0, 1.5), "possible counts"),
+        ("baseline/host_upload/counts", put(0, np.nan), "possible counts"),
+        ("baseline/host_upload/counts", put(0, np.inf), "possible counts"),
+        ("baseline/host_upload/counts", lambda a: a + 2.0**52, "possible counts"),
     ],
 )
 def test_a_tampered_array_is_refused_by_what_it_means(
@@ -975,4 +995,27 @@ def test_a_save_over_an_old_model_replaces_it(detector, model, small, tmp_path):
 def test_a_model_holds_every_table(model):
     _, members = unpack(model)
     tables = {name.split("/")[1] for name in members if name.startswith("baseline/")}
-    assert tables == set(TABLES)
+    assert tables == {*TABLES, *HISTOGRAMS}
+
+
+def test_what_was_forgotten_comes_back_and_is_told(small, tmp_path, refused):
+    """A model of a site that outgrew its tables says so."""
+    (tmp_path / "m").write_bytes(small)
+    detector = load_model(tmp_path / "m")
+    tables = dict(detector.baseline_.tables)
+    tables["host_place"] = replace(tables["host_place"], forgotten=(5.0, 7.0))
+    detector.baseline_ = replace(detector.baseline_, tables=tables)
+    save_model(detector, tmp_path / "lost")
+    loaded = load_model(tmp_path / "lost")
+    assert loaded.known_.tables["host_place"].forgotten == (5.0, 7.0)
+    lost = {"baseline/host_place": {"keys": 5.0, "rows": 7.0}}
+    card = model_card(loaded)
+    assert card["forgotten"] == lost
+    line = "forgotten      5 of the rarest keys of baseline/host_place, 7 flows"
+    assert line in card_text(card)
+    data = (tmp_path / "lost").read_bytes()
+    odd = {"baseline/hosts": {"keys": 1, "rows": 1}}
+    refused(change_manifest(data, ["forgotten"], odd), "forgotten 'baseline/hosts'")
+    for wrong in (-1.0, "many", None):
+        path = ["forgotten", "baseline/host_place", "keys"]
+        refused(change_manifest(data, path, wrong), "damaged manifest")
