@@ -20,6 +20,7 @@ from exfilml.features import (
     mismatch,
     novelty,
     payload,
+    timing,
     volume,
 )
 from exfilml.features._feature import WORTH_TELLING, Asked, Feature, human_bytes
@@ -34,6 +35,7 @@ __all__ = ["FAMILIES", "FEATURES", "Asked", "Feature", "FlowFeatures", "human_by
 FEATURES: Final[tuple[Feature, ...]] = (
     *volume.FEATURES,
     *accumulation.FEATURES,
+    *timing.FEATURES,
     *payload.FEATURES,
     *mismatch.FEATURES,
     *conformance.FEATURES,
