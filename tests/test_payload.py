@@ -171,8 +171,7 @@ def test_stream_bytes_are_at_least_what_was_seen() -> None:
 
 def test_evidence_is_immutable() -> None:
     """Evidence can be shared between rooms."""
-    assert dataclasses.is_dataclass(PayloadEvidence)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         judge(b"x").verdict = "opaque"  # type: ignore[misc]
 
 

@@ -21,8 +21,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from exfilml.domains import registered_domain
 from exfilml.payload import _alphabets, _framing, _labels
@@ -40,8 +39,7 @@ _UNREGISTERED: Final = 40
 _DIGITS: Final = b"0123456789"
 
 
-@dataclass(frozen=True, slots=True)
-class DnsNames:
+class DnsNames(NamedTuple):
     """What the DNS messages of one direction hold.
 
     Attributes
