@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import bz2
-import dataclasses
 import gzip
 import io
 import json
@@ -26,7 +25,6 @@ from exfilml.payload import (
     OPAQUE_P,
     SLICE_BYTES,
     VERDICTS,
-    PayloadEvidence,
     judge,
     judge_stream,
     warm_up,

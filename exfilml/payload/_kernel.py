@@ -101,8 +101,7 @@ _C_LOG_C: Final = np.arange(2048) * np.log2(np.maximum(np.arange(2048), 1))
 
 # Masks of the bytes that are printable, base64, hex and base32 (line breaks and padding
 # included), blanks, beyond ASCII: -1 for these, and 0.
-_N_CLASSES: Final = 6
-_CLASSES: Final = np.zeros((_N_CLASSES, 256), np.int64)
+_CLASSES: Final = np.zeros((6, 256), np.int64)
 for _row, _members in enumerate(
     (
         bytes(range(32, 127)) + b"\t\r\n",
@@ -119,10 +118,10 @@ for _row, _members in enumerate(
 ENTROPY, ENTROPY_Z, P_RANDOM, START_P = 0, 1, 2, 3
 HEAD_ENTROPY, HEAD_P, BODY_ENTROPY, BODY_P = 4, 5, 6, 7
 SET_BITS, PRINTABLE = 8, 9
-N_CONTENT, C_ENTROPY, C_SHARE, C_P, C_PRINTABLE = 10, 11, 12, 13, 14
-OPAQUE_N, OPAQUE_FROM = 15, 16
-C_BASE64, C_HEX, C_BASE32, C_PERCENT, C_SPACE, C_HIGH = 17, 18, 19, 20, 21, 22
-LATER_N, LATER_P = 23, 24
+N_CONTENT, C_ENTROPY, C_SHARE, C_P, C_PERCENT = 10, 11, 12, 13, 14
+OPAQUE_N, OPAQUE_FROM, LATER_N, LATER_P = 15, 16, 17, 18
+# In the order of `_CLASSES`.
+C_PRINTABLE, C_BASE64, C_HEX, C_BASE32, C_SPACE, C_HIGH = 19, 20, 21, 22, 23, 24
 N_RESULTS: Final = 25
 
 
@@ -755,9 +754,10 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     out
         Shape ``(N_RESULTS,)``, filled; the positions are the module's names.
     """
-    # The same bytes give the same numbers, and are counted once.
-    counts = np.zeros(256, np.int64)
-    deltas = np.zeros(256, np.int64)
+    # The same bytes give the same numbers, and are counted and tested once.
+    tallies = np.zeros((4, 256), np.int64)
+    counts, deltas = tallies[0], tallies[1]
+    head_counts, head_deltas = tallies[2], tallies[3]
     first = min(START_BYTES, head.shape[0])
     cut = min(HEAD_BYTES, head.shape[0])
     n = head.shape[0] + body.shape[0]
@@ -770,8 +770,9 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         entropy = entropy_of(counts, cut)
         p = p_uniform(counts, deltas, cut, entropy, null)
     out[HEAD_ENTROPY], out[HEAD_P] = entropy, p
-    head_counts = counts.copy()
-    head_deltas = deltas.copy()
+    for value in range(256):
+        head_counts[value] = counts[value]
+        head_deltas[value] = deltas[value]
     if n > cut:
         tally(head, cut, head.shape[0], counts, deltas)
         tally(body, 0, body.shape[0], counts, deltas)
@@ -838,16 +839,11 @@ def survey(  # noqa: C901, PLR0912, PLR0915
             p = p_uniform(counts, deltas, size, entropy, null)
     out[BODY_ENTROPY], out[BODY_P] = body_entropy, body_p
     out[N_CONTENT], out[C_ENTROPY], out[C_P] = size, entropy, p
-    fits = np.zeros(_N_CLASSES, np.int64)
-    for kind in range(_N_CLASSES):
+    for kind in range(_CLASSES.shape[0]):
+        fits = 0
         for value in range(256):
-            fits[kind] += counts[value] & _CLASSES[kind, value]
-    out[C_PRINTABLE] = fits[0]
-    out[C_BASE64] = fits[1]
-    out[C_HEX] = fits[2]
-    out[C_BASE32] = fits[3]
-    out[C_SPACE] = fits[4]
-    out[C_HIGH] = fits[5]
+            fits += counts[value] & _CLASSES[kind, value]
+        out[C_PRINTABLE + kind] = fits
     out[C_PERCENT] = counts[37]
     out[C_SHARE] = math.nan
     if size >= _SUFFIX_MIN and p <= OPAQUE_P:
