@@ -114,10 +114,11 @@ for _row, _members in enumerate(
 ):
     _CLASSES[_row, list(_members)] = -1
 
-# Positions in the result of `survey`; the first ten are evidence, in its order.
+# Positions in the result of `survey`; the first are evidence, in its order.
 ENTROPY, ENTROPY_Z, P_RANDOM, START_P = 0, 1, 2, 3
 HEAD_ENTROPY, HEAD_P, BODY_ENTROPY, BODY_P = 4, 5, 6, 7
 SET_BITS, PRINTABLE = 8, 9
+N_EVIDENCE: Final = 10
 N_CONTENT, C_ENTROPY, C_SHARE, C_P, C_PERCENT = 10, 11, 12, 13, 14
 OPAQUE_N, OPAQUE_FROM, LATER_N, LATER_P = 15, 16, 17, 18
 # In the order of `_CLASSES`.
