@@ -182,7 +182,7 @@ def assess(
         and judged.opaque_from == 0.0
         and _wu.looks_fully_encrypted(head[: packets[0] if packets else _FIRST_PACKET])
     )
-    # By position: names would cost twice the time.
+    # By position: names would take more than twice the time.
     return PayloadEvidence(
         stream_bytes,
         seen,

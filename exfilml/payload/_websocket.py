@@ -34,7 +34,7 @@ _MAX_FRAMES: Final = 2048
 def _upgrade(head: bytes) -> Message | None:
     """Message after which `head` goes on with frames."""
     found: Message | None = None
-    # Walking the messages of the web takes ten times as long as this.
+    # Walking the messages of the web takes many times as long as this.
     if b"websocket" not in head.lower():
         return None
     for message in messages(head):
