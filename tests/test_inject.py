@@ -243,7 +243,7 @@ def test_what_is_judged_is_what_the_extractor_would_judge(name, size):
 
 
 def test_evidence_has_the_order_of_the_columns():
-    names = list(PayloadEvidence.__slots__)
+    names = list(PayloadEvidence._fields)
     assert names[2:] == list(PAYLOAD_COLUMNS)[2:]
     assert (names[:2], PAYLOAD_COLUMNS[:2]) == (
         ["stream_bytes", "n_bytes"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import bz2
-import dataclasses
 import gzip
 import io
 import json
@@ -26,7 +25,6 @@ from exfilml.payload import (
     OPAQUE_P,
     SLICE_BYTES,
     VERDICTS,
-    PayloadEvidence,
     judge,
     judge_stream,
     warm_up,
@@ -171,8 +169,7 @@ def test_stream_bytes_are_at_least_what_was_seen() -> None:
 
 def test_evidence_is_immutable() -> None:
     """Evidence can be shared between rooms."""
-    assert dataclasses.is_dataclass(PayloadEvidence)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         judge(b"x").verdict = "opaque"  # type: ignore[misc]
 
 

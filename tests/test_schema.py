@@ -237,13 +237,11 @@ def test_capability_names_the_most_that_was_seen():
 
 def test_payload_columns_are_the_evidence_fields_in_order():
     """The schema and the payload room name the same things."""
-    from dataclasses import fields
-
     from exfilml import schema
     from exfilml.payload import VERDICTS, PayloadEvidence
 
     renamed = {"stream_bytes": "payload_bytes", "n_bytes": "sampled_bytes"}
-    names = [renamed.get(f.name, f.name) for f in fields(PayloadEvidence)]
+    names = [renamed.get(name, name) for name in PayloadEvidence._fields]
     assert list(PAYLOAD_COLUMNS) == names
     assert schema.VERDICTS == VERDICTS
 

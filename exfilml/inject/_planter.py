@@ -332,7 +332,8 @@ class Planter:
             self._evidence.append(
                 (
                     *(verified, wire.up.packets, wire.down.packets),
-                    *(*sides[0].values(), *sides[1].values()),
+                    *sides[0],
+                    *sides[1],
                 )
             )
         return self._drawn[key]

@@ -100,6 +100,14 @@ def _values(alphabet: bytes) -> NDArray[np.uint8]:
     return table
 
 
+_VALUES: Final = {
+    alphabet: _values(alphabet)
+    for alphabet in (*_FOUR_BITS, *_FIVE_BITS, _SIX_BITS, _SEVEN_BITS)
+}
+for _value, _last in enumerate(_LAST_TWO, 62):
+    _VALUES[_SIX_BITS][list(_last)] = _value
+
+
 def recognise(pieces: Sequence[bytes], *, keeps_case: bool) -> tuple[str, bytes] | None:
     """Name the alphabet of labels and decode them; None for ordinary names.
 
@@ -128,7 +136,7 @@ def recognise(pieces: Sequence[bytes], *, keeps_case: bool) -> tuple[str, bytes]
     if not plain:
         found = _high(text)
         if found == "base128":
-            return found, _decode(pieces, _values(_SEVEN_BITS), 7)
+            return found, _decode(pieces, _VALUES[_SEVEN_BITS], 7)
         return (found, text) if found else None
     if keeps_case and text not in (text.lower(), text.upper()) and _mixed(text):
         return _six_bits(pieces, text)
@@ -189,10 +197,7 @@ def _six_bits(pieces: Sequence[bytes], text: bytes) -> tuple[str, bytes]:
     """Decode base64; base62 and base58 where the last two letters never occur."""
     if len(text) >= _SURELY and not text.translate(None, _SIX_BITS):
         return "base62", _decode(pieces, _values(bytes(sorted(set(text)))[:32]), 5)
-    values = _values(_SIX_BITS)
-    for value, letters in enumerate(_LAST_TWO, 62):
-        values[list(letters)] = value
-    return "base64", _decode(pieces, values, 6)
+    return "base64", _decode(pieces, _VALUES[_SIX_BITS], 6)
 
 
 def _folded_alphabet(
@@ -205,14 +210,14 @@ def _folded_alphabet(
     if not letters.translate(None, digits):
         # Numbers alone are addresses, dates and counters.
         few = sum(map(text.count, b"abcdef")) * 16 < len(text)
-        return None if few else ("hex", 4, _values(digits))
+        return None if few else ("hex", 4, _VALUES[digits])
     if not letters.translate(None, only_letters):
-        return "base16", 4, _values(only_letters)
+        return "base16", 4, _VALUES[only_letters]
     if letters.translate(None, _PLAIN) or _bits(pieces) < _LEAST_BITS:
         return None
     for alphabet in _FIVE_BITS:
         if not letters.translate(None, alphabet):
-            return "base32", 5, _values(alphabet)
+            return "base32", 5, _VALUES[alphabet]
     if len(letters) <= 32 and len(text) >= _SURELY:
         return "base32", 5, _values(letters)
     return "base36", 5, _values(letters[:32])
@@ -221,9 +226,7 @@ def _folded_alphabet(
 def _bits(pieces: Sequence[bytes]) -> float:
     """Log-likelihood ratio of random letters and digits to ordinary labels."""
     view = np.frombuffer(b"\0".join(pieces), np.uint8)
-    kinds = _KINDS[view]
-    turns = np.bincount(3 * kinds[:-1] + kinds[1:], minlength=9)
-    return float(_WEIGHTS[view].sum() + turns @ _TURNS.ravel())
+    return float(_kernel.weigh(view, _WEIGHTS, _KINDS, _TURNS))
 
 
 def _decode(pieces: Sequence[bytes], values: NDArray[np.uint8], width: int) -> bytes:

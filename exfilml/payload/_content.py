@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_PARTS: Final = 32
 """More parts of one direction are not handed on."""
@@ -22,8 +21,7 @@ BLANK_BELOW: Final = 64
 cannot be judged, and mail programs leave a line of text there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One piece of content that a carrier holds.
 
     Attributes
@@ -44,8 +42,7 @@ class Part:
     start: int
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(NamedTuple):
     """What a carrier holds.
 
     Attributes
@@ -65,8 +62,7 @@ class Carried:
     width: int
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(NamedTuple):
     """Bytes that lie in several pieces of the head, one behind the other.
 
     Attributes

@@ -19,10 +19,7 @@ Sources: RFC 3696, section 2, and RFC 6763 for what names are made of.
 from __future__ import annotations
 
 import functools
-import math
-from collections import Counter
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from exfilml.domains import registered_domain
 from exfilml.payload import _alphabets, _framing, _labels
@@ -40,8 +37,7 @@ _UNREGISTERED: Final = 40
 _DIGITS: Final = b"0123456789"
 
 
-@dataclass(frozen=True, slots=True)
-class DnsNames:
+class DnsNames(NamedTuple):
     """What the DNS messages of one direction hold.
 
     Attributes
@@ -62,12 +58,9 @@ class DnsNames:
         Distinct names under `domain`, regardless of case.
     longest
         Longest label below `domain`, in bytes.
-    entropy
-        Plug-in Shannon entropy of the characters below `domain`, bits per character;
-        nan for none.
     carried
-        Characters that `entropy` is of: bytes of labels below `domain` over distinct
-        names, dots not counted. The upload seen, a lower bound.
+        Bytes of labels below `domain` over distinct names, dots not counted. The
+        upload seen, a lower bound.
     text
         Those labels, one behind the other in order of first appearance, `TEXT_BYTES`
         at most.
@@ -90,7 +83,6 @@ class DnsNames:
     strays: int
     unique: int
     longest: int
-    entropy: float
     carried: int
     text: bytes
     encoding: str | None
@@ -135,17 +127,13 @@ def _judge(seen: Messages) -> DnsNames:
     if len(seen.names) == 1 and not seen.cut:
         # One query is the most common flow of all: what is known of its name.
         ((key, name),) = seen.names.items()
-        domain, below, longest, entropy = _place(key)
+        domain, below = _place(key)
         labels = [labels_of(name[:below])]
         keeps_case = key == name or _one_case(name[below:])
-        text = b"".join(labels[0])
-        if key != name and keeps_case:
-            entropy = _entropy(text)
     else:
         domain, labels, keeps_case = _main(seen)
-        longest = max([len(label) for name in labels for label in name], default=0)
-        text = b"".join([label for name in labels for label in name])
-        entropy = _entropy(text if keeps_case else text.lower())
+    flat = [label for name in labels for label in name]
+    text = b"".join(flat)
     encoding, data = None, None
     if len(text) >= _alphabets.LEAST_CHARS and not domain.endswith(".arpa"):
         encoding, data = _decode(
@@ -157,8 +145,7 @@ def _judge(seen: Messages) -> DnsNames:
         seen.responses,
         seen.strays,
         len(labels),
-        longest,
-        entropy,
+        max(map(len, flat), default=0),
         len(text),
         text[:TEXT_BYTES],
         encoding,
@@ -174,12 +161,12 @@ def _main(seen: Messages) -> tuple[str, list[list[bytes]], bool]:
     """
     sizes: dict[str, int] = {}
     places = {key: _place(key) for key in seen.names}
-    for key, (domain, *_) in places.items():
+    for key, (domain, _) in places.items():
         sizes[domain] = sizes.get(domain, 0) + len(key)
     main = max(sizes, key=lambda d: (sizes[d], d)) if sizes else ""
     pieces, tail, keeps_case = [], b"", True
     for key, name in seen.names.items():
-        domain, below, *_ = places[key]
+        domain, below = places[key]
         if domain == main:
             pieces.append(name[:below])
             tail = key[below:]
@@ -193,11 +180,11 @@ def _main(seen: Messages) -> tuple[str, list[list[bytes]], bool]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(key: bytes) -> tuple[str, int, int, float]:
-    """Return domain, wire bytes below it, longest label and entropy there."""
+def _place(key: bytes) -> tuple[str, int]:
+    """Return the domain and the wire bytes below it."""
     labels = labels_of(key)
     if not labels:
-        return "", 0, 0, math.nan
+        return "", 0
     last = labels[-1]
     if last == b"arpa":
         domain, above = b".".join(labels[-2:]).decode("latin-1"), 2
@@ -213,9 +200,7 @@ def _place(key: bytes) -> tuple[str, int, int, float]:
         if len(domain) >= _UNREGISTERED and len(labels[-above:][0]) >= _UNREGISTERED:
             domain, above = domain.partition(".")[2], above - 1
     below = labels[: len(labels) - above]
-    longest = max(map(len, below), default=0)
-    size = sum(map(len, below)) + len(below)
-    return domain, size, longest, _entropy(b"".join(below))
+    return domain, sum(map(len, below)) + len(below)
 
 
 def _one_case(wire: bytes) -> bool:
@@ -230,15 +215,6 @@ def _without_tail(name: bytes, key: bytes, tail: bytes) -> bytes:
             return name[:at]
         at += 1 + key[at]
     return name
-
-
-def _entropy(text: bytes) -> float:
-    """Plug-in Shannon entropy, bits per character."""
-    size = len(text)
-    if not size:
-        return math.nan
-    logs = sum([n * math.log2(n) for n in Counter(text).values()])
-    return math.log2(size) - logs / size
 
 
 def _decode(texts: list[bytes], *, keeps_case: bool) -> tuple[str | None, bytes | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadEvidence:
+class PayloadEvidence(NamedTuple):
     """Payload evidence of one direction, with the number of bytes it rests on.
+
+    The fields are in the order of the flows table's columns.
 
     Attributes
     ----------
@@ -113,7 +113,3 @@ class PayloadEvidence:
     names: int | None
     longest_label: int | None
     domain: str | None
-
-    def values(self) -> tuple[Any, ...]:
-        """Return the fields in order, which is that of the flows table's columns."""
-        return tuple(getattr(self, name) for name in self.__slots__)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from exfilml.payload._content import Joined
 from exfilml.payload._fields import BLANK, FIELD
@@ -35,8 +34,7 @@ _MAX_CHUNKS: Final = 2048
 _LONGEST_CUT_TRAILER: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message.
 
     Attributes

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -39,8 +38,7 @@ _PADDING: Final = 8
 _FEW: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Echo:
+class Echo(NamedTuple):
     """What the ICMP payload of one direction holds.
 
     Attributes

@@ -94,14 +94,15 @@ _GRAM_MIN: Final = 3
 _TWO_TAILS: Final = 1.3862943611198906
 _COSINES: Final = np.cos(2.0 * np.pi * np.arange(256) / 256.0)
 _SET_BITS: Final = np.array([value.bit_count() for value in range(256)])
+# Enough for the counts that `expected_entropy` sums over.
+_LOG_2: Final = np.array([math.log2(max(c, 1)) for c in range(512)])
 # c log2 c of the counts that samples have.
 _C_LOG_C: Final = np.arange(2048) * np.log2(np.maximum(np.arange(2048), 1))
 
-# Bits: printable, base64, hex and base32 (line breaks and padding included), blanks,
-# bytes beyond ASCII.
-_N_CLASSES: Final = 6
-_CLASSES: Final = np.zeros(256, np.int64)
-for _bit, _members in enumerate(
+# Masks of the bytes that are printable, base64, hex and base32 (line breaks and padding
+# included), blanks, beyond ASCII: -1 for these, and 0.
+_CLASSES: Final = np.zeros((6, 256), np.int64)
+for _row, _members in enumerate(
     (
         bytes(range(32, 127)) + b"\t\r\n",
         b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n",
@@ -111,17 +112,18 @@ for _bit, _members in enumerate(
         bytes(range(128, 256)),
     )
 ):
-    _CLASSES[list(_members)] += 1 << _bit
+    _CLASSES[_row, list(_members)] = -1
 
-# Positions in the result of `survey`.
-ENTROPY, ENTROPY_Z, P_RANDOM, SET_BITS, PRINTABLE = 0, 1, 2, 3, 4
-HEAD_ENTROPY, HEAD_P, START_P = 5, 6, 7
-BODY_ENTROPY, BODY_P = 8, 9
-N_CONTENT, C_ENTROPY, C_EXPECTED, C_P, C_PRINTABLE = 10, 11, 12, 13, 14
-OPAQUE_N, OPAQUE_FROM = 15, 16
-C_BASE64, C_HEX, C_BASE32, C_PERCENT, C_SPACE, C_HIGH = 17, 18, 19, 20, 21, 22
-C_DELTA, LATER_N, LATER_P = 23, 24, 25
-N_RESULTS: Final = 26
+# Positions in the result of `survey`; the first are evidence, in its order.
+ENTROPY, ENTROPY_Z, P_RANDOM, START_P = 0, 1, 2, 3
+HEAD_ENTROPY, HEAD_P, BODY_ENTROPY, BODY_P = 4, 5, 6, 7
+SET_BITS, PRINTABLE = 8, 9
+N_EVIDENCE: Final = 10
+N_CONTENT, C_ENTROPY, C_SHARE, C_P, C_PERCENT = 10, 11, 12, 13, 14
+OPAQUE_N, OPAQUE_FROM, LATER_N, LATER_P = 15, 16, 17, 18
+# In the order of `_CLASSES`.
+C_PRINTABLE, C_BASE64, C_HEX, C_BASE32, C_SPACE, C_HIGH = 19, 20, 21, 22, 23, 24
+N_RESULTS: Final = 25
 
 
 @compiled
@@ -177,7 +179,7 @@ def expected_entropy(n: int) -> float:
     total = 0.0
     for c in range(1, last + 1):
         pmf *= (n - c + 1.0) / c * odds
-        total += pmf * c * math.log2(c)
+        total += pmf * c * _LOG_2[c]
     return math.log2(n) - total / mean
 
 
@@ -219,10 +221,11 @@ def entropy_of(counts: NDArray[np.int64], n: int) -> float:
 @compiled
 def collisions(counts: NDArray[np.int64]) -> float:
     """Count the pairs of equal draws."""
-    total = 0.0
+    # Integers: exact, and the compiler vectorises the sum.
+    twice = 0
     for i in range(counts.shape[0]):
-        total += 0.5 * counts[i] * (counts[i] - 1.0)
-    return total
+        twice += counts[i] * (counts[i] - 1)
+    return 0.5 * twice
 
 
 @compiled
@@ -268,48 +271,44 @@ def largest_z(
     gap: float,
 ) -> float:
     """Largest of the nine z-scores; `gap` is the entropy's, see the module."""
-    nibbles = np.zeros(16, np.int64)
-    plain = np.empty(256, np.int64)
-    gray = np.empty(256, np.int64)
+    upper = np.empty(16, np.int64)
+    lower = np.zeros(16, np.int64)
+    changes = 0
+    for high in range(16):
+        clear = 0
+        for low in range(8):
+            clear += counts[16 * high + low]
+            lower[low] += counts[16 * high + low]
+        set_here = 0
+        for low in range(8, 16):
+            set_here += counts[16 * high + low]
+            lower[low] += counts[16 * high + low]
+        upper[high] = clear + set_here
+        # From the last bit of the upper nibble to the first of the lower.
+        changes += clear if high & 1 else set_here
+    half = 0.0
+    ones = 0
+    for bit in range(7, -1, -1):
+        set_here = 0
+        for value in range(16):
+            here = upper[value] if bit > 3 else lower[value]
+            set_here += here * ((value >> (bit & 3)) & 1)
+        ones += set_here
+        half += 0.5 * (2.0 * set_here - n) * (2.0 * set_here - n) / n
+    for value in range(16):
+        upper[value] += lower[value]
+        turns = value ^ (value >> 1)
+        changes += upper[value] * ((turns & 1) + (turns >> 1 & 1) + (turns >> 2 & 1))
     circle = 0.0
     moves = 0
     for value in range(256):
-        c = counts[value]
-        plain[value] = c
-        # A change from one bit to the next is a bit of the Gray code.
-        gray[value ^ (value >> 1)] = c
         moves += deltas[value]
         circle += deltas[value] * _COSINES[value]
-    for high in range(16):
-        row = 0
-        for low in range(16):
-            row += counts[16 * high + low]
-            nibbles[low] += counts[16 * high + low]
-        nibbles[high] += row
-    # Ones of the highest bit are the upper half of a table; folded, it is that of the
-    # bits below.
-    half = 0.0
-    ones = 0
-    changes = 0
-    width = 128
-    for bit in range(8):
-        set_here = 0
-        turned = 0
-        for value in range(width):
-            set_here += plain[value + width]
-            turned += gray[value + width]
-            plain[value] += plain[value + width]
-            gray[value] += gray[value + width]
-        ones += set_here
-        half += 0.5 * (2.0 * set_here - n) * (2.0 * set_here - n) / n
-        if bit > 0:
-            changes += turned
-        width >>= 1
     pairs = collisions(counts)
     best = max(0.0, gap)
     best = max(best, collision_z(pairs, float(n), 256.0, -0.5))
     best = max(best, -collision_z(pairs, float(n), 256.0, 0.5))
-    best = max(best, collision_z(collisions(nibbles), 2.0 * n, 16.0, -0.5))
+    best = max(best, collision_z(collisions(upper), 2.0 * n, 16.0, -0.5))
     best = max(best, collision_z(collisions(deltas), float(moves), 256.0, -0.5))
     best = max(best, cube_root_z(half, 4.0))
     off = max(0.0, abs(ones - 4.0 * n) - 0.5)
@@ -756,27 +755,32 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     out
         Shape ``(N_RESULTS,)``, filled; the positions are the module's names.
     """
-    # Rows: the start, the head, all, the body, the content, its later part.
-    tallies = np.zeros((6, 256), np.int64)
-    changes = np.zeros((6, 256), np.int64)
-    sizes = np.zeros(6, np.int64)
-    entropies = np.full(6, math.nan)
-    ps = np.full(6, math.nan)
+    # The same bytes give the same numbers, and are counted and tested once.
+    tallies = np.zeros((4, 256), np.int64)
+    counts, deltas = tallies[0], tallies[1]
+    head_counts, head_deltas = tallies[2], tallies[3]
     first = min(START_BYTES, head.shape[0])
     cut = min(HEAD_BYTES, head.shape[0])
     n = head.shape[0] + body.shape[0]
-    sizes[0], sizes[1], sizes[2] = first, cut, n
-    tally(head, 0, first, tallies[0], changes[0])
-    for row in range(1, 3):
-        for value in range(256):
-            tallies[row, value] = tallies[row - 1, value]
-            changes[row, value] = changes[row - 1, value]
-        if row == 1:
-            tally(head, first, cut, tallies[1], changes[1])
-        else:
-            tally(head, cut, head.shape[0], tallies[2], changes[2])
-            tally(body, 0, body.shape[0], tallies[2], changes[2])
-    counts = tallies[2]
+    tally(head, 0, first, counts, deltas)
+    entropy = entropy_of(counts, first)
+    p = p_uniform(counts, deltas, first, entropy, null)
+    out[START_P] = p
+    if cut > first:
+        tally(head, first, cut, counts, deltas)
+        entropy = entropy_of(counts, cut)
+        p = p_uniform(counts, deltas, cut, entropy, null)
+    out[HEAD_ENTROPY], out[HEAD_P] = entropy, p
+    for value in range(256):
+        head_counts[value] = counts[value]
+        head_deltas[value] = deltas[value]
+    if n > cut:
+        tally(head, cut, head.shape[0], counts, deltas)
+        tally(body, 0, body.shape[0], counts, deltas)
+        entropy = entropy_of(counts, n)
+        p = p_uniform(counts, deltas, n, entropy, null)
+    out[ENTROPY], out[P_RANDOM] = entropy, p
+    out[ENTROPY_Z] = math.nan
     out[SET_BITS] = math.nan
     out[PRINTABLE] = math.nan
     if n > 0:
@@ -784,9 +788,14 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         text = 0
         for value in range(256):
             ones += counts[value] * _SET_BITS[value]
-            text += counts[value] * (_CLASSES[value] & 1)
+            text += counts[value] & _CLASSES[0, value]
         out[SET_BITS] = ones / n
         out[PRINTABLE] = text / n
+    if n > 1:
+        row, share = null_row(null, n)
+        sd = quantile(null, row, share, NULL_SD) / n
+        if sd > 0.0:
+            out[ENTROPY_Z] = (entropy - expected_entropy(n)) / sd
 
     begin = min(max(start, 0), head.shape[0])
     nonce = 0
@@ -807,68 +816,49 @@ def survey(  # noqa: C901, PLR0912, PLR0915
             else:
                 size = copy_bytes(body, i + skip, stop, content, size)
 
+    # The body, then all content.
     lead = min(HEAD_BYTES, in_head) if start < 0 else 0
-    sizes[3] = size - lead
-    sizes[4] = size
-    sizes[5] = size - in_head
-    # Where all bytes are content, what was counted needs no second pass.
-    same = start < 0 and skip == 0 and records == 0
-    if not same:
-        tally(content, lead, size, tallies[3], changes[3])
-    for value in range(256):
-        if same:
-            tallies[3, value] = tallies[2, value] - tallies[1, value]
-            changes[3, value] = changes[2, value] - changes[1, value]
-        tallies[4, value] = tallies[3, value]
-        changes[4, value] = changes[3, value]
+    if start < 0 and skip == 0 and records == 0:
+        # All bytes are content, and the body is what the head is not.
+        for value in range(256):
+            head_counts[value] = counts[value] - head_counts[value]
+            head_deltas[value] = deltas[value] - head_deltas[value]
+        body_entropy = entropy_of(head_counts, size - lead)
+        body_p = p_uniform(head_counts, head_deltas, size - lead, body_entropy, null)
+    else:
+        counts[:] = 0
+        deltas[:] = 0
+        tally(content, lead, size, counts, deltas)
+        body_entropy = entropy_of(counts, size - lead)
+        body_p = p_uniform(counts, deltas, size - lead, body_entropy, null)
+        entropy, p = body_entropy, body_p
         if lead:
-            tallies[4, value] += tallies[1, value]
-            changes[4, value] += changes[1, value]
-    tally(content, in_head, size, tallies[5], changes[5])
-    for row in range(6):
-        # The same bytes give the same numbers.
-        twin = row
-        if 0 < row < 3 and sizes[row] == sizes[row - 1]:
-            twin = row - 1
-        elif row == 4 and same:
-            twin = 2
-        elif row == 4 and lead == 0:
-            twin = 3
-        if twin != row:
-            entropies[row], ps[row] = entropies[twin], ps[twin]
-        elif sizes[row] > 0:
-            entropies[row] = entropy_of(tallies[row], sizes[row])
-            ps[row] = p_uniform(
-                tallies[row], changes[row], sizes[row], entropies[row], null
-            )
-    out[START_P] = ps[0]
-    out[HEAD_ENTROPY], out[HEAD_P] = entropies[1], ps[1]
-    out[ENTROPY], out[P_RANDOM] = entropies[2], ps[2]
-    out[BODY_ENTROPY], out[BODY_P] = entropies[3], ps[3]
-    out[C_ENTROPY], out[C_P] = entropies[4], ps[4]
-    out[LATER_N], out[LATER_P] = sizes[5], ps[5]
-    out[ENTROPY_Z] = math.nan
-    if n > 1:
-        row, share = null_row(null, n)
-        sd = quantile(null, row, share, NULL_SD) / n
-        if sd > 0.0:
-            out[ENTROPY_Z] = (entropies[2] - expected_entropy(n)) / sd
-    counts = tallies[4]
-    out[N_CONTENT] = size
-    out[C_DELTA] = entropy_of(changes[4], changes[4].sum())
-    out[C_EXPECTED] = expected_entropy(size)
-    fits = np.zeros(_N_CLASSES, np.int64)
-    for value in range(256):
-        c = counts[value]
-        for kind in range(_N_CLASSES):
-            fits[kind] += c * ((_CLASSES[value] >> kind) & 1)
-    out[C_PRINTABLE] = fits[0]
-    out[C_BASE64] = fits[1]
-    out[C_HEX] = fits[2]
-    out[C_BASE32] = fits[3]
-    out[C_SPACE] = fits[4]
-    out[C_HIGH] = fits[5]
+            for value in range(256):
+                counts[value] += head_counts[value]
+                deltas[value] += head_deltas[value]
+            entropy = entropy_of(counts, size)
+            p = p_uniform(counts, deltas, size, entropy, null)
+    out[BODY_ENTROPY], out[BODY_P] = body_entropy, body_p
+    out[N_CONTENT], out[C_ENTROPY], out[C_P] = size, entropy, p
+    for kind in range(_CLASSES.shape[0]):
+        fits = 0
+        for value in range(256):
+            fits += counts[value] & _CLASSES[kind, value]
+        out[C_PRINTABLE + kind] = fits
     out[C_PERCENT] = counts[37]
+    out[C_SHARE] = math.nan
+    if size >= _SUFFIX_MIN and p <= OPAQUE_P:
+        # Counters and ramps have even byte frequencies, but not even differences.
+        least = min(entropy, entropy_of(deltas, deltas.sum()))
+        out[C_SHARE] = least / expected_entropy(size)
+    out[LATER_N] = size - in_head
+    out[LATER_P] = math.nan
+    if size > in_head:
+        counts[:] = 0
+        deltas[:] = 0
+        tally(content, in_head, size, counts, deltas)
+        entropy = entropy_of(counts, size - in_head)
+        out[LATER_P] = p_uniform(counts, deltas, size - in_head, entropy, null)
 
     # Framing and preambles cost time and are looked for only where the content
     # as a whole was rejected and is not text.
@@ -962,3 +952,19 @@ def letter_mix(text: NDArray[np.uint8]) -> tuple[float, float, float]:
         digits += 48 <= value <= 57
     n = max(1, text.shape[0])
     return upper / n, lower / n, digits / n
+
+
+@compiled
+def weigh(
+    text: NDArray[np.uint8],
+    weights: NDArray[np.float64],
+    kinds: NDArray[np.int64],
+    turns: NDArray[np.float64],
+) -> float:
+    """Sum the weight of each character and that of each turn from kind to kind."""
+    total = 0.0
+    for i in range(text.shape[0]):
+        total += weights[text[i]]
+        if i:
+            total += turns[kinds[text[i - 1]], kinds[text[i]]]
+    return total

@@ -53,6 +53,8 @@ def without_counters(names: list[list[bytes]]) -> list[bytes]:
 
 def columns(texts: Sequence[bytes]) -> int:
     """How many of the first columns hold a header, 0 for none."""
+    if len(texts) < _kernel.FRAME_SLICES:
+        return 0
     cells = max(16, len(set(b"".join(texts).lower())))
     header = 0
     for column in range(_COLUMNS):

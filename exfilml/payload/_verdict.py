@@ -141,6 +141,10 @@ def assess(
     # What a carrier holds is searched for itself.
     search = carried is None and grammar not in _SIGNED
     found, content = _measure(head, slices, width, start, records, search=search)
+    (
+        entropy, entropy_z, p_random, start_p, head_entropy, head_p, body_entropy,
+        body_p, set_bits, printable,
+    ) = found[: _kernel.N_EVIDENCE]  # fmt: skip
     declared = None
     misdeclared = False
     if carried is None:
@@ -148,10 +152,9 @@ def assess(
             found, content, head, slices, magic, grammar, handshake,
             1.0 - len(head) / stream_bytes if stream_bytes else 0.0,
         )  # fmt: skip
-        body = found[_kernel.BODY_ENTROPY], found[_kernel.BODY_P]
     else:
         judged, part = _judge_parts(carried, head, stream_bytes)
-        body = judged.entropy, judged.p_random
+        body_entropy, body_p = judged.entropy, judged.p_random
         magic = judged.magic
         declared = part.declared
         misdeclared = contradicts(
@@ -166,50 +169,49 @@ def assess(
             judged = _Judged("structured", 1.0, concealed=False, magic=judged.magic)
         elif judged.verdict == "unknown" and judged.size < UNKNOWN_BELOW <= len(head):
             # Nothing but the carrier's own lines, or fillers of echo data.
-            text = found[_kernel.PRINTABLE] >= TEXT_SHARE
-            judged.verdict = "text" if text else "structured"
+            judged.verdict = "text" if printable >= TEXT_SHARE else "structured"
             judged.probability = 1.0
     bare = handshake is grammar is magic is None and protocol not in _ICMP
     seen = len(head) + len(slices)
     if n_carried:
         # What was seen of the stream stands for the rest of it.
         n_carried = round(n_carried * max(1.0, stream_bytes / seen))
+    encrypted = (
+        bare
+        and judged.verdict == "opaque"
+        and judged.opaque_from == 0.0
+        and _wu.looks_fully_encrypted(head[: packets[0] if packets else _FIRST_PACKET])
+    )
+    # By position: names would take more than twice the time.
     return PayloadEvidence(
-        stream_bytes=stream_bytes,
-        n_bytes=seen,
-        entropy=found[_kernel.ENTROPY],
-        entropy_z=found[_kernel.ENTROPY_Z],
-        p_random=found[_kernel.P_RANDOM],
-        start_p_random=found[_kernel.START_P],
-        head_entropy=found[_kernel.HEAD_ENTROPY],
-        head_p_random=found[_kernel.HEAD_P],
-        body_entropy=body[0],
-        body_p_random=body[1],
-        set_bits=found[_kernel.SET_BITS],
-        printable=found[_kernel.PRINTABLE],
-        verdict=judged.verdict,
-        verdict_probability=judged.probability,
-        concealed=judged.concealed,
-        opaque_from=judged.opaque_from,
-        fully_encrypted=(
-            bare
-            and judged.verdict == "opaque"
-            and judged.opaque_from == 0.0
-            and _wu.looks_fully_encrypted(
-                head[: packets[0] if packets else _FIRST_PACKET]
-            )
-        ),
-        handshake=handshake,
-        magic=magic,
-        encoding=judged.encoding,
-        xor_period=judged.period,
-        protocol=grammar,
-        declared=declared,
-        misdeclared=misdeclared,
-        carried_bytes=n_carried,
-        names=names.unique if names else None,
-        longest_label=names.longest if names else None,
-        domain=names.domain if names else None,
+        stream_bytes,
+        seen,
+        entropy,
+        entropy_z,
+        p_random,
+        start_p,
+        head_entropy,
+        head_p,
+        body_entropy,
+        body_p,
+        set_bits,
+        printable,
+        judged.verdict,
+        judged.probability,
+        judged.concealed,
+        judged.opaque_from,
+        encrypted,
+        handshake,
+        magic,
+        judged.encoding,
+        judged.period,
+        grammar,
+        declared,
+        misdeclared,
+        n_carried,
+        names.unique if names else None,
+        names.longest if names else None,
+        names.domain if names else None,
     )
 
 
@@ -234,7 +236,7 @@ def _facts_of(  # noqa: C901 - one branch for each carrier
         if facts.handshake is None:
             facts.grammar = _grammar.find_protocol(head, datagram=datagram)
         facts.magic = _facts.find_magic(head)
-    _find_content(facts, head)
+        _find_content(facts, head)
     if facts.grammar == "dns":
         if not _is_short_answer(head, packets):
             _read_names(facts, head, slices, width, packets, stream=not datagram)
@@ -465,10 +467,7 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
                 "encoded", 1.0, concealed=True, encoding="xor", period=key.period,
                 opaque_from=float(start),
             )  # fmt: skip
-    # Counters and ramps have even byte frequencies, but not even differences.
-    entropy = min(found[_kernel.C_ENTROPY], found[_kernel.C_DELTA])
-    share = entropy / found[_kernel.C_EXPECTED]
-    if size >= PACKED_BELOW and share >= PACKED_SHARE:
+    if found[_kernel.C_SHARE] >= PACKED_SHARE:
         odds = _fragments.ciphertext_log_odds(_view(head))
         return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
     if found[_kernel.C_HIGH] and _is_utf8(head):

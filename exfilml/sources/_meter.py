@@ -233,8 +233,8 @@ def to_row(state: FlowState) -> tuple[Any, ...]:
         content_type or None,
         None if state.speaker is None else ("src", "dst")[state.speaker != first],
         state.echoed,
-        *evidence[0].values(),
-        *evidence[1].values(),
+        *evidence[0],
+        *evidence[1],
     )
 
 
