@@ -91,6 +91,11 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     metavar="N",
     help="Alert budget to store, in cases a day.  [default: 5]",
 )
+@click.option(
+    "--quarantine",
+    is_flag=True,
+    help="Keep suspicious cases out, at most 1 % of the flows, and show them.",
+)
 @_QUIET
 def train(
     source: tuple[str, ...],
@@ -99,6 +104,7 @@ def train(
     seed: int,
     alerts_per_day: float | None,
     *,
+    quarantine: bool,
     quiet: bool,
 ) -> None:
     """Train a model on traffic of normal operation.
@@ -115,7 +121,22 @@ def train(
     check_budget(budget)
     parse_networks(home or None)
     detector = Detector(home=home or None, alerts_per_day=budget, random_state=seed)
-    detector.fit(_read(source, quiet=quiet))
+    table = _read(source, quiet=quiet)
+    if quarantine:
+        from exfilml.quarantine import clean_baseline
+        from exfilml.terminal import ranking_text
+
+        cleaned = clean_baseline(detector, table)
+        detector = cleaned.detector
+        click.echo(ranking_text(cleaned.cases), nl=False)
+        _say(
+            f"{len(cleaned.cases):,} cases with {len(cleaned.quarantined):,} of "
+            f"{len(table):,} flows are quarantined: the model has not learned from "
+            "them. Look at them; what is normal belongs back, by training without "
+            "--quarantine"
+        )
+    else:
+        detector.fit(table)
     save_model(detector, model)
     first, last = detector.window_
     _say(
@@ -349,6 +370,45 @@ def blindspots(
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         click.echo(blindspots_text(found), nl=False)
+
+
+@app.command()
+@click.argument("model", type=_FILE)
+@_SOURCES
+@click.option(
+    "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
+)
+@_OTHER_HOME
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all tables.")
+@_QUIET
+def drift(
+    model: Path,
+    source: tuple[str, ...],
+    alerts_per_day: float | None,
+    home: tuple[str, ...],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say whether a model still fits later traffic.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them, of normal
+    operation.
+    """
+    import json
+
+    from exfilml.drift import drift as compare
+    from exfilml.ranking import check_options
+    from exfilml.terminal import drift_text
+
+    check_options(alerts_per_day=alerts_per_day)
+    detector = _load(model, home)
+    table = _read(source, quiet=quiet)
+    found = compare(detector, table, alerts_per_day=alerts_per_day)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo(drift_text(found), nl=False)
 
 
 def _plottable(path: Path) -> None:

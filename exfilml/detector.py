@@ -57,7 +57,8 @@ from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
 from exfilml.places import orient, parse_networks
-from exfilml.schema import capability, validate_flows
+from exfilml.schema import capability, validate_flows, warn_of_doubtful_rows
+from exfilml.stability import Bins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +75,9 @@ EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
 DAY_S: Final = 86400.0
+HOURS_OF_WEEK: Final = 168
+# Ties in time are broken by content, so that row order does not matter.
+TIME_ORDER: Final = ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ class Learned:
         Where the tail of a case's daily upload begins, in bits above its mark.
     flows, cases
         Calibration of flows and of cases.
+    bins
+        Where the evidence of the calibration block lay, to tell drift by; `None` in
+        models of versions that did not keep it. No score depends on it.
     """
 
     features: FlowFeatures
@@ -104,6 +111,7 @@ class Learned:
     day_edge: float
     flows: Calibrator
     cases: Calibrator
+    bins: Bins | None = None
 
     def parts(self, evidence: NDArray[np.float64]) -> Parts:
         """Score rows of evidence, shape (n_flows, n_features)."""
@@ -227,6 +235,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         First and last start of the baseline's flows, UTC.
     n_flows_
         Number of flows in the baseline.
+    hours_
+        float64, shape (168,): flows of the baseline in each hour of the week, UTC,
+        from Monday 00:00 on; `None` in models of versions that did not keep it.
     made_by_
         Only of loaded models: versions of exfilml and libraries that trained it.
 
@@ -244,6 +255,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     home_: tuple[str, ...]
     window_: tuple[pd.Timestamp, pd.Timestamp]
     n_flows_: int
+    hours_: NDArray[np.float64] | None
     made_by_: dict[str, Any]
 
     def __init__(
@@ -281,6 +293,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If there are fewer than 50 flows.
         OptionError
             If home networks or alert budget are none.
+
+        Warns
+        -----
+        FlowsWarning
+            If many rows are duplicates, or some are of a wrong time.
+        CapabilityWarning
+            If too few flows show payload to learn from it.
         """
         check_budget(self.alerts_per_day)
         flows = validate_flows(flows)
@@ -290,12 +309,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"The baseline has {n} flows; at least {FEWEST_FLOWS} are needed to "
                 "learn and to calibrate. Give a longer capture or more files."
             )
+        warn_of_doubtful_rows(flows)
         home = parse_networks(self.home)
-        # Ties in time are broken by content, so that row order does not matter.
-        flows = flows.sort_values(
-            ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"],
-            ignore_index=True,
-        )
+        flows = flows.sort_values(TIME_ORDER, ignore_index=True)
         oriented = orient(flows, home)
         observed = Observed.of(oriented)
         cuts = np.r_[
@@ -349,6 +365,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.home_ = home
         self.window_ = (start.iloc[0], start.iloc[-1])
         self.n_flows_ = n
+        self.hours_ = count_hours(start)
         return self
 
     def _learn(
@@ -382,7 +399,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
-        parts = learned.parts(features.matrix(calibration))
+        shown = features.matrix(calibration)
+        parts = learned.parts(shown)
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
         raw_cases, _ = _case_raw(learned, parts, cases, everyone, calibration.tie)
@@ -390,6 +408,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             learned,
             flows=Calibrator.fit(parts.raw, days),
             cases=Calibrator.fit(raw_cases, days),
+            bins=Bins.of(shown),
         )
 
     def score(self, flows: pd.DataFrame) -> Scored:
@@ -560,6 +579,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array = False
         tags.no_validation = True
         return tags
+
+
+def count_hours(start: pd.Series) -> NDArray[np.float64]:
+    """Count times in each hour of the week, UTC, from Monday 00:00 on, shape (168,)."""
+    hour = start.dt.day_of_week.to_numpy() * 24 + start.dt.hour.to_numpy()
+    return np.bincount(hour, minlength=HOURS_OF_WEEK).astype(np.float64)
 
 
 def _days(start: pd.Series) -> float:

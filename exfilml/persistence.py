@@ -36,7 +36,7 @@ from sklearn.utils.validation import check_is_fitted
 from exfilml import __version__
 from exfilml.baseline import LATER_VALUES, TABLES, Baseline
 from exfilml.calibration import Calibrator
-from exfilml.detector import Detector, Learned
+from exfilml.detector import HOURS_OF_WEEK, Detector, Learned
 from exfilml.exceptions import (
     ExfilmlError,
     ModelFileError,
@@ -46,6 +46,7 @@ from exfilml.export import complete_file
 from exfilml.features import Feature, FlowFeatures
 from exfilml.forest import BaselineForest, Trees
 from exfilml.places import parse_networks
+from exfilml.stability import BINS, DECILES, Bins
 from exfilml.tally import MAX_KEYS, PEAKS, Tally, combine, hash_names
 
 if TYPE_CHECKING:
@@ -90,7 +91,12 @@ _TREE_TYPES: Final = {
     "value": "<f8",
 }
 _BASELINES: Final = ("baseline", "recent")
-_LEARNED_PARTS: Final = ("edges", "flows", "cases", "canaries")
+_LEARNED_PARTS: Final = (
+    *("edges", "flows", "cases", "canaries"),
+    *("bin_edges", "bin_counts"),
+)
+# What the first models of the protocol lack, besides counts.
+_LATER_PARTS: Final = frozenset({"hours", "bin_edges", "bin_counts"})
 _CAPABILITIES: Final = ("volume", "payload")
 _LIBRARIES: Final = ("numpy", "pandas", "scikit-learn", "nfstream")
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -351,7 +357,7 @@ def _canary_rows(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _types(capabilities: Iterable[str]) -> dict[str, str]:
     """Return the dtype of every array of a model, by member name."""
-    types: dict[str, str] = {}
+    types: dict[str, str] = {"hours": "<f8"}
     for which, (name, spec) in itertools.product(_BASELINES, TABLES.items()):
         base = f"{which}/{name}"
         types |= {f"{base}/{part}": "<u8" for part in ("keys", "first", "second")}
@@ -363,8 +369,8 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
 
 
 def _is_later(member: str) -> bool:
-    """Whether a member is a count that the first models of the protocol lack."""
-    return member.rpartition("/")[2] in LATER_VALUES
+    """Whether a member is one that the first models of the protocol lack."""
+    return member.rpartition("/")[2] in LATER_VALUES | _LATER_PARTS
 
 
 def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
@@ -384,8 +390,17 @@ def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
         arrays[f"{name}/cases"] = learned.cases.block
         canaries = learned.forest.reference_scores(_canary_rows(learned.edges))
         arrays[f"{name}/canaries"] = canaries
+        if learned.bins is not None:
+            arrays[f"{name}/bin_edges"] = learned.bins.edges.ravel()
+            arrays[f"{name}/bin_counts"] = learned.bins.counts.ravel()
+    if detector.hours_ is not None:
+        arrays["hours"] = detector.hours_
     types = _types(sorted(detector.learned_))
-    return {name: arrays[name].astype(dtype) for name, dtype in types.items()}
+    return {
+        name: arrays[name].astype(dtype)
+        for name, dtype in types.items()
+        if name in arrays or not _is_later(name)
+    }
 
 
 def _read(path: Path) -> bytes:
@@ -559,6 +574,9 @@ def _construct(
     detector.home_ = parse_networks(home)
     detector.window_ = _window(manifest.get("window"))
     detector.n_flows_ = int(_number(manifest, "flows", 0, MOST_COUNT, whole=True))
+    detector.hours_ = arrays.get("hours")
+    if detector.hours_ is not None:
+        _check_counts("hours", detector.hours_, HOURS_OF_WEEK)
     detector.baseline_, detector.recent_ = (
         Baseline({name: _tally(arrays, f"{which}/{name}") for name in TABLES})
         for which in _BASELINES
@@ -674,4 +692,29 @@ def _learned(
         day_edge=_number(about, "day_edge", 0.0, 1e3),
         flows=flows,
         cases=cases,
+        bins=_bins(capability, len(features.names), arrays),
     )
+
+
+def _bins(
+    capability: str, n_columns: int, arrays: Mapping[str, NDArray[Any]]
+) -> Bins | None:
+    edges, counts = (
+        arrays.get(f"{capability}/{part}") for part in ("bin_edges", "bin_counts")
+    )
+    if edges is None and counts is None:
+        return None
+    if edges is None or counts is None or len(edges) != n_columns * DECILES:
+        raise ModelFileError(f"{capability}: bins do not fit the features")
+    _check_counts(f"{capability}/bin_counts", counts, n_columns * BINS)
+    edges = edges.reshape(n_columns, DECILES)
+    ordered = (np.abs(edges) <= MOST_COUNT).all() and (np.diff(edges) >= 0).all()
+    if not ordered:
+        raise ModelFileError(f"{capability}: edges of bins are not in order")
+    return Bins(edges, counts.reshape(n_columns, BINS))
+
+
+def _check_counts(name: str, counts: NDArray[Any], length: int) -> None:
+    # The comparison is false for what is not a number.
+    if len(counts) != length or not ((counts >= 0) & (counts <= MOST_COUNT)).all():
+        raise ModelFileError(f"{name}: expected {length} possible counts")

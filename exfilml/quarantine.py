@@ -1,0 +1,166 @@
+"""Keeps suspicious cases out of a baseline before a detector learns from it.
+
+A model that has learned from a theft finds the next one like it less strange. So each
+stretch of a baseline is judged by detectors that never saw it: one fitted on all that
+came before, one on all that came after. A case is suspicious if it would alert by
+both: something that only begins, and goes on, is a new habit to the first and known to
+the second, and stays. What a baseline holds from its first to its last day no
+comparison within it can find.
+
+The calibration block, the last part by time, is never touched: a block that has been
+trimmed by score promises fewer alarms than will come. What is quarantined lies before
+it, so that the block of the detector fitted on what is left begins no earlier. The
+detectors that judge do use the block, to learn from.
+"""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from exfilml.baseline import Observed, case_key
+from exfilml.detector import CALIBRATION_SHARE, FEWEST_FLOWS, TIME_ORDER, Detector
+from exfilml.exceptions import (
+    BaselineError,
+    BaselineWarning,
+    ExfilmlWarning,
+    OptionError,
+)
+from exfilml.places import orient, parse_networks
+from exfilml.ranking import rank_cases
+from exfilml.schema import validate_flows
+
+BLOCKS: Final = 4
+MOST_SHARE: Final = 0.01
+# Who wants more out has another baseline in mind.
+LARGEST_SHARE: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A baseline without its suspicious cases, and a detector fitted on it.
+
+    Attributes
+    ----------
+    detector
+        Fitted on `kept`.
+    kept, quarantined
+        The flows, index and order as given.
+    cases
+        The quarantined cases, as `rank_cases` shows them to `detector`: for a person
+        to look at. What turns out to be normal belongs back into the baseline.
+    """
+
+    detector: Detector
+    kept: pd.DataFrame
+    quarantined: pd.DataFrame
+    cases: pd.DataFrame
+
+
+def clean_baseline(
+    detector: Detector, flows: pd.DataFrame, *, most: float = MOST_SHARE
+) -> Cleaned:
+    """Keep suspicious cases out of a baseline, and fit a detector on what is left.
+
+    Parameters
+    ----------
+    detector
+        Gives the parameters, its alert budget among them; it is not changed.
+    flows
+        A flows table of what should be normal operation.
+    most
+        Share of the flows that may be quarantined. The most suspicious cases come
+        first, and a case goes whole or not at all.
+
+    Raises
+    ------
+    FlowsError
+        If `flows` is no flows table.
+    BaselineError
+        If there are too few flows to judge any of them by others.
+    OptionError
+        If `most` is not above 0 and at most 0.2, or a parameter of the detector is
+        impossible.
+
+    Warns
+    -----
+    BaselineWarning
+        If more is suspicious than may be quarantined.
+    """
+    if not (isinstance(most, numbers.Real) and 0.0 < most <= LARGEST_SHARE):
+        raise OptionError(
+            f"most: got {most!r}, expected a share of flows above 0, at most "
+            f"{LARGEST_SHARE:g}."
+        )
+    flows = validate_flows(flows)
+    n = len(flows)
+    order = flows.reset_index(drop=True).sort_values(TIME_ORDER).index.to_numpy()
+    early = order[: round((1.0 - CALIBRATION_SHARE) * n)]
+    if len(early) < BLOCKS * FEWEST_FLOWS:
+        raise BaselineError(
+            f"The baseline has {n} flows, too few to judge a part of it by the others: "
+            f"{BLOCKS * FEWEST_FLOWS} are needed before the calibration block, the last "
+            f"{CALIBRATION_SHARE:.0%}. Give a longer one, or train without quarantine."
+        )
+    cuts = np.linspace(0, len(early), BLOCKS + 1).round().astype(int)
+    before: dict[int, float] = {}
+    after: dict[int, float] = {}
+    with warnings.catch_warnings():
+        # What the fitted detector lacks, it says itself.
+        warnings.simplefilter("ignore", ExfilmlWarning)
+        for begin, end in pairwise(cuts):
+            block = flows.iloc[early[begin:end]]
+            for known, most_bits in ((order[:begin], before), (order[end:], after)):
+                if len(known) > 0:
+                    judge = clone(detector).fit(flows.iloc[known])
+                    _judge(judge, block, most_bits)
+    margins = [(min(m, before.get(k, np.inf)), k) for k, m in after.items()]
+    home = parse_networks(detector.home)
+    keys = case_key(Observed.of(orient(flows.iloc[early], home)).hashes)
+    out = np.zeros(n, dtype=bool)
+    left_in = 0
+    for _, key in sorted((pair for pair in margins if pair[0] >= 0), reverse=True):
+        rows = early[keys == np.uint64(key)]
+        if out.sum() + len(rows) <= most * n:
+            out[rows] = True
+        else:
+            left_in += 1
+    if left_in:
+        warnings.warn(
+            f"{left_in:,} more cases of the baseline look suspicious, but more than "
+            f"{most:g} of its flows ({int(out.sum()):,} of {n:,}) are not quarantined. "
+            "Look at those that are; if they are thefts, take a baseline of another "
+            "time, or allow more.",
+            BaselineWarning,
+            stacklevel=2,
+        )
+    fitted = clone(detector).fit(flows[~out])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExfilmlWarning)
+        cases = rank_cases(fitted, flows[out])
+    return Cleaned(fitted, flows[~out], flows[out], cases)
+
+
+def _judge(
+    detector: Detector, flows: pd.DataFrame, most_bits: dict[int, float]
+) -> None:
+    """Keep by how much each case passes the threshold, at the worst, in bits."""
+    scored = detector.score(flows)
+    per_day = detector.learned_["volume"].cases.per_day
+    limit = np.full(len(scored.case_suspicion), np.inf)
+    for name, learned in detector.learned_.items():
+        mine = scored.case_with_payload == (name == "payload")
+        limit[mine] = learned.cases.threshold(detector.alerts_per_day, per_day)
+    hashes = scored.asked.observed.hashes
+    keys = case_key({name: column[scored.worst] for name, column in hashes.items()})
+    for key, bits in zip(
+        keys.tolist(), (scored.case_suspicion - limit).tolist(), strict=True
+    ):
+        most_bits[key] = max(bits, most_bits.get(key, -np.inf))
