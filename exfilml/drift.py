@@ -157,6 +157,7 @@ class Drift:
         lines += [
             _say_calibration(row, self.poisoning, self.budget)
             for row in self._of(self.calibration)
+            if row["capability"] in set(self.alerts["capability"])
         ]
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
@@ -179,11 +180,15 @@ class Drift:
         text = f"{self.covered:.1%} of flows start in hours that the baseline has seen"
         if lost.empty:
             return text
-        days = [
-            f"{day} {', '.join(f'{h:02}' for h in rows['hour'])}"
-            for day, rows in lost.groupby("weekday", sort=False)
+        # Hours of one day that follow each other are said together.
+        run = (lost.index.to_series().diff() != 1).cumsum()
+        spans = lost.groupby([run, "weekday"], sort=False)["hour"].agg(["min", "max"])
+        said = [
+            f"{row['weekday']} {row['min']:02}"
+            + f"–{row['max']:02}" * (row["min"] < row["max"])
+            for row in self._of(spans.reset_index("weekday"))
         ]
-        return f"{text}; not seen (UTC): {'; '.join(days)}"
+        return f"{text}; hours not seen (UTC): {', '.join(said)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain JSON values."""
@@ -483,7 +488,7 @@ def _reasons(
                 "at the ranking first)"
             )
     for row in calibration.to_dict("records"):
-        if row["more_days"] > 0:
+        if row["more_days"] > 0 and row["capability"] in set(alerts["capability"]):
             yield (
                 f"the calibration seeing {row['capability']} is too short for the "
                 f"budget: a baseline {row['more_days']:.1f} days longer would support it"
@@ -507,10 +512,10 @@ def _say_calibration(
     return (
         f"calibration seeing {row['capability']}: {row['days']:.2g} days, "
         f"{enough} {budget:g} alerts a day; one theft in it would move the threshold "
-        f"from {one['bits']:.2f} to {one['threshold']:.2f} bits, and beside "
+        f"from {one['bits']:.2f} to {one['threshold']:.2f} bits, "
         + (
-            f"{row['withstands']} like it another would still alert"
+            f"and with {row['withstands']} in it one more of their kind still alerts"
             if row["withstands"] > 0
-            else "one like it another would not alert"
+            else "and one more of its kind would not alert"
         )
     )

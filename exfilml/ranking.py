@@ -348,8 +348,6 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
     A conversation that goes on while a baseline ends is no such case: it takes
     `LEAST_OVERLAP` of the flows.
     """
-    if len(flows) == 0:
-        return
     warn_of_doubtful_rows(flows, stacklevel=4)
     first, last = detector.window_
     learned = flows["start"].between(first, last).to_numpy()

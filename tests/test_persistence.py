@@ -567,6 +567,16 @@ def a_cycle(array):
         ("payload/edges", lambda a: a[:-1], "edges do not fit"),
         ("payload/edges", put(0, np.nan), "edges do not fit"),
         ("payload/edges", put(0, np.inf), "edges do not fit"),
+        ("payload/bin_edges", put(3, 1e300), "edges of bins are not in order"),
+        ("payload/bin_edges", put(3, np.nan), "edges of bins are not in order"),
+        ("payload/bin_edges", lambda a: a[::-1], "edges of bins are not in order"),
+        ("payload/bin_edges", lambda a: a[:-1], "bins do not fit"),
+        ("payload/bin_counts", put(0, -1.0), "possible counts"),
+        ("payload/bin_counts", put(0, np.nan), "possible counts"),
+        ("payload/bin_counts", grow, "possible counts"),
+        ("hours", put(0, -1.0), "hours: expected 168 possible counts"),
+        ("hours", put(0, np.inf), "hours: expected 168 possible counts"),
+        ("hours", grow, "hours: expected 168 possible counts"),
         ("payload/flows", lambda a: a[::-1], "not in order"),
         ("payload/flows", lambda a: a[:0], "not in order"),
         ("payload/cases", put(-1, np.inf), "not in order, or not finite"),
@@ -618,6 +628,23 @@ def test_a_missing_member_is_refused(name, model, refused):
     refused(pack(manifest, members), "archive are not those.*is missing")
     del manifest["members"][name]
     refused(pack(manifest, members), "is missing")
+
+
+def test_bins_are_there_as_a_whole_or_not_at_all(model, refused, tmp_path, flows):
+    """Models that lack what only drift reads load, and score the same."""
+    manifest, members = unpack(model)
+    for name in ("hours", "payload/bin_edges"):
+        del members[name], manifest["members"][name]
+    refused(pack(manifest, members), "bins do not fit")
+    for name in ("payload/bin_counts", "volume/bin_edges", "volume/bin_counts"):
+        del members[name], manifest["members"][name]
+    (tmp_path / "older").write_bytes(pack(manifest, members))
+    (tmp_path / "newer").write_bytes(model)
+    older, newer = (load_model(tmp_path / name) for name in ("older", "newer"))
+    assert older.hours_ is None
+    assert same_scores(older.score(flows), newer.score(flows))
+    save_model(older, tmp_path / "again")
+    assert load_model(tmp_path / "again").learned_["payload"].bins is None
 
 
 @pytest.mark.parametrize("name", ["extra", "../../etc/cron.d/x", "/etc/x", "sound/n"])
@@ -830,7 +857,7 @@ def mutated_array(data: bytes, rng: random.Random):
 
 
 # What a manifest says about a model and its training, without a part in any score.
-NO_PART_IN_SCORES = {"exfilml", "libraries", "window", "flows", "parameters"}
+NO_PART_IN_SCORES = {"exfilml", "libraries", "window", "flows", "parameters", "hours"}
 
 
 def state(detector: Detector):
