@@ -94,7 +94,7 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
 @click.option(
     "--quarantine",
     is_flag=True,
-    help="Keep suspicious cases out, at most 1 % of the flows, and show them.",
+    help="Keep suspicious cases out, at most 1 % of the flows; show them.",
 )
 @_QUIET
 def train(
@@ -128,12 +128,18 @@ def train(
 
         cleaned = clean_baseline(detector, table)
         detector = cleaned.detector
-        click.echo(ranking_text(cleaned.cases), nl=False)
+        for title, cases in (
+            ("Quarantined: the model has not learned from these", cleaned.cases),
+            ("Left in, because calibration is not touched", cleaned.left_in),
+        ):
+            click.echo(f"{title}\n")
+            click.echo(ranking_text(cases) if len(cases) else "no cases\n")
         _say(
             f"{len(cleaned.cases):,} cases with {len(cleaned.quarantined):,} of "
-            f"{len(table):,} flows are quarantined: the model has not learned from "
-            "them. Look at them; what is normal belongs back, by training without "
-            "--quarantine"
+            f"{len(table):,} flows are quarantined, {len(cleaned.left_in):,} suspicious "
+            "cases of the calibration block are left in. Look at both: what is normal "
+            "of the first belongs back (train without --quarantine); if a theft is among "
+            "the second, end the baseline before it"
         )
     else:
         detector.fit(table)

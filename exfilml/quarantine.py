@@ -56,12 +56,17 @@ class Cleaned:
     cases
         The quarantined cases, as `rank_cases` shows them to `detector`: for a person
         to look at. What turns out to be normal belongs back into the baseline.
+    left_in
+        Cases of the calibration block that alert to a detector which learned from
+        `kept` before it. As many as the budget allows are normal; if one is a theft,
+        end the baseline before it.
     """
 
     detector: Detector
     kept: pd.DataFrame
     quarantined: pd.DataFrame
     cases: pd.DataFrame
+    left_in: pd.DataFrame
 
 
 def clean_baseline(
@@ -125,16 +130,16 @@ def clean_baseline(
     home = parse_networks(detector.home)
     keys = case_key(Observed.of(orient(flows.iloc[early], home)).hashes)
     out = np.zeros(n, dtype=bool)
-    left_in = 0
+    spared = 0
     for _, key in sorted((pair for pair in margins if pair[0] >= 0), reverse=True):
         rows = early[keys == np.uint64(key)]
         if out.sum() + len(rows) <= most * n:
             out[rows] = True
         else:
-            left_in += 1
-    if left_in:
+            spared += 1
+    if spared:
         warnings.warn(
-            f"{left_in:,} more cases of the baseline look suspicious, but more than "
+            f"{spared:,} more cases of the baseline look suspicious, but more than "
             f"{most:g} of its flows ({int(out.sum()):,} of {n:,}) are not quarantined. "
             "Look at those that are; if they are thefts, take a baseline of another "
             "time, or allow more.",
@@ -145,7 +150,10 @@ def clean_baseline(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExfilmlWarning)
         cases = rank_cases(fitted, flows[out])
-    return Cleaned(fitted, flows[~out], flows[out], cases)
+        earlier = clone(detector).fit(flows.iloc[early[~out[early]]])
+        late = rank_cases(earlier, flows.iloc[order[len(early) :]])
+    left_in = late[late["alert"]]
+    return Cleaned(fitted, flows[~out], flows[out], cases, left_in)
 
 
 def _judge(

@@ -544,8 +544,9 @@ def warn_of_doubtful_rows(flows: pd.DataFrame, stacklevel: int = 3) -> None:
         warnings.warn(
             f"{int(odd.sum()):,} of {len(flows):,} flows start more than a year from "
             f"the others (first: {start[odd][0].astype('datetime64[m]')} UTC; median: "
-            f"{middle.astype('datetime64[m]')}): the clock of a sensor is wrong. They "
-            "count in hours and on days that never were; correct or drop them.",
+            f"{middle.astype('datetime64[m]')}): the clock of a sensor is wrong, "
+            "or these are records of several times. Correct or drop them, or give "
+            "one time only.",
             FlowsWarning,
             stacklevel=stacklevel,
         )

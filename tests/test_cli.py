@@ -81,7 +81,9 @@ def test_train_shows_what_it_quarantines(site, run):
         "--quarantine",
     )
     assert status == 0
-    assert "203.0.113.9" in out.splitlines()[1]
+    quarantined, left_in = out.split("Left in, because")
+    assert "203.0.113.9" in quarantined.splitlines()[3]
+    assert "203.0.113.9" not in left_in
     assert "of 801 flows are quarantined" in err
     status, out, _ = run("rank", site / "today.parquet", "--model", site / "q.exfilml")
     assert status == 0

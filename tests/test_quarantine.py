@@ -78,6 +78,8 @@ def test_the_calibration_block_is_never_touched(normal):
     ordered = flows.sort_values("start", kind="stable").index
     calibration = ordered[round(CALIBRATION_FROM * len(flows)) :]
     assert not set(calibration) & set(cleaned.quarantined.index)
+    assert cleaned.left_in["place"].iloc[0] == "203.0.113.9"
+    assert cleaned.left_in["alert"].all()
     # And the block of the new detector begins no earlier than the old one did.
     block = len(cleaned.kept) - round(CALIBRATION_FROM * len(cleaned.kept))
     assert block <= len(calibration)
