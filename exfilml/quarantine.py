@@ -3,14 +3,15 @@
 A model that has learned from a theft finds the next one like it less strange. So each
 stretch of a baseline is judged by detectors that never saw it: one fitted on all that
 came before, one on all that came after. A case is suspicious if it would alert by
-both: something that only begins, and goes on, is a new habit to the first and known to
-the second, and stays. What a baseline holds from its first to its last day no
-comparison within it can find.
+both: what only begins, and goes on, is new to the first and known to the second.
 
 The calibration block, the last part by time, is never touched: a block that has been
 trimmed by score promises fewer alarms than will come. What is quarantined lies before
 it, so that the block of the detector fitted on what is left begins no earlier. The
-detectors that judge do use the block, to learn from.
+detectors that judge do use the block, to learn from. A case that goes on there stays
+altogether: large habits would else use the limit up, and the model knows them from the
+block all the same. So a theft that goes on to the end is not found here; `left_in`
+lists it, if it alerts.
 """
 
 from __future__ import annotations
@@ -128,11 +129,13 @@ def clean_baseline(
                     _judge(judge, block, most_bits)
     margins = [(min(m, before.get(k, np.inf)), k) for k, m in after.items()]
     home = parse_networks(detector.home)
-    keys = case_key(Observed.of(orient(flows.iloc[early], home)).hashes)
+    keys = case_key(Observed.of(orient(flows, home)).hashes)
+    going_on = set(keys[order[len(early) :]].tolist())
+    suspects = [(m, k) for m, k in margins if m >= 0 and k not in going_on]
     out = np.zeros(n, dtype=bool)
     spared = 0
-    for _, key in sorted((pair for pair in margins if pair[0] >= 0), reverse=True):
-        rows = early[keys == np.uint64(key)]
+    for _, key in sorted(suspects, reverse=True):
+        rows = np.flatnonzero(keys == np.uint64(key))
         if out.sum() + len(rows) <= most * n:
             out[rows] = True
         else:
