@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from exfilml.inject import Transfer as Transfer
     from exfilml.inject import inject as inject
     from exfilml.persistence import load_model as load_model
+    from exfilml.persistence import load_state as load_state
     from exfilml.persistence import save_model as save_model
+    from exfilml.persistence import save_state as save_state
     from exfilml.quarantine import clean_baseline as clean_baseline
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
     from exfilml.sources import read_flows as read_flows
     from exfilml.sources import read_labels as read_labels
     from exfilml.sources import write_flows as write_flows
+    from exfilml.state import State as State
 
 _HOME = {
     "BaselineForest": "forest",
     "Detector": "detector",
+    "State": "state",
     "Transfer": "inject",
     "apply_labels": "schema",
     "blindspots": "blindspots",
@@ -46,11 +50,13 @@ _HOME = {
     "evaluate": "evaluation",
     "inject": "inject",
     "load_model": "persistence",
+    "load_state": "persistence",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
     "read_flows": "sources",
     "read_labels": "sources",
     "save_model": "persistence",
+    "save_state": "persistence",
     "score_flows": "ranking",
     "validate_flows": "schema",
     "write_flows": "sources",
@@ -59,6 +65,7 @@ _HOME = {
 __all__ = [
     "BaselineForest",
     "Detector",
+    "State",
     "Transfer",
     "apply_labels",
     "blindspots",
@@ -68,11 +75,13 @@ __all__ = [
     "evaluate",
     "inject",
     "load_model",
+    "load_state",
     "rank_cases",
     "rank_flows",
     "read_flows",
     "read_labels",
     "save_model",
+    "save_state",
     "score_flows",
     "validate_flows",
     "write_flows",

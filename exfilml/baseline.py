@@ -5,6 +5,8 @@ of them …) to counts, sums and peaks, so that two baselines merge by adding an
 day can be added to a month.
 
 Nothing here decides what is suspicious; `exfilml.features` asks questions of it.
+
+One file because the tables and the columns that they count are one list.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pandas as pd
 
 from exfilml.names import Names
 from exfilml.places import Oriented
-from exfilml.tally import Tally, combine, grouped, hash_names
+from exfilml.state import KINDS, WINDOWS, State, trailing
+from exfilml.tally import Tally, combine, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,11 +32,38 @@ MIN_JUDGED_BYTES: Final = 32
 
 VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
 # Columns of names that evidence and reasons read, not only count.
-KEPT_NAMES: Final = ("service", "wrapper", "token")
+KEPT_NAMES: Final = ("service", "wrapper", "token", "conduct")
 PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 # Bytes in DNS names and echo data, of the flows whose protocol can carry such.
-CARRIED: Final = ("carriers", "carried_bits", "carried_squares")
+CARRIED: Final = ("carriers", "carried_bits", "carried_bits_squared")
 MISDECLARED: Final = ("declared", "misdeclared")
+# log2 of upload over download, and its square.
+RATIO: Final = ("ratio", "ratio_squared")
+SQUARED: Final = "_squared"
+# Flows much smaller than this are headers and acknowledgements: their ratio is even.
+RATIO_PRIOR_BYTES: Final = 2000.0
+
+
+def windows_of(what: str) -> tuple[str, ...]:
+    """Name the columns of one sum over trailing windows, such as ``case_up``."""
+    return tuple(f"{what}_{i}" for i in range(len(WINDOWS)))
+
+
+def _moments(*sums: str) -> tuple[str, ...]:
+    columns = tuple(column for what in sums for column in windows_of(what))
+    return columns + tuple(column + SQUARED for column in columns)
+
+
+# Sums over windows that baselines count, by kind of key and amount, and which flows
+# have one.
+SUMMED: Final = {
+    "case_up": "n",
+    "place_up": "n",
+    "host_hidden": "bare",
+    "case_hidden": "hidden",
+    "place_hidden": "hidden",
+    "case_flows": "hidden",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +75,41 @@ class Spec:
 
 
 TABLES: Final[dict[str, Spec]] = {
-    "site": Spec((), VOLUME + PAYLOAD),
-    "host": Spec(("local_ip",), VOLUME + PAYLOAD),
-    "service": Spec(("service",), VOLUME + PAYLOAD + CARRIED + MISDECLARED),
-    "host_service": Spec(("local_ip", "service"), VOLUME),
-    "service_place": Spec(("service", "place"), VOLUME + CARRIED),
+    "site": Spec((), VOLUME + RATIO + PAYLOAD + ("hidden",) + _moments(*SUMMED)),
+    "host": Spec(
+        ("local_ip",), VOLUME + PAYLOAD + ("hidden",) + _moments("host_hidden")
+    ),
+    "service": Spec(
+        ("service",),
+        VOLUME
+        + RATIO
+        + PAYLOAD
+        + CARRIED
+        + MISDECLARED
+        + ("hidden",)
+        + _moments("case_up", "place_up", "case_hidden", "place_hidden", "case_flows"),
+    ),
+    "subnet_service": Spec(("subnet", "service"), VOLUME),
+    "host_service": Spec(("local_ip", "service"), VOLUME + _moments("case_up")),
+    "service_place": Spec(("service", "place"), VOLUME + CARRIED + ("judged", "bare")),
     "service_address": Spec(("service", "remote_ip"), ("n",)),
     "service_network": Spec(("service", "network"), ("n",)),
+    "place_address": Spec(("place", "remote_ip"), ("n",)),
     "wrapper": Spec(("wrapper",), PAYLOAD),
     "service_wrapper": Spec(("service", "wrapper"), PAYLOAD),
     "token": Spec(("token",), ("judged",)),
     "service_token": Spec(("service", "token"), ("judged",)),
     "host_place": Spec(("local_ip", "place"), ("n",)),
-    "site_day": Spec((), VOLUME),
-    "service_day": Spec(("service",), VOLUME),
-    "host_service_day": Spec(("local_ip", "service"), VOLUME),
+    "service_conduct": Spec(("service", "conduct"), ("n",)),
+    "conduct": Spec(("conduct",), ("n",)),
+    "host_fingerprint": Spec(("local_ip", "fingerprint"), ("n",)),
+    "host_user_agent": Spec(("local_ip", "user_agent"), ("n",)),
+    "host_process": Spec(("local_ip", "process"), ("n",)),
 }
-# What later versions count; a model that lacks it never asks for it.
-LATER_VALUES: Final = frozenset(CARRIED + MISDECLARED)
-# Counted per case and day instead of per flow.
-DAY_TABLES: Final = ("site_day", "service_day", "host_service_day")
+
+
+# Names that many flows do not have.
+MAY_LACK: Final = ("fingerprint", "user_agent", "process")
 
 
 @dataclass(frozen=True)
@@ -75,13 +121,16 @@ class Baseline:
     @classmethod
     def learn(cls, observed: Observed) -> Baseline:
         """Count the flows of `observed`."""
-        days = observed.case_days()
         tables = {}
         for name, spec in TABLES.items():
-            rows = days if name in DAY_TABLES else observed
+            rows = observed
+            # A name that is not known is no name.
+            gaps = [observed.hashes[k] == 0 for k in spec.keys if k in MAY_LACK]
+            if gaps:
+                rows = observed.rows(~np.logical_or.reduce(gaps))
             tables[name] = Tally.group(
                 tuple(rows.hashes[k] for k in spec.keys),
-                {v: rows.values[v] for v in spec.values},
+                {v: rows.column(v) for v in spec.values},
                 rows.n_rows,
             )
         return cls(tables)
@@ -111,30 +160,41 @@ class Observed:
         Hashes of each column of names.
     values
         Columns of numbers.
-    day
-        UTC day of each flow, counted from 1970.
+    tie
+        A number for each flow that its content gives, not its place in a table.
     names
         The columns of `KEPT_NAMES`.
     """
 
     hashes: Mapping[str, NDArray[np.uint64]]
     values: Mapping[str, NDArray[np.float64]]
-    day: NDArray[np.int64]
+    tie: NDArray[np.uint64]
     names: Mapping[str, Names] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
         """Number of flows."""
-        return len(self.day)
+        return len(self.tie)
 
     @classmethod
-    def of(cls, oriented: Oriented) -> Observed:
-        """Prepare what `exfilml.places.orient` gave."""
+    def of(cls, oriented: Oriented, state: State | None = None) -> Observed:
+        """Prepare what `exfilml.places.orient` gave.
+
+        Parameters
+        ----------
+        oriented
+            The flows.
+        state
+            What came before them; the flows are added to it. `None` for nothing.
+        """
         wrappers = wrapper_names(oriented)
         tokens = _tokens(oriented)
         names = {
             name: oriented.names(name)
-            for name in ("local_ip", "remote_ip", "network", "place", "service")
+            for name in (
+                *("local_ip", "subnet", "remote_ip", "network", "place", "service"),
+                *("conduct", *MAY_LACK),
+            )
         }
         names |= {"wrapper": wrappers, "token": tokens}
         up = oriented.numbers("up_volume")
@@ -143,13 +203,16 @@ class Observed:
         concealed = oriented.numbers("up_concealed") == 1.0
         bare = concealed & wrappers.each(lambda text: text == BARE, missing=False)
         unverified = judged & tokens.each(lambda t: t == UNVERIFIED, missing=False)
-        volume = _volume_values(up, oriented.numbers("down_volume"))
+        down = oriented.numbers("down_volume")
+        ratio = np.log2((up + RATIO_PRIOR_BYTES) / (down + RATIO_PRIOR_BYTES))
         carried = oriented.numbers("up_carried_bytes")
         carried_bits = np.log2(1.0 + np.nan_to_num(carried))
         declared = judged & ~oriented.names("up_declared").missing
         misdeclared = oriented.numbers("up_misdeclared") == 1.0
+        volume = _volume_values(up, down)
         values = {
             **volume,
+            "ratio": ratio,
             "visible": (~np.isnan(sampled)).astype("float64"),
             "judged": judged.astype("float64"),
             "concealed": concealed.astype("float64"),
@@ -158,41 +221,84 @@ class Observed:
             "bare_bits": np.where(bare, volume["bits"], 0.0),
             "carriers": (~np.isnan(carried)).astype("float64"),
             "carried_bits": carried_bits,
-            "carried_squares": carried_bits * carried_bits,
             "declared": declared.astype("float64"),
             "misdeclared": (declared & misdeclared).astype("float64"),
         }
-        day = oriented["start"].to_numpy(dtype="datetime64[D]").astype("int64")
+        hidden = np.maximum(np.where(bare, up, 0.0), np.nan_to_num(carried))
+        hidden *= oriented.leaves
+        values["hidden"] = (hidden > 0.0).astype("float64")
         hashes = {name: hash_names(column) for name, column in names.items()}
-        return cls(hashes, values, day, {n: names[n] for n in KEPT_NAMES})
+        start = oriented["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+        tie = _tie(oriented, hashes, start)
+        keys = {
+            "host": hashes["local_ip"],
+            "case": case_key(hashes),
+            "host_service": combine(hashes["local_ip"], hashes["service"]),
+            "place": combine(hashes["service"], hashes["place"]),
+        }
+        summed = {
+            "up": np.floor(up),
+            "hidden": np.floor(hidden),
+            "flows": values["hidden"],
+        }
+        # Every host looks up names: what they carry counts by place alone.
+        of_host = {"hidden": summed["up"] * (bare & oriented.leaves)}
+        amounts = {
+            kind: np.column_stack(
+                [(of_host if kind == "host" else summed)[a] for a in names]
+            )
+            for kind, names in KINDS.items()
+        }
+        sums = trailing(State() if state is None else state, keys, start, amounts)
+        if state is not None:
+            state.take_in(keys, start, amounts)
+        for kind, of_kind in KINDS.items():
+            counts = {"up": 1.0, "hidden": bare if kind == "host" else values["hidden"]}
+            for amount, told in zip(of_kind, sums[kind], strict=True):
+                speaks = counts.get(amount, values["hidden"])
+                for name, column in zip(
+                    windows_of(f"{kind}_{amount}"), told, strict=True
+                ):
+                    values[name] = column * speaks
+        return cls(hashes, values, tie, {n: names[n] for n in KEPT_NAMES})
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return a column of numbers, or the squares of one."""
+        if name.endswith(SQUARED) and name not in self.values:
+            return np.square(self.values[name.removesuffix(SQUARED)], dtype=np.float64)
+        return self.values[name].astype(np.float64, copy=False)
 
     def rows(self, at: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Observed:
         """Return some of the rows."""
         return Observed(
             {name: column[at] for name, column in self.hashes.items()},
             {name: column[at] for name, column in self.values.items()},
-            self.day[at],
+            self.tie[at],
             {name: column[at] for name, column in self.names.items()},
         )
 
-    def case_days(self) -> Observed:
-        """Return one row for each local host, place, service and UTC day."""
-        keys = case_key(self.hashes)
-        first, group = grouped(combine(keys, self.day.astype(np.uint64)))
-        up, down = (
-            np.bincount(group, self.values[v], minlength=len(first)).astype(np.float64)
-            for v in ("up", "down")
-        )
-        return Observed(
-            {k: self.hashes[k][first] for k in ("local_ip", "place", "service")},
-            _volume_values(up, down),
-            self.day[first],
-        )
+
+def _tie(
+    oriented: Oriented,
+    hashes: Mapping[str, NDArray[np.uint64]],
+    start: NDArray[np.int64],
+) -> NDArray[np.uint64]:
+    ports = oriented["src_port"].to_numpy() * 65536 + oriented["dst_port"].to_numpy()
+    names = (hashes[n] for n in ("local_ip", "remote_ip", "service"))
+    return combine(start.astype(np.uint64), ports.astype(np.uint64), *names)
+
+
+_FTP: Final = hash_names(pd.Series(["ftp", "ftp-data"], dtype="str"))
 
 
 def case_key(hashes: Mapping[str, NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Return the key of each flow's case: local host, place and service."""
-    return combine(hashes["local_ip"], hashes["place"], hashes["service"])
+    """Return the key of each flow's case: local host, place and service.
+
+    A transfer by FTP is one case, its control connection and those of its data.
+    """
+    control, data = _FTP
+    service = np.where(hashes["service"] == data, control, hashes["service"])
+    return combine(hashes["local_ip"], hashes["place"], service)
 
 
 def _volume_values(
@@ -202,7 +308,6 @@ def _volume_values(
     return {
         "n": np.ones(len(up)),
         "bits": bits,
-        "bits_squared": bits * bits,
         "peak_bits": bits,
         "up": up,
         "down": down,

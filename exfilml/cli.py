@@ -34,7 +34,7 @@ _HOME = click.option(
     "--home",
     multiple=True,
     metavar="CIDR",
-    help="Home network; repeat for several.  [default: private networks]",
+    help="Home network; repeat for several.  [default: private networks, or inferred]",
 )
 _OTHER_HOME = click.option(
     "--home",
@@ -115,7 +115,7 @@ def train(
     from exfilml.calibration import check_budget
     from exfilml.detector import DEFAULT_ALERTS_PER_DAY, Detector
     from exfilml.persistence import save_model
-    from exfilml.places import parse_networks
+    from exfilml.places import PRIVATE_NETWORKS, parse_networks
 
     budget = DEFAULT_ALERTS_PER_DAY if alerts_per_day is None else alerts_per_day
     check_budget(budget)
@@ -150,6 +150,9 @@ def train(
         f"{detector.known_.n_hosts:,} local hosts, {first:%Y-%m-%d %H:%M} to "
         f"{last:%Y-%m-%d %H:%M} UTC, seeing {' and '.join(sorted(detector.learned_))}"
     )
+    own = [n for n in detector.home_ if n not in PRIVATE_NETWORKS]
+    if own and not home:
+        _say(f"taken for home networks: {', '.join(own)}; --home says otherwise")
 
 
 @app.command()
@@ -184,6 +187,11 @@ def train(
     help="How to print the ranking.",
 )
 @click.option("--out", type=_FILE, help="Write to .csv, .json, .jsonl or .parquet.")
+@click.option(
+    "--state",
+    type=_FILE,
+    help="Memory of earlier runs, for sums over days: read if there, then written.",
+)
 @_QUIET
 def rank(
     source: tuple[str, ...],
@@ -195,6 +203,7 @@ def rank(
     home: tuple[str, ...],
     form: str,
     out: Path | None,
+    state: Path | None,
     *,
     quiet: bool,
 ) -> None:
@@ -208,15 +217,22 @@ def rank(
     if out is not None:
         output_format(out)
         _writable(out)
+    from exfilml.persistence import load_state, save_state
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     detector = _load(model, home)
+    memory = None
+    if state is not None:
+        _writable(state)
+        memory = load_state(state) if state.exists() else detector.new_state()
     table = _read(source, quiet=quiet)
     if top is None and form == "table" and out is None:
         top = TABLE_ROWS
     ranker = rank_flows if by == "flow" else rank_cases
-    ranking = ranker(detector, table, top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    ranking = ranker(
+        detector, table, top=top, state=memory, alerts_per_day=alerts_per_day, fdr=fdr
+    )
     if out is not None:
         write_table(ranking, out)
         _say(f"{len(ranking):,} rows written to {out}")
@@ -238,6 +254,16 @@ def rank(
                 f"{low:.1f} to {high:.1f} times a day (90 % interval)"
             )
         )
+    if ranking.attrs["inside"]:
+        _say(
+            f"{ranking.attrs['inside']:,} {by}s stay inside the site: they come last and "
+            "raise no alert"
+        )
+    if ranking.attrs["windows_not_covered"]:
+        windows = ", ".join(ranking.attrs["windows_not_covered"])
+        _say(f"sums over {windows} reach back no further than these flows (--state)")
+    if state is not None and memory is not None:
+        save_state(memory, state)
 
 
 @app.command()

@@ -19,9 +19,12 @@ training rows, log2(100) at their 99th percentile. The edge of a column is that
 percentile of its values. Every term is monotone: more evidence in any column, all
 else equal, never lowers the raw score.
 
-**Cases** (one local host, place and service) score as their worst flow, where a flow
-counts with the case's upload of a day instead of its own, if that lies further beyond
-what is usual. `exfilml.calibration` turns both into p-values and suspicion.
+**Cases** (one local host, place and service) score as their worst flow. A flow knows
+what its case, its host and its place added up to so far (`exfilml.state`), so that the
+last of forty small uploads weighs as one large one. `exfilml.calibration` turns both
+into p-values and suspicion. Cases that stay inside the site, neither through a
+resolver, a proxy nor a mail relay, are ranked after all others and raise no alert:
+they can be how a theft is prepared, they are none.
 
 **Explaining** splits suspicion over the features. Calibration is a function of the
 raw score alone, 0 at the lowest score of the calibration block; by Aumann and
@@ -52,13 +55,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
-from exfilml.exceptions import BaselineError, CapabilityWarning
+from exfilml.exceptions import BaselineError, CapabilityWarning, StateWarning
 from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
-from exfilml.places import orient, parse_networks
+from exfilml.places import infer_networks, orient, parse_networks, stays_inside
 from exfilml.schema import capability, validate_flows, warn_of_doubtful_rows
 from exfilml.stability import Bins
+from exfilml.state import SPANS_S, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,6 +82,8 @@ DAY_S: Final = 86400.0
 HOURS_OF_WEEK: Final = 168
 # Ties in time are broken by content, so that row order does not matter.
 TIME_ORDER: Final = ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
+# More bits than any suspicion has.
+BELOW: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,6 @@ class Learned:
         Anomaly score at the median and bits per unit of it.
     edges
         float64, shape (n_features,): where the tail of each column begins.
-    day_edge
-        Where the tail of a case's daily upload begins, in bits above its mark.
     flows, cases
         Calibration of flows and of cases.
     bins
@@ -108,7 +112,6 @@ class Learned:
     centre: float
     scale: float
     edges: NDArray[np.float64]
-    day_edge: float
     flows: Calibrator
     cases: Calibrator
     bins: Bins | None = None
@@ -184,9 +187,12 @@ class Scored:
         int64, shape (n_cases,): the flow whose score is the case's.
     case_with_payload
         bool, shape (n_cases,).
-    day_flows, day_up, day_mark
-        Shape (n_cases,): flows and bytes of the UTC day with the largest upload, and
-        the usual high mark of a day for this host and service in bits.
+    case_key
+        uint64, shape (n_flows,): what the flows of a case have in common.
+    apart
+        bool, shape (n_cases,): stays inside the site.
+    not_covered
+        Windows of `exfilml.state` that reach back beyond the first flow known.
     """
 
     asked: Asked
@@ -199,9 +205,20 @@ class Scored:
     case_p_value: NDArray[np.float64]
     worst: NDArray[np.int64]
     case_with_payload: NDArray[np.bool_]
-    day_flows: NDArray[np.int64]
-    day_up: NDArray[np.float64]
-    day_mark: NDArray[np.float64]
+    case_key: NDArray[np.uint64]
+    apart: NDArray[np.bool_]
+
+    not_covered: tuple[str, ...]
+
+    @property
+    def ranked_cases(self) -> NDArray[np.float64]:
+        """Suspicion of cases as they are ranked: what stays inside comes last."""
+        return self.case_suspicion - BELOW * self.apart
+
+    @property
+    def ranked_flows(self) -> NDArray[np.float64]:
+        """Suspicion of flows as they are ranked: what stays inside comes last."""
+        return self.suspicion - BELOW * self.apart[self.case]
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -211,7 +228,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     home
         Home networks in CIDR notation; `None` for RFC 1918, unique local and
-        link-local addresses.
+        link-local addresses, and what `exfilml.places.infer_networks` adds for a site
+        of public addresses (``home_`` says what).
     alerts_per_day
         Alert budget: cases that normal operation may raise a day. Scoring functions
         can override it.
@@ -310,7 +328,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "learn and to calibrate. Give a longer capture or more files."
             )
         warn_of_doubtful_rows(flows)
-        home = parse_networks(self.home)
+        home = infer_networks(flows) if self.home is None else parse_networks(self.home)
         flows = flows.sort_values(TIME_ORDER, ignore_index=True)
         oriented = orient(flows, home)
         observed = Observed.of(oriented)
@@ -388,14 +406,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         # A forest that finds all rows alike, but for rounding, has nothing to say.
         spread = high - centre
         scale = surprise_at_high / spread if spread > LEAST_SPREAD else 0.0
-        day_excess = np.concatenate([Cases.of(a).excess for a in described])
         learned = Learned(
             features=features,
             forest=forest,
             centre=float(centre),
             scale=float(scale),
-            edges=np.nanquantile(evidence, EDGE_QUANTILE, axis=0),
-            day_edge=float(np.quantile(day_excess, EDGE_QUANTILE)),
+            edges=_edges(evidence),
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
@@ -403,7 +419,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parts = learned.parts(shown)
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
-        raw_cases, _ = _case_raw(learned, parts, cases, everyone, calibration.tie)
+        raw_cases, _ = _case_raw(parts, cases, everyone, calibration.tie)
+        leaving = ~_apart(calibration, cases)
+        if leaving.any():
+            raw_cases = raw_cases[leaving]
         return replace(
             learned,
             flows=Calibrator.fit(parts.raw, days),
@@ -411,18 +430,30 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             bins=Bins.of(shown),
         )
 
-    def score(self, flows: pd.DataFrame) -> Scored:
+    def score(self, flows: pd.DataFrame, state: State | None = None) -> Scored:
         """Score flows and the cases they form; the other methods are views of this.
+
+        Parameters
+        ----------
+        flows
+            A flows table.
+        state
+            What came before, from `new_state`; the flows are added to it. `None` for
+            nothing.
 
         Warns
         -----
         CapabilityWarning
             If the flows show payload and the model never saw any.
+        StateWarning
+            If flows begin before the end of what `state` knows.
         """
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
-        asked = Asked(oriented, Observed.of(oriented), self.baseline_, self.known_)
+        not_covered = _not_covered(flows, state)
+        observed = Observed.of(oriented, state)
+        asked = Asked(oriented, observed, self.baseline_, self.known_)
         visible = ~flows["src_sampled_bytes"].array.isna()
         if visible.any() and "payload" not in self.learned_:
             warnings.warn(
@@ -433,9 +464,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=2,
             )
             visible[:] = False
-        return self._score(asked, visible)
+        return self._score(asked, visible, not_covered)
 
-    def _score(self, asked: Asked, visible: NDArray[np.bool_]) -> Scored:
+    def _score(
+        self, asked: Asked, visible: NDArray[np.bool_], not_covered: tuple[str, ...]
+    ) -> Scored:
         n = asked.n_flows
         cases = Cases.of(asked)
         raw, suspicion, p_value = np.zeros(n), np.zeros(n), np.ones(n)
@@ -465,7 +498,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raw[rows] = parts.raw[rows[some]]
             suspicion[rows] = learned.flows.suspicion(raw[rows])
             p_value[rows] = learned.flows.p_values(raw[rows])
-            of_case, at = _case_raw(learned, parts, cases, some, tie)
+            of_case, at = _case_raw(parts, cases, some, tie)
             worst[mine] = at[mine]
             case_suspicion[mine] = learned.cases.suspicion(of_case[mine])
             case_p[mine] = learned.cases.p_values(of_case[mine])
@@ -480,10 +513,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             case_p_value=case_p,
             worst=worst,
             case_with_payload=case_visible,
-            day_flows=cases.day_flows,
-            day_up=cases.day_up,
-            day_mark=cases.day_mark,
+            case_key=cases.keys,
+            apart=_apart(asked, cases),
+            not_covered=not_covered,
         )
+
+    def new_state(self) -> State:
+        """Return an empty memory for scoring a stream of tables.
+
+        Give it to `exfilml.score_flows` and its siblings with each table, in order of
+        time: sums over trailing windows then reach back beyond the table. Scoring in
+        pieces gives the suspicion, flow by flow, of scoring at once.
+        """
+        return State()
 
     def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
         """Split the suspicion of each flow over the features, in bits.
@@ -598,6 +640,44 @@ def _is_enough(seen: NDArray[np.bool_]) -> bool:
     return bool(seen.sum() >= LEAST_VISIBLE and seen.mean() >= LEAST_SHARE)
 
 
+def _edges(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the tail of each column begins; 0 where nothing showed it."""
+    edges = np.zeros(evidence.shape[1])
+    shown = ~np.isnan(evidence).all(axis=0)
+    if shown.any():
+        edges[shown] = np.nanquantile(evidence[:, shown], EDGE_QUANTILE, axis=0)
+    return edges
+
+
+def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
+    """Name the windows that reach back beyond the first flow that is known."""
+    if len(flows) == 0:
+        return ()
+    first, last = flows["start"].min().timestamp(), flows["start"].max().timestamp()
+    if state is not None and state.earliest is not None and state.latest is not None:
+        if first < state.latest:
+            begin, end = (
+                pd.Timestamp(t, unit="s").strftime("%Y-%m-%d %H:%M:%S")
+                for t in (first, state.latest)
+            )
+            warnings.warn(
+                f"The flows begin at {begin} UTC, before the end of what the state "
+                f"knows, {end} UTC. Give tables in order of time and none of them "
+                "twice: what is given twice counts twice.",
+                StateWarning,
+                stacklevel=4,
+            )
+        first = min(first, state.earliest)
+    return tuple(name for name, span in SPANS_S.items() if last - first < span)
+
+
+def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:
+    """Say which cases stay inside the site, shape (n_cases,)."""
+    apart = np.zeros(cases.n_cases, dtype=bool)
+    apart[cases.code] = stays_inside(asked.oriented)
+    return apart
+
+
 def _visible(asked: Asked) -> Asked:
     """Return the flows whose payload is visible."""
     rows = np.flatnonzero(asked.oriented["up_sampled_bytes"].notna().to_numpy())
@@ -605,7 +685,6 @@ def _visible(asked: Asked) -> Asked:
 
 
 def _case_raw(
-    learned: Learned,
     parts: Parts,
     cases: Cases,
     rows: NDArray[np.int64],
@@ -615,10 +694,7 @@ def _case_raw(
 
     `parts` are those of some rows; −∞ for cases that have none of them.
     """
-    volume = learned.features.families == FAMILIES.index("volume")
-    own = parts.tails[:, volume].sum(axis=1)
-    day = np.maximum(cases.excess - learned.day_edge, 0.0)[cases.code[rows]]
     raw = np.full(len(cases.code), -np.inf)
-    raw[rows] = parts.raw + np.maximum(day - own, 0.0)
+    raw[rows] = parts.raw
     worst = largest_of_case(raw, cases.code, tie)
     return raw[worst], worst

@@ -388,7 +388,7 @@ def _alerts(
             for name, limit in limits.items():
                 mine = theirs.case_with_payload == (name == "payload")
                 counts[name][0] += int(mine.sum())
-                counts[name][1] += int((theirs.case_suspicion[mine] >= limit).sum())
+                counts[name][1] += int((theirs.ranked_cases[mine] >= limit).sum())
     rows = [
         (
             *(name, cases, alerted, alerted / cases),

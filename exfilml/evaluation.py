@@ -448,15 +448,15 @@ def evaluate(
     positive = truth.case_label == POSITIVE
     counted = truth.judged
     tell("resampling")
-    by_case = measure(scored.case_suspicion[counted], positive[counted], seed=seed)
+    by_case = measure(scored.ranked_cases[counted], positive[counted], seed=seed)
     judged = counted[scored.case]
     by_flow = measure(
-        scored.suspicion[judged], (truth.label == POSITIVE)[judged], seed=seed
+        scored.ranked_flows[judged], (truth.label == POSITIVE)[judged], seed=seed
     )
     tell("following scenarios")
     table = _scenarios(detector, flows, scored, truth, alerted)
     wanted = table["label"] == POSITIVE
-    ranks = _ranks(scored.case_suspicion[counted], positive[counted])
+    ranks = _ranks(scored.ranked_cases[counted], positive[counted])
     span = (flows["start"].max() - flows["start"].min()).total_seconds()
     return Evaluation(
         cases=by_case,
@@ -501,7 +501,7 @@ def _scenarios(
     alerted: NDArray[np.bool_],
 ) -> pd.DataFrame:
     """Return a row for each labelled scenario, found ones first."""
-    suspicion = scored.case_suspicion
+    suspicion = scored.ranked_cases
     # Ties rank last, as everywhere here.
     order = np.lexsort((truth.case_label == POSITIVE, -suspicion))
     rank = np.empty(len(suspicion), dtype=np.int64)
@@ -557,7 +557,7 @@ def _bytes_before(
     limit = np.sort(others)[-PAGE] if len(others) >= PAGE else -np.inf
 
     def comes_up(n: int) -> bool:
-        return bool(detector.score(flows.iloc[:n]).case_suspicion.max() > limit)
+        return bool(detector.score(flows.iloc[:n]).ranked_cases.max() > limit)
 
     low, high = 0, len(flows)
     if not comes_up(high):

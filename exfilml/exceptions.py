@@ -36,6 +36,10 @@ class ModelFileError(ExfilmlError):
     """A model file, or an array file of the installation, is foreign or damaged."""
 
 
+class StateError(ExfilmlError, ValueError):
+    """A state of earlier calls is foreign or damaged."""
+
+
 class OutputError(ExfilmlError):
     """A result cannot be written."""
 
@@ -66,3 +70,7 @@ class SiteWarning(ExfilmlWarning):
 
 class BaselineWarning(ExfilmlWarning):
     """A part of the baseline looks as if it should not be learned from."""
+
+
+class StateWarning(ExfilmlWarning):
+    """Flows do not follow what a state knows, so that some may count twice."""

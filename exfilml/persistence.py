@@ -34,26 +34,29 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from exfilml import __version__
-from exfilml.baseline import LATER_VALUES, TABLES, Baseline
+from exfilml.baseline import SQUARED, SUMMED, TABLES, Baseline, windows_of
 from exfilml.calibration import Calibrator
 from exfilml.detector import HOURS_OF_WEEK, Detector, Learned
 from exfilml.exceptions import (
     ExfilmlError,
     ModelFileError,
     OptionError,
+    StateError,
 )
 from exfilml.export import complete_file
 from exfilml.features import Feature, FlowFeatures
 from exfilml.forest import BaselineForest, Trees
 from exfilml.places import parse_networks
 from exfilml.stability import BINS, DECILES, Bins
+from exfilml.state import State
 from exfilml.tally import MAX_KEYS, PEAKS, Tally, combine, hash_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT: Final = "exfilml-model"
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
+OLDEST_PROTOCOL: Final = 2
 MANIFEST: Final = "manifest.json"
 CANARIES: Final = 64
 CANARY_ERROR: Final = 1e-9
@@ -72,13 +75,22 @@ MOST_COUNT: Final = 2.0**63
 MOST_SCALE: Final = 1e18
 MOST_BITS: Final = 64.0
 LONGEST_VERSION: Final = 60
+# Sums of bits: of how many observations each is, and the most of one.
 _PER: Final = {
     "bits": ("n", MOST_BITS),
     "bits_squared": ("n", MOST_BITS**2),
+    "ratio": ("n", MOST_BITS),
+    "ratio_squared": ("n", MOST_BITS**2),
     "bare_bits": ("bare", MOST_BITS),
     "carried_bits": ("carriers", MOST_BITS),
-    "carried_squares": ("carriers", MOST_BITS**2),
+    "carried_bits_squared": ("carriers", MOST_BITS**2),
+} | {
+    name + suffix: (SUMMED[what], most)
+    for what in SUMMED
+    for name in windows_of(what)
+    for suffix, most in (("", MOST_BITS), (SQUARED, MOST_BITS**2))
 }
+_SIGNED: Final = frozenset({"ratio"})
 
 _TREE_TYPES: Final = {
     "start": "<i8",
@@ -95,7 +107,7 @@ _LEARNED_PARTS: Final = (
     *("edges", "flows", "cases", "canaries"),
     *("bin_edges", "bin_counts"),
 )
-# What the first models of the protocol lack, besides counts.
+# What the first models of the protocol lack.
 _LATER_PARTS: Final = frozenset({"hours", "bin_edges", "bin_counts"})
 _CAPABILITIES: Final = ("volume", "payload")
 _LIBRARIES: Final = ("numpy", "pandas", "scikit-learn", "nfstream")
@@ -205,6 +217,39 @@ def default_model() -> Path:
     )
 
 
+def save_state(state: State, path: str | Path) -> None:
+    """Store what a detector remembers between calls.
+
+    The file appears under its name only when it is complete.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    with complete_file(path) as part:
+        part.write_bytes(state.to_bytes())
+
+
+def load_state(path: str | Path) -> State:
+    """Read what `save_state` stored.
+
+    Raises
+    ------
+    StateError
+        If the file cannot be read, or is no state.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StateError(f"{path}: the state cannot be read: {reason}.") from error
+    try:
+        return State.from_bytes(data)
+    except StateError as error:
+        raise StateError(f"{path}: {error}") from error
+
+
 def model_card(detector: Detector) -> dict[str, Any]:
     """Return what is known about a model, as plain JSON values."""
     card = _manifest(detector)
@@ -247,7 +292,6 @@ def _manifest(detector: Detector) -> dict[str, Any]:
                 "features": [[f.name, _checksum(f)] for f in learned.features.features],
                 "centre": learned.centre,
                 "scale": learned.scale,
-                "day_edge": learned.day_edge,
                 "days": learned.flows.days,
                 "max_samples": learned.forest.max_samples_,
                 "offset": learned.forest.offset_,
@@ -370,7 +414,7 @@ def _types(capabilities: Iterable[str]) -> dict[str, str]:
 
 def _is_later(member: str) -> bool:
     """Whether a member is one that the first models of the protocol lack."""
-    return member.rpartition("/")[2] in LATER_VALUES | _LATER_PARTS
+    return member.rpartition("/")[2] in _LATER_PARTS
 
 
 def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
@@ -519,6 +563,11 @@ def _parse(text: bytes) -> dict[str, Any]:
             f"{_shown(manifest.get('exfilml'))}); this one reads up to {PROTOCOL}. "
             "Upgrade exfilml."
         )
+    if protocol < OLDEST_PROTOCOL:
+        raise ModelFileError(
+            f"made by an older version (protocol {protocol}), which counted other "
+            f"things; this one reads from {OLDEST_PROTOCOL} on. Train the model again."
+        )
     capabilities = _object(manifest, "capabilities")
     if not {"volume"} <= set(capabilities) <= set(_CAPABILITIES):
         raise ModelFileError(f"damaged manifest: capabilities {_shown(capabilities)}.")
@@ -617,8 +666,7 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
     keys, first, second = (
         arrays[f"{base}/{part}"] for part in ("keys", "first", "second")
     )
-    absent = np.zeros(len(keys))
-    values = {v: arrays.get(f"{base}/{v}", absent) for v in spec.values}
+    values = {v: arrays[f"{base}/{v}"] for v in spec.values}
     columns = [first, second, *values.values()]
     if len(keys) > MAX_KEYS or any(len(column) != len(keys) for column in columns):
         raise ModelFileError(f"{base}: columns differ in length, or are too long.")
@@ -633,7 +681,8 @@ def _tally(arrays: Mapping[str, NDArray[Any]], base: str) -> Tally:
             of, each = _PER[value]
             most = np.minimum(most, each * values[of])
         # The comparison is false for what is not a number.
-        if not ((column >= 0) & (column <= most)).all():
+        low = -most if value in _SIGNED else 0.0
+        if not ((column >= low) & (column <= most)).all():
             raise ModelFileError(f"{base}/{value}: not all are possible counts.")
     return Tally(keys, first, second, values)
 
@@ -689,7 +738,6 @@ def _learned(
         centre=_number(about, "centre", 0.0, 1.0),
         scale=_number(about, "scale", 0.0, MOST_SCALE),
         edges=edges,
-        day_edge=_number(about, "day_edge", 0.0, 1e3),
         flows=flows,
         cases=cases,
         bins=_bins(capability, len(features.names), arrays),

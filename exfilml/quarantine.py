@@ -20,7 +20,7 @@ import numbers
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
@@ -34,9 +34,13 @@ from exfilml.exceptions import (
     ExfilmlWarning,
     OptionError,
 )
-from exfilml.places import orient, parse_networks
+from exfilml.places import infer_networks, orient, parse_networks
 from exfilml.ranking import rank_cases
 from exfilml.schema import validate_flows
+from exfilml.tally import grouped
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BLOCKS: Final = 4
 MOST_SHARE: Final = 0.01
@@ -115,27 +119,37 @@ def clean_baseline(
             f"{BLOCKS * FEWEST_FLOWS} are needed before the calibration block, the last "
             f"{CALIBRATION_SHARE:.0%}. Give a longer one, or train without quarantine."
         )
+    home = (
+        infer_networks(flows)
+        if detector.home is None
+        else parse_networks(detector.home)
+    )
+    judge = clone(detector).set_params(home=list(home))
     cuts = np.linspace(0, len(early), BLOCKS + 1).round().astype(int)
-    before: dict[int, float] = {}
-    after: dict[int, float] = {}
+    before, after = np.full(n, -np.inf), np.full(n, -np.inf)
     with warnings.catch_warnings():
         # What the fitted detector lacks, it says itself.
         warnings.simplefilter("ignore", ExfilmlWarning)
         for begin, end in pairwise(cuts):
-            block = flows.iloc[early[begin:end]]
-            for known, most_bits in ((order[:begin], before), (order[end:], after)):
-                if len(known) > 0:
-                    judge = clone(detector).fit(flows.iloc[known])
-                    _judge(judge, block, most_bits)
-    margins = [(min(m, before.get(k, np.inf)), k) for k, m in after.items()]
-    home = parse_networks(detector.home)
-    keys = case_key(Observed.of(orient(flows, home)).hashes)
-    going_on = set(keys[order[len(early) :]].tolist())
-    suspects = [(m, k) for m, k in margins if m >= 0 and k not in going_on]
+            rows = early[begin:end]
+            block = flows.iloc[rows]
+            after[rows] = _margins(judge.fit(flows.iloc[order[end:]]), block)
+            if begin > 0:
+                before[rows] = _margins(judge.fit(flows.iloc[order[:begin]]), block)
+    first, case = grouped(case_key(Observed.of(orient(flows, home)).hashes))
+    margin = np.full(len(first), -np.inf)
+    np.maximum.at(margin, case, after)
+    earlier = np.full(len(first), -np.inf)
+    np.maximum.at(earlier, case, before)
+    # What ends in the first block has nothing before it.
+    judged = np.isfinite(earlier)
+    margin[judged] = np.minimum(margin, earlier)[judged]
+    margin[case[order[len(early) :]]] = -np.inf
+    suspects = np.flatnonzero(margin >= 0)
     out = np.zeros(n, dtype=bool)
     spared = 0
-    for _, key in sorted(suspects, reverse=True):
-        rows = np.flatnonzero(keys == np.uint64(key))
+    for suspect in suspects[np.argsort(-margin[suspects], kind="stable")]:
+        rows = np.flatnonzero(case == suspect)
         if out.sum() + len(rows) <= most * n:
             out[rows] = True
         else:
@@ -153,25 +167,19 @@ def clean_baseline(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExfilmlWarning)
         cases = rank_cases(fitted, flows[out])
-        earlier = clone(detector).fit(flows.iloc[early[~out[early]]])
-        late = rank_cases(earlier, flows.iloc[order[len(early) :]])
+        judge.fit(flows.iloc[early[~out[early]]])
+        late = rank_cases(judge, flows.iloc[order[len(early) :]])
     left_in = late[late["alert"]]
     return Cleaned(fitted, flows[~out], flows[out], cases, left_in)
 
 
-def _judge(
-    detector: Detector, flows: pd.DataFrame, most_bits: dict[int, float]
-) -> None:
-    """Keep by how much each case passes the threshold, at the worst, in bits."""
+def _margins(detector: Detector, flows: pd.DataFrame) -> NDArray[np.float64]:
+    """Return by how much the case of each flow passes its threshold, in bits."""
     scored = detector.score(flows)
     per_day = detector.learned_["volume"].cases.per_day
     limit = np.full(len(scored.case_suspicion), np.inf)
     for name, learned in detector.learned_.items():
         mine = scored.case_with_payload == (name == "payload")
         limit[mine] = learned.cases.threshold(detector.alerts_per_day, per_day)
-    hashes = scored.asked.observed.hashes
-    keys = case_key({name: column[scored.worst] for name, column in hashes.items()})
-    for key, bits in zip(
-        keys.tolist(), (scored.case_suspicion - limit).tolist(), strict=True
-    ):
-        most_bits[key] = max(bits, most_bits.get(key, -np.inf))
+    margins: NDArray[np.float64] = (scored.ranked_cases - limit)[scored.case]
+    return margins

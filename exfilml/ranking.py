@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import BARE, case_key
+from exfilml.baseline import BARE
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import OptionError, SiteWarning
-from exfilml.features import FAMILIES, Asked, human_bytes
+from exfilml.features import FAMILIES, Asked
 from exfilml.features.accumulation import largest_of_case
 from exfilml.names import Names
 from exfilml.schema import (
@@ -31,6 +31,8 @@ from exfilml.tally import grouped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from exfilml.state import State
 
 SCORE_COLUMNS: Final = ("suspicion", "p_value", "alert", "capability", "not_visible")
 FLOW_COLUMNS: Final = (
@@ -99,6 +101,7 @@ def score_flows(
     detector: Detector,
     flows: pd.DataFrame,
     *,
+    state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
 ) -> pd.DataFrame:
@@ -110,6 +113,10 @@ def score_flows(
         A fitted detector.
     flows
         A flows table.
+    state
+        Memory of earlier calls, `Detector.new_state`; the flows are added to it. Give
+        tables in order of time. Without one, sums over windows begin with the table;
+        ``attrs["windows_not_covered"]`` names those that reach back further.
     alerts_per_day
         Alert budget in cases a day; `None` for the detector's own.
     fdr
@@ -130,7 +137,7 @@ def score_flows(
         If both thresholds are given, or one is out of range.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    scored = detector.score(flows)
+    scored = detector.score(flows, state)
     _warn_if_elsewhere(scored.asked)
     flows = scored.asked.oriented.flows
     alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
@@ -144,7 +151,7 @@ def score_flows(
         },
         index=flows.index,
     )
-    return _noted(table, alerted[scored.case], thresholds)
+    return _noted(table, scored, alerted[scored.case], thresholds)
 
 
 def rank_flows(
@@ -152,6 +159,7 @@ def rank_flows(
     flows: pd.DataFrame,
     *,
     top: int | None = None,
+    state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
 ) -> pd.DataFrame:
@@ -159,7 +167,7 @@ def rank_flows(
 
     Parameters
     ----------
-    detector, flows, alerts_per_day, fdr
+    detector, flows, state, alerts_per_day, fdr
         As in `score_flows`.
     top
         Number of rows to return; `None` for all.
@@ -170,18 +178,20 @@ def rank_flows(
         Columns `FLOW_COLUMNS`; the index is that of `flows`, so that
         ``flows.loc[ranking.index]`` gives the flows behind the rows. ``attrs`` has
         the number of rows before `top` cut them (``total``), of alerts among them
-        (``alerted``), and by capability from which suspicion on a case alerts and
+        (``alerted``) and of rows that stay inside the site (``inside``: ranked after all
+        that leave, never alerted), the windows of `exfilml.state` that reach back
+        further than is known (``windows_not_covered``), and by capability from which suspicion on a case alerts and
         how often normal operation then does (``thresholds``, see `_alerts`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored = detector.score(flows)
+    scored = detector.score(flows, state)
     _warn_if_elsewhere(scored.asked)
     _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
     alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
     oriented = scored.asked.oriented
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
-    order = _order(scored.suspicion, scored.asked.up, begin, scored.asked.tie, top)
+    order = _order(scored.ranked_flows, scored.asked.up, begin, scored.asked.tie, top)
     chosen = flows.iloc[order]
     ours = oriented.rows(order)
     table = pd.DataFrame(
@@ -199,7 +209,7 @@ def rank_flows(
         },
         index=chosen.index,
     )
-    return _typed(table[list(FLOW_COLUMNS)], alerted[scored.case], thresholds)
+    return _typed(table[list(FLOW_COLUMNS)], scored, alerted[scored.case], thresholds)
 
 
 def rank_cases(
@@ -207,6 +217,7 @@ def rank_cases(
     flows: pd.DataFrame,
     *,
     top: int | None = None,
+    state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
 ) -> pd.DataFrame:
@@ -214,7 +225,7 @@ def rank_cases(
 
     Parameters
     ----------
-    detector, flows, alerts_per_day, fdr
+    detector, flows, state, alerts_per_day, fdr
         As in `score_flows`.
     top
         Number of rows to return; `None` for all.
@@ -228,7 +239,7 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored = detector.score(flows)
+    scored = detector.score(flows, state)
     _warn_if_elsewhere(scored.asked)
     _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
@@ -239,7 +250,7 @@ def rank_cases(
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
     first_seen = np.full(n_cases, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, code, begin)
-    order = _order(scored.case_suspicion, up, first_seen, np.arange(n_cases), top)
+    order = _order(scored.ranked_cases, up, first_seen, np.arange(n_cases), top)
     largest = largest_of_case(asked.up, code, asked.tie)[order]
     leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
     # Only the flows of ranked cases are summed up, each case under its rank.
@@ -276,7 +287,7 @@ def rank_cases(
     for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
         columns[name] = leading[name].array
     table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
-    return _typed(table, alerted, thresholds)
+    return _typed(table, scored, alerted, thresholds)
 
 
 def check_options(
@@ -415,8 +426,8 @@ def _alerts(
     per_day = detector.learned_["volume"].cases.per_day
     limit = None
     if fdr is not None:
-        limit = false_discovery_threshold(scored.case_p_value, fdr)
-        alerted = scored.case_p_value <= limit
+        limit = false_discovery_threshold(scored.case_p_value[~scored.apart], fdr)
+        alerted = (scored.case_p_value <= limit) & ~scored.apart
     for name, learned in detector.learned_.items():
         mine = scored.case_with_payload == (name == "payload")
         if not mine.any():
@@ -425,7 +436,7 @@ def _alerts(
         about: dict[str, Any] = {}
         if limit is None:
             bits: float | None = cases.threshold(budget, per_day)
-            alerted[mine] = scored.case_suspicion[mine] >= bits
+            alerted[mine] = scored.ranked_cases[mine] >= bits
             about["suspicion"] = bits
             about["interval"] = list(cases.threshold_interval(budget, per_day))
         else:
@@ -442,9 +453,7 @@ def _alerts(
 
 def _case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
     """Short names of the cases of some flows, the same from run to run."""
-    hashes = scored.asked.observed.hashes
-    keys = case_key({name: column[rows] for name, column in hashes.items()})
-    return [f"{k >> 24:010x}" for k in keys.tolist()]
+    return [f"{k >> 24:010x}" for k in scored.case_key[rows].tolist()]
 
 
 def _capability(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names:
@@ -542,48 +551,36 @@ def _case_reasons(
     """Reasons of the worst flow, after what all flows of the case add up to."""
     flows = np.bincount(scored.case, minlength=len(scored.case_suspicion))[cases]
     reasons = _reasons(detector, scored, scored.worst[cases])
-    text = []
-    for n, of_day, up, usual_bits, reason in zip(
-        flows,
-        scored.day_flows[cases],
-        scored.day_up[cases],
-        scored.day_mark[cases],
-        reasons,
-        strict=True,
-    ):
-        usual = 2.0**usual_bits - 1.0
-        if n == 1:
-            text.append(str(reason))
-        elif up > usual:
-            some = "" if of_day == n else f" {of_day} of them with"
-            text.append(
-                f"{n} flows,{some} {human_bytes(up)} in a day (usual at most "
-                f"{human_bytes(usual)}); worst flow: {reason}"
-            )
-        else:
-            text.append(f"{n} flows; worst flow: {reason}")
-    return text
+    return [
+        reason if n == 1 else f"{n} flows; worst flow: {reason}"
+        for n, reason in zip(flows, reasons, strict=True)
+    ]
 
 
 def _typed(
     table: pd.DataFrame,
+    scored: Scored,
     alerted: NDArray[np.bool_],
     thresholds: dict[str, dict[str, Any]],
 ) -> pd.DataFrame:
     """Give text columns one dtype, and note in ``attrs`` what the rows do not say."""
     kinds: dict[str, Any] = {c: "str" for c in table.columns if c in _TEXTS}
-    return _noted(table.astype(kinds), alerted, thresholds)
+    return _noted(table.astype(kinds), scored, alerted, thresholds)
 
 
 def _noted(
     table: pd.DataFrame,
+    scored: Scored,
     alerted: NDArray[np.bool_],
     thresholds: dict[str, dict[str, Any]],
 ) -> pd.DataFrame:
     """Note in ``attrs`` what the rows do not say."""
+    by_case = len(alerted) == len(scored.apart)
     table.attrs = {
         "total": len(alerted),
         "alerted": int(alerted.sum()),
         "thresholds": thresholds,
+        "windows_not_covered": list(scored.not_covered),
+        "inside": int((scored.apart if by_case else scored.apart[scored.case]).sum()),
     }
     return table

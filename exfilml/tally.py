@@ -8,9 +8,9 @@ keys first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -93,6 +93,10 @@ class Tally:
     first: NDArray[np.uint64]
     second: NDArray[np.uint64]
     values: Mapping[str, NDArray[np.float64]]
+    # What was worked out from the values, so that it is done once.
+    derived: dict[tuple[str, ...], tuple[NDArray[Any], ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def group(
@@ -210,11 +214,16 @@ class Tally:
         return distinct, counts
 
     @cached_property
-    def singletons(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Distinct first parts and how many of their keys were seen only once."""
-        once = self.first[self.values["n"] == 1]
-        distinct, counts = np.unique(once, return_counts=True)
-        return distinct, counts
+    def by_first(
+        self,
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float64], NDArray[np.float64]]:
+        """Distinct first parts, in how many rows they were seen, and keys seen once."""
+        distinct, at = np.unique(self.first, return_inverse=True)
+        total, once = (
+            np.bincount(at, weights, minlength=len(distinct)).astype(np.float64)
+            for weights in (self.values["n"], self.values["n"] == 1)
+        )
+        return distinct, total, once
 
 
 _REDUCERS: Final = {

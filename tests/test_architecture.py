@@ -22,6 +22,7 @@ FLOORS = {
     "payload": 1,
     "places": 1,
     "tally": 1,
+    "state": 1,
     "sources": 2,
     "baseline": 2,
     "_compiled": 1,
@@ -57,6 +58,7 @@ TOP_LEVEL = {
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}
 NEIGHBOURS_BY_REASON = {
     ("places", "schema"): "what the flows table is made of",
+    ("state", "tally"): "how keys are combined and grouped",
 }
 
 

@@ -118,6 +118,24 @@ def test_drift_without_flows_says_what_is_missing(site, run):
     assert "no flows to compare" in err
 
 
+def test_rank_remembers_what_a_state_file_keeps(site, run, tmp_path):
+    """Written after the first run; a second run over the same flows is warned of."""
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    memory = ("--state", tmp_path / "memory")
+    status, _, err = run(*base, *memory)
+    assert status == 0
+    assert "reach back no further than these flows (--state)" in err
+    first = (tmp_path / "memory").read_bytes()
+    status, _, err = run(*base, *memory)
+    assert status == 0
+    assert "what is given twice counts twice" in err
+    assert (tmp_path / "memory").read_bytes() != first
+    (tmp_path / "memory").write_bytes(b"nothing")
+    status, out, err = run(*base, *memory)
+    assert (status, out) == (2, "")
+    assert "Not a state (7 bytes)" in err
+
+
 def test_nothing_from_a_packet_reaches_the_terminal_unescaped(site, run):
     _, out, _ = run("rank", site / "today.parquet", "--model", site / "m.exfilml")
     assert "\x1b[31m" not in out

@@ -12,10 +12,13 @@ from sites import office, theft
 import exfilml.features
 from exfilml.baseline import Baseline, Observed
 from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_bytes
+from exfilml.features._feature import speaking_level
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.places import PRIVATE_NETWORKS, orient
 
 ALL = FlowFeatures(payload=True)
+# Evidence of names that the made-up site does not show.
+NAMED = ["new_fingerprint", "new_user_agent", "new_process"]
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +45,15 @@ def test_every_feature_is_defined_and_has_a_family():
 
 def test_normal_flows_show_little_and_never_negative_evidence(baseline):
     table = evidence(office(400, seed=3, first_day="2026-03-09"), baseline)
-    assert (table >= 0).all(axis=None)
-    assert (table.median() < 0.5).all()
+    shown = table.drop(columns=NAMED)
+    assert (shown >= 0).all(axis=None)
+    assert (shown.median() < 0.5).all()
+    assert table[NAMED].isna().all(axis=None)
 
 
 def test_each_family_sees_a_theft(baseline):
-    table = evidence(theft(office(200, seed=3)), baseline)
+    flows = theft(office(200, seed=3)).assign(conn_state="one_sided")
+    table = evidence(pd.concat([flows] * 20, ignore_index=True), baseline)
     for family in FAMILIES:
         columns = [f.name for f in FEATURES if f.family == family]
         assert table[columns].max(axis=None) > 1.0, family
@@ -56,14 +62,19 @@ def test_each_family_sees_a_theft(baseline):
 @pytest.mark.parametrize("feature", [f.name for f in FEATURES])
 def test_more_upload_never_lowers_evidence(feature, baseline):
     sizes = [10**k for k in range(2, 10)]
-    flows = pd.concat([theft(office(50), up=u) for u in sizes], ignore_index=True)
-    values = evidence(flows, baseline)[feature].to_numpy()
+    named = {"fingerprint": "new", "user_agent": "new", "process": "new"}
+    tables = [
+        evidence(theft(office(50), up=u).assign(**named), baseline) for u in sizes
+    ]
+    values = pd.concat(tables)[feature].to_numpy()
     assert (np.diff(values) >= -1e-12).all()
 
 
 def test_without_payload_its_evidence_is_missing_not_zero(baseline):
     table = evidence(office(50, payload=False), baseline)
     for feature in FEATURES:
+        if feature.name in [*NAMED, "conduct"]:
+            continue
         assert table[feature.name].isna().all() == feature.needs_payload
 
 
@@ -75,7 +86,7 @@ def test_no_rows_in_no_rows_out(baseline):
 def test_an_empty_baseline_knows_nothing_and_does_not_break():
     nothing = Baseline.learn(Observed.of(orient(office(5).iloc[:0], PRIVATE_NETWORKS)))
     table = evidence(office(20), nothing)
-    assert np.isfinite(table.to_numpy()).all()
+    assert np.isfinite(table.drop(columns=NAMED).to_numpy()).all()
 
 
 def test_row_order_does_not_matter_and_the_index_is_kept(baseline):
@@ -116,16 +127,72 @@ def test_novelty_is_more_surprising_where_it_is_rare(baseline):
 def test_known_places_are_not_new(baseline):
     again = office(1500)
     novel = [f.name for f in FEATURES if f.family == "novelty"]
-    assert (evidence(again, baseline)[novel] == 0).all(axis=None)
+    assert (evidence(again, baseline)[novel].fillna(0.0) == 0).all(axis=None)
 
 
-def test_a_case_adds_up_its_day(baseline):
-    """Forty small uploads to one place weigh as their sum."""
+def test_a_case_adds_up(baseline):
+    """Forty small uploads to one place weigh as their sum, from the last one on."""
     drip = pd.concat([theft(office(20), up=25_000)] * 40, ignore_index=True)
-    cases = Cases.of(ask(drip, baseline))
+    drip["start"] += pd.to_timedelta(np.arange(40), unit="min")
+    assert Cases.of(ask(drip, baseline)).n_cases == 1
+    table = evidence(drip, baseline)
+    for name in ("sum_case", "sum_place", "hidden_case", "hidden_host", "chunks"):
+        assert (np.diff(table[name]) >= 0).all()
+        assert table[name].iloc[-1] > table[name].iloc[0] + 2.0
+
+
+def test_the_level_that_speaks_is_named(baseline):
+    """A host of its own, a new host, and what was never seen anywhere."""
+    web = office(400, seed=7)
+    web = web[web["dst_port"] == 443].iloc[[0]]
+    new = web.assign(src_ip=pd.array(["10.77.0.1"], dtype="str"))
+    odd = theft(web, dst_port=4444)
+    levels = ("site", "service", "subnet_service", "host_service")
+    named = [
+        speaking_level(ask(flows, baseline), levels, "n", site_first=True)
+        for flows in (web, new, odd)
+    ]
+    assert named == [
+        ["for this host and service"],
+        ["for this service"],
+        ["at this site"],
+    ]
+    hidden = speaking_level(
+        ask(odd, baseline), ("site", "service"), "hidden", site_first=False
+    )
+    assert hidden == ["before any was seen"]
+
+
+def test_what_comes_later_is_no_evidence(baseline):
+    flows = pd.concat([office(100, seed=3), theft(office(100, seed=3))])
+    flows = flows.sort_values("start", ignore_index=True)
+    first = evidence(flows.iloc[:60], baseline)
+    pd.testing.assert_frame_equal(evidence(flows, baseline).iloc[:60], first)
+
+
+def test_a_service_nobody_uses_is_one_case_however_many_addresses(baseline):
+    many = [
+        theft(office(20), up=25_000, dst_ip=f"203.0.{k}.9", dst_port=6667)
+        for k in range(30)
+    ]
+    cases = Cases.of(ask(pd.concat(many, ignore_index=True), baseline))
     assert cases.n_cases == 1
-    assert cases.day_up[0] == 40 * 25_000
-    assert cases.excess[0] > Cases.of(ask(drip.iloc[:1], baseline)).excess[0] + 5
+    known = [flows.assign(dst_port=443) for flows in many]
+    assert Cases.of(ask(pd.concat(known, ignore_index=True), baseline)).n_cases == 30
+
+
+def test_control_and_data_of_ftp_are_one_case(baseline):
+    flows = pd.concat([theft(office(20), dst_port=p) for p in (21, 20, 50_001)])
+    flows["app"] = pd.array(["FTP_CONTROL", "FTP_DATA", "FTP_DATA"], dtype="str")
+    ftp = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
+    assert Cases.of(ask(flows, ftp)).n_cases == 1
+
+
+def test_novelty_without_an_upload_is_none(baseline):
+    """Somewhere new, and nothing goes there."""
+    new = theft(office(20), up=0)
+    novel = [f.name for f in FEATURES if f.family == "novelty"]
+    assert (evidence(new, baseline)[novel].fillna(0.0) == 0).all(axis=None)
 
 
 def test_blocks_do_not_show(baseline, monkeypatch):

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sites import office
 
 from exfilml.exceptions import OptionError
 from exfilml.places import (
     PRIVATE_NETWORKS,
     iana_services,
+    infer_networks,
     is_registered,
     orient,
     parse_networks,
@@ -170,3 +172,55 @@ def test_volume_takes_headers_off_where_payload_is_not_visible():
     assert one(orient(seen, PRIVATE_NETWORKS), "up_volume") == 700
     bare = flow()
     assert one(orient(bare, PRIVATE_NETWORKS), "up_volume") == 1000
+
+
+# --- home networks that nobody gave ---------------------------------------------------
+
+
+def _moved(flows, networks):
+    """Give the hosts of a made-up site public addresses, by turns in some networks."""
+    hosts = sorted(set(flows["src_ip"]))
+    moved = {h: networks[i % len(networks)].format(i + 1) for i, h in enumerate(hosts)}
+    return flows.assign(src_ip=flows["src_ip"].map(moved).astype("str"))
+
+
+@pytest.mark.parametrize(
+    ("networks", "expected"),
+    [
+        (("147.32.84.{}",), {"147.32.0.0/16"}),
+        (("147.32.84.{}", "193.84.5.{}"), {"147.32.0.0/16", "193.84.0.0/16"}),
+        (("2001:db8:7:1::{}",), {"2001:db8:7::/48"}),
+    ],
+)
+def test_a_site_of_public_addresses_is_found(networks, expected):
+    flows = _moved(office(600), networks)
+    found = infer_networks(flows)
+    assert set(found) - set(PRIVATE_NETWORKS) == expected
+    assert (orient(flows, found)["direction"] == "outbound").all()
+
+
+def test_a_farm_of_servers_is_found():
+    """All connections come in, from everywhere."""
+    rng = np.random.default_rng(0)
+    flows = office(400)
+    ends = rng.integers(1, 223, (400, 4))
+    flows["src_ip"] = pd.array([f"{a}.{b}.{c}.{d}" for a, b, c, d in ends], "str")
+    flows["dst_ip"] = "147.32.84.7"
+    assert set(infer_networks(flows)) - set(PRIVATE_NETWORKS) == {"147.32.0.0/16"}
+
+
+def test_private_addresses_need_no_guess():
+    assert infer_networks(office(200)) == PRIVATE_NETWORKS
+    assert infer_networks(office(200).iloc[:0]) == PRIVATE_NETWORKS
+
+
+def test_where_no_few_networks_explain_the_flows_nothing_is_guessed():
+    """A tap on a backbone: any host talks to any other."""
+    rng = np.random.default_rng(0)
+    flows = office(400)
+    for side in ("src", "dst"):
+        ends = rng.integers(1, 223, (400, 4))
+        flows[f"{side}_ip"] = pd.array(
+            [f"{a}.{b}.{c}.{d}" for a, b, c, d in ends], "str"
+        )
+    assert infer_networks(flows) == PRIVATE_NETWORKS

@@ -46,7 +46,8 @@ def test_a_drip_is_one_case(detector, flows):
     ranking = rank_cases(detector, flows)
     drip = ranking[ranking["dst_port"] == 4444].iloc[0]
     assert drip["flows"] == 20
-    assert "20 flows, 600 kB in a day" in drip["reasons"]
+    assert drip["reasons"].startswith("20 flows; worst flow: ")
+    assert "20 concealed uploads in 5 min" in drip["reasons"]
 
 
 def test_reasons_say_what_and_how_much(detector, flows):
@@ -109,6 +110,27 @@ def test_a_flow_is_alerted_when_its_case_is(detector, flows):
     scored = score_flows(detector, flows)
     assert scored["alert"].iloc[600]
     assert scored["alert"].iloc[601:].all()
+
+
+def test_what_stays_inside_comes_last_and_raises_no_alert(detector, flows):
+    """The same upload to a file server and to the internet; through a relay it leaves."""
+    inside = theft(flows, up=10**9, dst_ip="10.20.0.20", dst_port=445)
+    relayed = theft(flows, up=10**9, dst_ip="10.20.0.25", dst_port=25)
+    table = pd.concat([flows, inside, relayed], ignore_index=True)
+    cases = rank_cases(detector, table)
+    last = cases.iloc[-1]
+    assert (last["dst_ip"], last["direction"], last["alert"]) == (
+        "10.20.0.20",
+        "internal",
+        False,
+    )
+    assert last["suspicion"] > cases["suspicion"].median()
+    assert cases[cases["dst_ip"] == "10.20.0.25"]["alert"].all()
+    assert cases.attrs["inside"] == 1
+    by_flow = rank_flows(detector, table)
+    assert by_flow["dst_ip"].iloc[-1] == "10.20.0.20"
+    assert not score_flows(detector, table)["alert"].iloc[-2]
+    assert not rank_cases(detector, table, fdr=0.5)["alert"].iloc[-1]
 
 
 def test_a_smaller_budget_alerts_less(detector, flows):

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.features import mismatch, novelty, payload, volume
+from exfilml.features import (
+    accumulation,
+    conformance,
+    mismatch,
+    novelty,
+    payload,
+    volume,
+)
 from exfilml.features._feature import WORTH_TELLING, Asked, Feature, human_bytes
 
 if TYPE_CHECKING:
@@ -26,11 +33,21 @@ __all__ = ["FAMILIES", "FEATURES", "Asked", "Feature", "FlowFeatures", "human_by
 
 FEATURES: Final[tuple[Feature, ...]] = (
     *volume.FEATURES,
+    *accumulation.FEATURES,
     *payload.FEATURES,
     *mismatch.FEATURES,
+    *conformance.FEATURES,
     *novelty.FEATURES,
 )
-FAMILIES: Final = ("volume", "payload", "mismatch", "novelty")
+FAMILIES: Final = (
+    "volume",
+    "hidden",
+    "timing",
+    "payload",
+    "mismatch",
+    "conformance",
+    "novelty",
+)
 BLOCK: Final = 32768
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,11 +105,7 @@ class Asked:
     @property
     def tie(self) -> NDArray[np.uint64]:
         """A number for each flow that its content gives, not its place in a table."""
-        flows, hashes = self.oriented, self.observed.hashes
-        start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.uint64)
-        ports = flows["src_port"].to_numpy() * 65536 + flows["dst_port"].to_numpy()
-        names = (hashes[n] for n in ("local_ip", "remote_ip", "service"))
-        return combine(start, ports.astype(np.uint64), *names)
+        return self.observed.tie
 
     @property
     def up(self) -> NDArray[np.float64]:
@@ -128,6 +124,18 @@ class Asked:
         """
         flags: NDArray[np.bool_] = self.observed.values[flag] > 0
         return flags
+
+
+def beyond_usual(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload above the mean of the service, blended with the site's, in doublings.
+
+    What is odd about a conversation is evidence of theft as far as something goes out.
+    """
+    usual: NDArray[np.float64] | float = 0.0
+    for level in ("site", "service"):
+        count, total = asked.take(level, "n", "bits")
+        usual = blend(count, total / np.maximum(count, 1.0), usual)
+    return np.maximum(asked.bits - usual, 0.0)
 
 
 # What is worth a reader's time, by unit.
@@ -191,6 +199,94 @@ def high_mark(
     mean = total / np.maximum(count, 1.0)
     variance = np.maximum(squares / np.maximum(count, 1.0) - mean * mean, 0.0)
     return mean + 2.0 * np.maximum(np.sqrt(variance), LEAST_DEVIATION_BITS)
+
+
+def mark(
+    asked: Asked,
+    tables: Sequence[str],
+    bits: str,
+    *,
+    count: str = "n",
+    first: float | None = None,
+) -> NDArray[np.float64]:
+    """Return the usual high mark of a column in bits, blended over several levels.
+
+    Parameters
+    ----------
+    tables
+        Tables of the baseline, from the most general level to the most specific one.
+    bits
+        Column of log2 bytes.
+    count
+        Column that says how many observations a level has.
+    first
+        Mark before anything was seen; `None` for the most general level's own.
+    """
+    if first is None:
+        # The most general level has one row, and it counts in full.
+        general, *tables = tables
+        values = asked.tally(general).values
+        n, total, squares = (values[v] for v in (count, bits, f"{bits}_squared"))
+        first = float(high_mark(n, total, squares).sum())
+    usual: NDArray[np.float64] | float = first
+    for table in tables:
+        own, pull = _levels(asked.tally(table), count, bits)
+        rows = asked.rows(table)
+        usual = own[rows] + pull[rows] * usual
+    return np.broadcast_to(usual, asked.n_flows)
+
+
+def _levels(
+    tally: Tally, count: str, bits: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what each row of a table adds to a mark, and what it leaves of another.
+
+    As `blend`; one row more, for what was never seen, leaves all.
+    """
+    name = ("mark", count, bits)
+    if name not in tally.derived:
+        n, total, squares = (
+            np.append(tally.values[v], 0.0) for v in (count, bits, f"{bits}_squared")
+        )
+        own = high_mark(n, total, squares)
+        tally.derived[name] = (blend(n, own, 0.0), blend(n, 0.0 * own, 1.0))
+    own, pull = tally.derived[name]
+    return own, pull
+
+
+_LEVEL_NAMES: Final = {
+    "site": "at this site",
+    "service": "for this service",
+    "subnet_service": "for this network and service",
+    "host_service": "for this host and service",
+    "host": "for this host",
+    "service_place": "for this place",
+}
+
+
+def speaking_level(
+    asked: Asked, tables: Sequence[str], count: str, *, site_first: bool
+) -> list[str]:
+    """Name the level that weighs most in a mark of `mark`, for each flow.
+
+    Parameters
+    ----------
+    tables, count
+        As of `mark`.
+    site_first
+        Whether the first table speaks where no other does; else a fixed first mark.
+    """
+    left = np.ones(asked.n_flows)
+    weights = []
+    for table in reversed(tables):
+        (n,) = asked.take(table, count)
+        in_full = site_first and table == tables[0]
+        own = np.ones_like(n) if in_full else n / (n + BLEND)
+        weights.append(left * own)
+        left = left * (1.0 - own)
+    names = [*(_LEVEL_NAMES[t] for t in reversed(tables)), "before any was seen"]
+    strongest = np.argmax(np.array([*weights, left]), axis=0)
+    return [names[i] for i in strongest.tolist()]
 
 
 def surprise(probability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,29 +1,193 @@
-"""Accumulation: what many flows of one case add up to.
+"""Accumulation: what many flows add up to, over 5 minutes, an hour, a day, 14 days.
 
-A case is one local host, one place and one service. A drip of small uploads, or one
-upload split over many connections, shows only in the sum: the largest upload of a
-UTC day, against the usual high mark of such a day for this host and service.
+A drip of small uploads, or one upload split over many connections or addresses, shows
+only in the sum. `exfilml.state` sums what was uploaded, up to and including each
+flow; what comes later never counts. Evidence is how many doublings the sum lies
+above the usual high mark of such sums, in the window where that is most.
+
+Two amounts are summed: all uploaded bytes, and *hidden* ones: concealed without the
+handshake of any protocol that encrypts, or carried in DNS names and echo data.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.baseline import Observed, case_key
-from exfilml.features._feature import Asked
-from exfilml.features.volume import mark
+from exfilml.baseline import SUMMED, case_key, windows_of
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    column,
+    human_bytes,
+    mark,
+    speaking_level,
+)
+from exfilml.state import WINDOWS
 from exfilml.tally import combine, grouped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Before any hidden bytes were seen, 64 of them are nothing to speak of.
+FIRST_HIDDEN_BITS: Final = 6.0
+
+
+# Before any concealed upload was seen, three of them.
+FIRST_FLOWS_BITS: Final = 2.0
+
+
+def _by_window(
+    asked: Asked, what: str, tables: tuple[str, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return sums and their usual marks in bits, both (n_windows, n_flows)."""
+    first = None
+    if what.endswith(("hidden", "flows")):
+        first = FIRST_HIDDEN_BITS if what.endswith("hidden") else FIRST_FLOWS_BITS
+    sums, marks = [], []
+    for name in windows_of(what):
+        usual = mark(asked, tables, name, count=SUMMED[what], first=first)
+        sums.append(_sum(asked, what, name))
+        marks.append(usual)
+    return np.array(sums, dtype=np.float64), np.array(marks)
+
+
+def _sum(asked: Asked, what: str, name: str) -> NDArray[np.float64]:
+    own = asked.observed.values[name]
+    if not what.startswith("case_"):
+        return own
+    # All that a host sends over a service nobody uses is one case.
+    whole = asked.observed.values[name.replace("case_", "host_service_")]
+    return np.where(asked.is_new("service"), whole, own)
+
+
+def _excess(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.float64]:
+    sums, marks = _by_window(asked, what, tables)
+    excess: NDArray[np.float64] = np.maximum(sums - marks, 0.0).max(axis=0)
+    return excess
+
+
+_CASE = ("site", "service", "host_service")
+_SERVICE = ("site", "service")
+_HOST = ("site", "host")
+
+
+def case_sum(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload of the case over a window above its mark, in doublings.
+
+    The mark is mean + 2 standard deviations of such sums for this host and service,
+    blended with the service's and the site's; the window is the one of 5 minutes, an
+    hour, a day and 14 days where the sum exceeds it most.
+    """
+    return _excess(asked, "case_up", _CASE)
+
+
+def place_sum(asked: Asked) -> NDArray[np.float64]:
+    """log2 upload of all hosts to a new place over a window above its mark.
+
+    In doublings, as `case_sum`; mark of the service, blended with the site's. 0 where
+    the place is known for the service: that many hosts use it is normal.
+    """
+    new = asked.is_new("service_place")
+    return np.where(new, _excess(asked, "place_up", _SERVICE), 0.0)
+
+
+def _hidden(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.float64]:
+    counts = asked.is_true(SUMMED[what])
+    excess = np.where(counts, _excess(asked, what, tables), 0.0)
+    return np.where(asked.is_true("visible"), excess, np.nan)
+
+
+def hidden_case(asked: Asked) -> NDArray[np.float64]:
+    """log2 hidden bytes of the case over a window above the mark, in doublings.
+
+    The mark is mean + 2 standard deviations of such sums of the service where there
+    were any, blended with the site's, itself with 6 bits (64 bytes).
+    """
+    return _hidden(asked, "case_hidden", _SERVICE)
+
+
+def hidden_host(asked: Asked) -> NDArray[np.float64]:
+    """log2 concealed bytes of the host, whatever place, over a window above the mark.
+
+    As `hidden_case`, with the marks of the host and of the site, and without names
+    and echo data. 0 where the place takes in such uploads in the baseline: it does not
+    become stranger by what the host does elsewhere.
+    """
+    (known,) = asked.take("service_place", "bare")
+    excess = _hidden(asked, "host_hidden", _HOST)
+    return np.where(known > 0, np.minimum(excess, 0.0), excess)
+
+
+def hidden_place(asked: Asked) -> NDArray[np.float64]:
+    """log2 hidden bytes of all hosts to the place over a window above the mark.
+
+    As `hidden_case`.
+    """
+    return _hidden(asked, "place_hidden", _SERVICE)
+
+
+def chunks(asked: Asked) -> NDArray[np.float64]:
+    """log2 number of hidden uploads of the case over a window above the mark.
+
+    In doublings, as `hidden_case`; 2 bits (three uploads) before there were any. It is
+    what cutting a transfer into pieces leaves behind, whatever their size.
+    """
+    return _hidden(asked, "case_flows", _SERVICE)
+
+
+def _say_chunks(asked: Asked) -> list[str]:
+    sums, marks = _by_window(asked, "case_flows", _SERVICE)
+    most = np.argmax(sums - marks, axis=0)
+    rows = np.arange(asked.n_flows)
+    names = list(WINDOWS)
+    return [
+        f"{2.0**total - 1.0:.0f} concealed uploads in {names[window]} (usual at most "
+        f"{max(2.0**usual - 1.0, 1.0):.0f})"
+        for window, total, usual in zip(
+            most, sums[most, rows], marks[most, rows], strict=True
+        )
+    ]
+
+
+def _say(asked: Asked, what: str, tables: tuple[str, ...], who: str) -> list[str]:
+    sums, marks = _by_window(asked, what, tables)
+    most = np.argmax(sums - marks, axis=0)
+    rows = np.arange(asked.n_flows)
+    names = list(WINDOWS)
+    hidden = "concealed " if what.endswith("hidden") else ""
+    level = speaking_level(
+        asked, tables, SUMMED[what], site_first=not what.endswith("hidden")
+    )
+    parts = []
+    for window, total, usual, whose_usual, host, place, service in zip(
+        most,
+        sums[most, rows],
+        marks[most, rows],
+        level,
+        column(asked, "local_ip"),
+        column(asked, "place"),
+        column(asked, "service"),
+        strict=True,
+    ):
+        whose = who.format(host=host, place=place, service=service)
+        parts.append(
+            f"{human_bytes(2.0**total - 1.0)} of {hidden}uploads {whose} in "
+            f"{names[window]} (usual at most {human_bytes(2.0**usual - 1.0)} "
+            f"{whose_usual})"
+        )
+    return parts
+
 
 @dataclass(frozen=True)
 class Cases:
-    """Flows grouped into cases, and the largest day of each case.
+    """Flows grouped into cases: one local host, one place, one service.
+
+    All that a host sends over a service that the baseline has never seen is one case,
+    however many addresses it goes to.
 
     Attributes
     ----------
@@ -31,46 +195,25 @@ class Cases:
         Case of each flow, int64 of shape (n_flows,).
     n_cases
         Number of cases.
-    day_flows
-        Flows of the day with the largest upload, int64 of shape (n_cases,).
-    day_up
-        Largest upload of a UTC day in bytes, float64 of shape (n_cases,).
-    day_mark
-        Usual high mark of such a day as log2 bytes, float64 of shape (n_cases,).
+    keys
+        uint64, shape (n_flows,): what the flows of a case have in common.
     """
 
     code: NDArray[np.int64]
     n_cases: int
-    day_flows: NDArray[np.int64]
-    day_up: NDArray[np.float64]
-    day_mark: NDArray[np.float64]
+    keys: NDArray[np.uint64]
 
     @classmethod
     def of(cls, asked: Asked) -> Cases:
         """Group flows into cases."""
-        keys = case_key(asked.observed.hashes)
+        hashes = asked.observed.hashes
+        keys = case_key(hashes)
+        new = asked.is_new("service")
+        if new.any():
+            whole = combine(hashes["local_ip"], hashes["service"])
+            keys = np.where(new, whole, keys)
         first, code = grouped(keys)
-        days = asked.observed.day.astype(np.uint64)
-        day_first, day_code = grouped(combine(keys, days))
-        up = np.bincount(day_code, asked.up, minlength=len(day_first)).astype(
-            np.float64
-        )
-        size = np.bincount(day_code, minlength=len(day_first))
-        most = largest_of_case(up, code[day_first])
-        # Only these are looked up, and cases can be many.
-        seen = Observed(
-            {k: asked.observed.hashes[k][first] for k in ("local_ip", "service")},
-            {},
-            asked.observed.day[first],
-        )
-        usual = replace(asked, oriented=asked.oriented.rows(first), observed=seen)
-        marks = mark(usual, "host_service_day", "service_day")
-        return cls(code, len(first), size[most], up[most], marks)
-
-    @property
-    def excess(self) -> NDArray[np.float64]:
-        """log2 upload of the largest day above its mark, shape (n_cases,)."""
-        return np.maximum(np.log2(1.0 + self.day_up) - self.day_mark, 0.0)
+        return cls(code, len(first), keys)
 
 
 def largest_of_case(
@@ -99,3 +242,53 @@ def largest_of_case(
     # Of several values for one place the last stays.
     first[code[rows[::-1]]] = rows[::-1]
     return first
+
+
+FEATURES: Final = (
+    *tuple(
+        Feature(
+            name,
+            family,
+            "bits",
+            needs_payload=family == "hidden",
+            compute=compute,
+            reason=partial(_say, what=what, tables=tables, who=who),
+        )
+        for name, family, compute, what, tables, who in (
+            (
+                "sum_case",
+                "volume",
+                case_sum,
+                "case_up",
+                _CASE,
+                "from {host} to {place} over {service}",
+            ),
+            (
+                "sum_place",
+                "volume",
+                place_sum,
+                "place_up",
+                _SERVICE,
+                "of all hosts to {place} over {service}",
+            ),
+            (
+                "hidden_case",
+                "hidden",
+                hidden_case,
+                "case_hidden",
+                _SERVICE,
+                "from {host} to {place} over {service}",
+            ),
+            ("hidden_host", "hidden", hidden_host, "host_hidden", _HOST, "of {host}"),
+            (
+                "hidden_place",
+                "hidden",
+                hidden_place,
+                "place_hidden",
+                _SERVICE,
+                "of all hosts to {place} over {service}",
+            ),
+        )
+    ),
+    Feature("chunks", "timing", "bits", True, chunks, _say_chunks),
+)

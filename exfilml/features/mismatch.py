@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PRIOR_COUNT: Final = 4.0
 EXPECTED: Final = 0.9
 OTHER: Final = 0.02
+# A port that is nobody's claims nothing: what is verified there is no surprise as such.
+UNCLAIMED: Final = 0.1
 
 # Names that nDPI gives to what IANA lists under another service name.
 _SPEAKS: Final[dict[str, frozenset[str]]] = {
@@ -94,7 +96,9 @@ def _probability(asked: Asked) -> NDArray[np.float64]:
     (judged_site,) = asked.take("site", "judged")
     (judged_token,) = asked.take("token", "judged")
     anywhere = (judged_token + OTHER) / (judged_site + 1.0)
-    prior = np.where(registered[codes], on_registry, anywhere)
+    verified = spoken.each(lambda token: token != UNVERIFIED, missing=False)
+    free = np.where(verified, np.maximum(anywhere, UNCLAIMED), anywhere)
+    prior = np.where(registered[codes], on_registry, free)
     (both,) = asked.take("service_token", "judged")
     (judged,) = asked.take("service", "judged")
     return (both + PRIOR_COUNT * prior) / (judged + PRIOR_COUNT)
@@ -105,7 +109,7 @@ def mismatch(asked: Asked) -> NDArray[np.float64]:
 
     Prior with the weight of 4 flows: 0.9 for what IANA registered for the port and
     0.02 for anything else; on unregistered ports the application's share of all
-    traffic at the site.
+    traffic at the site, for verified ones at least 0.1.
     """
     bits = np.where(asked.is_true("judged"), surprise(_probability(asked)), 0.0)
     return np.where(asked.is_true("visible"), bits, np.nan)

@@ -7,16 +7,28 @@ baseline alone: the chance that the next observation is unseen is the share of
 observations that were seen exactly once (I. J. Good, Biometrika 40, 1953). One is
 added to that count and two to the observations, so that n observations never claim
 more than log2(n + 2) bits.
+
+What is new counts only as far as the upload exceeds the mean of its service, doubling
+for bit: that a place is new is evidence of theft to the extent that something goes
+there.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exfilml.features._feature import Asked, Feature, blend, column, surprise
+from exfilml.features._feature import (
+    Asked,
+    Feature,
+    beyond_usual,
+    blend,
+    column,
+    surprise,
+)
+from exfilml.tally import Tally
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,25 +42,36 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     """
     tally = asked.tally(table)
     site = tally.unseen_share
-    chance = np.full(asked.n_flows, site)
+    chance: NDArray[np.float64] | float = site
     if level is not None:
-        who = asked.observed.hashes[level]
-        once = _lookup(*tally.singletons, who)
-        (total,) = asked.take(_LEVEL_TABLE[level], "n")
-        chance = blend(total, (once + 1.0) / (total + 2.0), site)
-    return np.where(asked.is_new(table), surprise(chance), 0.0)
+        # What a key that was never seen leaves is the site's.
+        chance = _lookup(*_unseen_by_first(tally), asked.observed.hashes[level], site)
+    bits = np.minimum(surprise(np.asarray(chance)), beyond_usual(asked))
+    return np.where(asked.is_new(table), bits, 0.0)
 
 
-_LEVEL_TABLE: Final = {"local_ip": "host", "service": "service"}
+def _unseen_by_first(
+    tally: Tally,
+) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """Chance of something unseen by the first part of a table's keys."""
+    if ("unseen",) not in tally.derived:
+        who, total, once = tally.by_first
+        own = (once + 1.0) / (total + 2.0)
+        tally.derived["unseen",] = (who, blend(total, own, tally.unseen_share))
+    who, chance = tally.derived["unseen",]
+    return who, chance
 
 
 def _lookup(
-    keys: NDArray[np.uint64], values: NDArray[np.int64], wanted: NDArray[np.uint64]
+    keys: NDArray[np.uint64],
+    values: NDArray[Any],
+    wanted: NDArray[np.uint64],
+    missing: float,
 ) -> NDArray[np.float64]:
     if len(keys) == 0:
-        return np.zeros(len(wanted))
+        return np.full(len(wanted), missing)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0).astype("float64")
+    return np.where(keys[at] == wanted, values[at], missing).astype("float64")
 
 
 def place_for_host(asked: Asked) -> NDArray[np.float64]:
@@ -61,19 +84,53 @@ def place_for_service(asked: Asked) -> NDArray[np.float64]:
     return _unseen(asked, "service_place", "service")
 
 
-def address_for_service(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(unseen address | service) where no host used it so, in bits."""
-    return _unseen(asked, "service_address", "service")
+def address_for_place(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen address | place, or service) where it was never seen, in bits.
+
+    Of a place that is known for the service the addresses of that place are asked: those
+    of a cloud change every day, those of a licence server never do. Of a new place those
+    of the service.
+    """
+    return np.where(
+        asked.is_new("service_place"),
+        _unseen(asked, "service_address", "service"),
+        _unseen(asked, "place_address", "place"),
+    )
 
 
 def network_for_service(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(unseen /24 or /48 | service) where no host used it so, in bits."""
-    return _unseen(asked, "service_network", "service")
+    """−log2 P(unseen /24 or /48 | service) where no host used it so, in bits.
+
+    0 where the place is known for the service: a name may move.
+    """
+    bits = _unseen(asked, "service_network", "service")
+    return np.where(asked.is_new("service_place"), bits, 0.0)
 
 
 def service_for_host(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(unseen service | host) where this host never used it, in bits."""
     return _unseen(asked, "host_service", "local_ip")
+
+
+def _unseen_name(asked: Asked, table: str, name: str) -> NDArray[np.float64]:
+    """Bits of surprise where a host never showed a name, NaN where it shows none."""
+    missing = asked.observed.hashes[name] == 0
+    return np.where(missing, np.nan, _unseen(asked, table, "local_ip"))
+
+
+def fingerprint_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen client fingerprint | host) where the host never had it, in bits."""
+    return _unseen_name(asked, "host_fingerprint", "fingerprint")
+
+
+def user_agent_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen user agent | host) where the host never had it, in bits."""
+    return _unseen_name(asked, "host_user_agent", "user_agent")
+
+
+def process_for_host(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(unseen process | host) where it never used the network, in bits."""
+    return _unseen_name(asked, "host_process", "process")
 
 
 def service_for_site(asked: Asked) -> NDArray[np.float64]:
@@ -82,7 +139,7 @@ def service_for_site(asked: Asked) -> NDArray[np.float64]:
 
 
 def _say_new(asked: Asked, table: str, name: str, word: str) -> list[str]:
-    hosts = _lookup(*asked.tally(table).by_second, asked.observed.hashes[name])
+    hosts = _lookup(*asked.tally(table).by_second, asked.observed.hashes[name], 0.0)
     total = asked.baseline.n_hosts
     return [
         f"{word} {value} never seen from {host} ({k:.0f} of {total} hosts)"
@@ -97,6 +154,17 @@ def _say_new_for_service(asked: Asked, name: str, word: str) -> list[str]:
         f"{word} {value} never seen for {service} from any host"
         for value, service in zip(
             column(asked, name), column(asked, "service"), strict=True
+        )
+    ]
+
+
+def _say_address(asked: Asked) -> list[str]:
+    new = asked.is_new("service_place")
+    places, services = column(asked, "place"), column(asked, "service")
+    return [
+        f"address {address} never seen for {service if n else place} from any host"
+        for address, place, service, n in zip(
+            column(asked, "remote_ip"), places, services, new, strict=True
         )
     ]
 
@@ -120,13 +188,35 @@ FEATURES: Final = tuple(
         ),
         (
             "new_address",
-            address_for_service,
-            partial(_say_new_for_service, name="remote_ip", word="address"),
+            address_for_place,
+            _say_address,
         ),
         (
             "new_network",
             network_for_service,
             partial(_say_new_for_service, name="network", word="network"),
+        ),
+        (
+            "new_fingerprint",
+            fingerprint_for_host,
+            partial(
+                _say_new,
+                table="host_fingerprint",
+                name="fingerprint",
+                word="client fingerprint",
+            ),
+        ),
+        (
+            "new_user_agent",
+            user_agent_for_host,
+            partial(
+                _say_new, table="host_user_agent", name="user_agent", word="user agent"
+            ),
+        ),
+        (
+            "new_process",
+            process_for_host,
+            partial(_say_new, table="host_process", name="process", word="process"),
         ),
         ("new_service_host", service_for_host, _say_service),
         ("new_service_site", service_for_site, _say_service),

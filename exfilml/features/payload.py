@@ -18,8 +18,8 @@ from exfilml.features._feature import (
     Feature,
     blend,
     column,
-    high_mark,
     human_bytes,
+    mark,
     surprise,
 )
 
@@ -76,6 +76,22 @@ def bare_host(asked: Asked) -> NDArray[np.float64]:
     )
 
 
+def bare_place(asked: Asked) -> NDArray[np.float64]:
+    """−log2 P(bare | service, place) where the upload is bare, else 0.
+
+    The smoothed share of judged uploads to this place over this service: Beta prior
+    with 2 pseudo-counts from the service, itself with 2 from the whole site. A place
+    that takes in such uploads every day does not stand out; a new one does.
+    """
+    share: NDArray[np.float64] | float = 0.5
+    for table in ("site", "service", "service_place"):
+        judged, bare = asked.take(table, "judged", "bare")
+        share = (bare + PRIOR_COUNT * share) / (judged + PRIOR_COUNT)
+    counts = asked.is_true("judged") & asked.is_true("bare")
+    bits = np.where(counts, surprise(np.asarray(share)), 0.0)
+    return np.where(asked.is_true("visible"), bits, np.nan)
+
+
 def bare_volume(asked: Asked) -> NDArray[np.float64]:
     """log2 bytes of a bare upload above the usual bare upload of the service.
 
@@ -101,12 +117,13 @@ def carried(asked: Asked) -> NDArray[np.float64]:
     mark is mean + 2 standard deviations of this place at this service, blended with
     the service's, itself with 6 bits (64 bytes). 0 for other protocols.
     """
-    usual: NDArray[np.float64] | float = FIRST_CARRIED_BITS
-    for table in ("service", "service_place"):
-        count, bits, squares = asked.take(
-            table, "carriers", "carried_bits", "carried_squares"
-        )
-        usual = blend(count, high_mark(count, bits, squares), usual)
+    usual = mark(
+        asked,
+        ("service", "service_place"),
+        "carried_bits",
+        count="carriers",
+        first=FIRST_CARRIED_BITS,
+    )
     excess = np.maximum(asked.observed.values["carried_bits"] - usual, 0.0)
     return np.where(asked.is_true("visible"), excess, np.nan)
 
@@ -184,6 +201,21 @@ def _say_bare_host(asked: Asked) -> list[str]:
     ]
 
 
+def _say_bare_place(asked: Asked) -> list[str]:
+    judged, bare = asked.take("service_place", "judged", "bare")
+    return [
+        f"{what} ({k:.0f} of {n:.0f} uploads to {place} over {service} in the baseline)"
+        for what, place, service, n, k in zip(
+            _appearance(asked),
+            column(asked, "place"),
+            column(asked, "service"),
+            judged,
+            bare,
+            strict=True,
+        )
+    ]
+
+
 def _say_bare_volume(asked: Asked) -> list[str]:
     count, bits = asked.take("service", "bare", "bare_bits")
     parts = []
@@ -241,7 +273,8 @@ def _say_misdeclared(asked: Asked) -> list[str]:
 FEATURES: Final = (
     Feature("concealed", "payload", "bits", True, concealed, _say_concealed),
     Feature("bare_host", "payload", "bits", True, bare_host, _say_bare_host),
-    Feature("bare_volume", "payload", "bits", True, bare_volume, _say_bare_volume),
-    Feature("carried", "payload", "bits", True, carried, _say_carried),
+    Feature("bare_place", "payload", "bits", True, bare_place, _say_bare_place),
+    Feature("bare_volume", "hidden", "bits", True, bare_volume, _say_bare_volume),
+    Feature("carried", "hidden", "bits", True, carried, _say_carried),
     Feature("misdeclared", "payload", "bits", True, misdeclared, _say_misdeclared),
 )

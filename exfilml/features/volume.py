@@ -3,7 +3,7 @@
 Each level keeps mean and variance of log2 upload bytes over flows. Its *mark* is
 mean + 2 standard deviations, which 2 % of log-normal uploads exceed, blended with
 the mark of the next more general level while the level has few flows:
-host and service → service → site, known place and service → service, host → site.
+host and service → local network and service → service → site, known place and service → service, host → site.
 Evidence is how many doublings the upload lies above the mark.
 """
 
@@ -16,41 +16,24 @@ import numpy as np
 from exfilml.features._feature import (
     Asked,
     Feature,
-    blend,
     column,
-    high_mark,
     human_bytes,
+    mark,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Flows much smaller than this are headers and acknowledgements: their ratio is
-# pulled to the usual one.
-RATIO_PRIOR_BYTES: Final = 2000.0
-
-
-def mark(asked: Asked, table: str, general: str | None) -> NDArray[np.float64]:
-    """Return the usual high mark of log2 upload at one level, in bits."""
-    count, total, squares = asked.take(table, "n", "bits", "bits_squared")
-    own = high_mark(count, total, squares)
-    if general is None:
-        return own
-    return blend(count, own, mark(asked, general, _GENERAL.get(general)))
-
-
-_GENERAL: Final = {
-    "host": "site",
-    "service": "site",
-    "host_service": "service",
-    "service_place": "service",
-    "service_day": "site_day",
-    "host_service_day": "service_day",
+_LEVELS: Final = {
+    "host": ("site", "host"),
+    "service": ("site", "service"),
+    "host_service": ("site", "service", "subnet_service", "host_service"),
+    "service_place": ("site", "service", "service_place"),
 }
 
 
 def _excess(asked: Asked, table: str) -> NDArray[np.float64]:
-    return np.maximum(asked.bits - mark(asked, table, _GENERAL[table]), 0.0)
+    return np.maximum(asked.bits - mark(asked, _LEVELS[table], "bits"), 0.0)
 
 
 def above_service(asked: Asked) -> NDArray[np.float64]:
@@ -78,23 +61,15 @@ def above_place(asked: Asked) -> NDArray[np.float64]:
 
 
 def ratio(asked: Asked) -> NDArray[np.float64]:
-    """Producer–consumer ratio above the usual one of this service, 0 … 2.
+    """log2 upload over download above the usual mark of this service, in doublings.
 
-    ``(up − down + k·r) / (up + down + k) − r`` with r the ratio of the service's
-    sums in the baseline (blended with the site's) and k = 2000 bytes. The ratio is
-    that of C. Bullard and J. Gerth, "PCR: A New Flow Metric" (FloCon 2014).
+    ``log2((up + k) / (down + k))`` with k = 2000 bytes, above mean + 2 standard
+    deviations of the service, blended with the site's. It is the producer–consumer
+    ratio of C. Bullard and J. Gerth, "PCR: A New Flow Metric" (FloCon 2014), with
+    the end of its scale drawn apart: (2^x − 1) / (2^x + 1) = PCR.
     """
-    usual = _usual_ratio(asked)
-    up, down = asked.up, asked.observed.values["down"]
-    k = RATIO_PRIOR_BYTES
-    return np.maximum((up - down + k * usual) / (up + down + k) - usual, 0.0)
-
-
-def _usual_ratio(asked: Asked) -> NDArray[np.float64]:
-    site_up, site_down = asked.take("site", "up", "down")
-    site = (site_up - site_down) / np.maximum(site_up + site_down, 1.0)
-    count, up, down = asked.take("service", "n", "up", "down")
-    return blend(count, (up - down) / np.maximum(up + down, 1.0), site)
+    usual = mark(asked, ("site", "service"), "ratio")
+    return np.maximum(asked.observed.values["ratio"] - usual, 0.0)
 
 
 def _compare(asked: Asked, table: str, whose: list[str]) -> list[str]:
@@ -150,15 +125,15 @@ def _places(asked: Asked) -> list[str]:
 
 
 def _say_ratio(asked: Asked) -> list[str]:
-    usual = _usual_ratio(asked)
-    (count,) = asked.take("service", "n")
+    count, usual_up, usual_down = asked.take("service", "n", "up", "down")
     return [
-        f"{up / max(up + down, 1.0):.0%} of {human_bytes(up + down)} went out; "
-        f"{s if n else 'the site'} usually sends {(r + 1) / 2:.0%}"
-        for up, down, r, n, s in zip(
+        f"{up / max(up + down, 1.0):.0%} of {human_bytes(up + down)} went out"
+        + (f"; {s} usually sends {u / max(u + d, 1.0):.0%}" if n else "")
+        for up, down, u, d, n, s in zip(
             asked.up,
             asked.observed.values["down"],
-            usual,
+            usual_up,
+            usual_down,
             count,
             column(asked, "service"),
             strict=True,
@@ -173,6 +148,6 @@ FEATURES: Final = tuple(
         ("volume_host", "bits", above_host, _say_host),
         ("volume_host_service", "bits", above_host_service, _say_host_service),
         ("volume_place", "bits", above_place, _say_place),
-        ("ratio", "share", ratio, _say_ratio),
+        ("ratio", "bits", ratio, _say_ratio),
     )
 )

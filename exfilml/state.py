@@ -1,0 +1,426 @@
+"""What was uploaded lately: sums by key over trailing windows of time.
+
+A drip of small uploads, or one upload split over many connections, shows only in
+the sum. `State` keeps sums by key over the last 5 minutes, hour, day and 14 days,
+and tells each flow the sums up to and including itself: what comes later never
+counts.
+
+A window is aligned to steps of absolute time: an hour in steps of 5 minutes is the
+current step and the eleven before it. So what lies further back may be kept in
+coarser steps without any sum changing: a state is bounded, two of them merge by
+adding, and a table read in pieces, in order of time, gives the sums of the table
+read at once.
+
+One file because what is kept and how windows slide over it must agree.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import pandas as pd
+
+from exfilml._jit import compiled
+from exfilml.exceptions import StateError
+from exfilml.tally import combine, grouped
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Name, step in seconds and number of steps of each window.
+WINDOWS: Final = {
+    "5 min": (60, 5),
+    "1 h": (300, 12),
+    "1 d": (3600, 24),
+    "14 d": (86400, 14),
+}
+SPANS_S: Final = {name: step * count for name, (step, count) in WINDOWS.items()}
+# By what flows are summed, and what.
+KINDS: Final = {
+    "host": ("hidden",),
+    "case": ("up", "hidden", "flows"),
+    "host_service": ("up", "hidden", "flows"),
+    "place": ("up", "hidden"),
+}
+# Rows of one kind; beyond, the smallest sums are forgotten first.
+MAX_ROWS: Final = 2_000_000
+
+_STEPS: Final = np.array([step for step, _ in WINDOWS.values()], dtype=np.int64)
+_COUNTS: Final = np.array([count for _, count in WINDOWS.values()], dtype=np.int64)
+_FORMAT: Final = "exfilml-state-1"
+# A year of 65,536 days is far beyond any clock.
+_LATEST: Final = 65_536 * 86_400
+
+
+@dataclass(frozen=True, eq=False)
+class Trail:
+    """Sums by key and step of time, ordered by both.
+
+    Attributes
+    ----------
+    keys
+        uint64, shape (n_rows,).
+    times
+        int64, shape (n_rows,): where each step begins, seconds from 1970.
+    sums
+        float64, shape (n_rows, n_amounts).
+    """
+
+    keys: NDArray[np.uint64]
+    times: NDArray[np.int64]
+    sums: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, kind: str) -> Self:
+        """Return a trail of nothing."""
+        none = np.zeros(0, dtype=np.uint64)
+        return cls(none, none.astype(np.int64), np.zeros((0, len(KINDS[kind]))))
+
+    @classmethod
+    def of(
+        cls,
+        keys: NDArray[np.uint64],
+        times: NDArray[np.int64],
+        sums: NDArray[np.float64],
+        latest: int,
+    ) -> Self:
+        """Sum up what the windows still need to know when it is `latest`."""
+        times = _coarser(times, latest)
+        stays = latest // _STEPS[-1] - times // _STEPS[-1] < _COUNTS[-1]
+        # What carries nothing need not be kept.
+        stays &= (sums > 0.0).any(axis=1)
+        keys, times, sums = keys[stays], times[stays], sums[stays]
+        first, group = grouped(combine(keys, times.astype(np.uint64)))
+        added = np.empty((len(first), sums.shape[1]))
+        for i in range(sums.shape[1]):
+            added[:, i] = np.bincount(group, sums[:, i], minlength=len(first))
+        keys, times = keys[first], times[first]
+        order = np.lexsort((times, keys))
+        if len(order) > MAX_ROWS:
+            heavy = np.argsort(-added[order].max(axis=1), kind="stable")
+            order = order[np.sort(heavy[:MAX_ROWS])]
+        return cls(keys[order], times[order], added[order])
+
+    def merge(self, other: Trail, latest: int) -> Trail:
+        """Return the sums of both."""
+        return self.of(
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.times, other.times]),
+            np.concatenate([self.sums, other.sums]),
+            latest,
+        )
+
+    def only(self, keys: NDArray[np.uint64]) -> Trail:
+        """Return the rows of some keys, which are distinct."""
+        low = np.searchsorted(self.keys, keys, side="left")
+        size = np.searchsorted(self.keys, keys, side="right") - low
+        behind = np.cumsum(size)
+        rows = np.arange(behind[-1] if len(keys) else 0)
+        rows += np.repeat(low - (behind - size), size)
+        return Trail(self.keys[rows], self.times[rows], self.sums[rows])
+
+
+def _coarser(times: NDArray[np.int64], latest: int) -> NDArray[np.int64]:
+    """Begin the step that each time is kept in when it is `latest`.
+
+    What has left a window need not be known in that window's steps.
+    """
+    begin: NDArray[np.int64] = times - times % _STEPS[0]
+    for step, count, coarse in zip(_STEPS, _COUNTS, _STEPS[1:], strict=False):
+        left = latest // step - times // step >= count
+        begin = np.where(left, times - times % coarse, begin)
+    return begin
+
+
+class State:
+    """Memory from one call to the next: sums over trailing windows, by kind of key.
+
+    `Detector.new_state` makes one, `score_flows` and its siblings take it and add
+    the flows that they score. It holds hashes and sums, no addresses.
+
+    Attributes
+    ----------
+    trails
+        By kind of key.
+    earliest, latest
+        Start of the first and of the latest flow taken in, seconds from 1970; `None`
+        before any.
+    """
+
+    def __init__(self) -> None:
+        # Of each kind several trails, each more than twice as long as the next, so
+        # that a few flows are added without moving all that is known.
+        self.trails: dict[str, list[Trail]] = {kind: [] for kind in KINDS}
+        self.earliest: int | None = None
+        self.latest: int | None = None
+
+    def __repr__(self) -> str:
+        if self.earliest is None or self.latest is None:
+            return "State(empty)"
+        first, last = (np.datetime64(t, "s") for t in (self.earliest, self.latest))
+        return f"State({first} to {last} UTC, {self.n_rows:,} sums)"
+
+    @property
+    def n_rows(self) -> int:
+        """Number of sums kept."""
+        return sum(len(t.keys) for trails in self.trails.values() for t in trails)
+
+    def take_in(
+        self,
+        keys: Mapping[str, NDArray[np.uint64]],
+        start: NDArray[np.int64],
+        amounts: Mapping[str, NDArray[np.float64]],
+    ) -> None:
+        """Remember flows; parameters as of `trailing`."""
+        if len(start) == 0:
+            return
+        seconds = start // 1_000_000
+        self.note(int(seconds.min()), int(seconds.max()))
+        assert self.latest is not None
+        for kind, trails in self.trails.items():
+            self.append(
+                trails, Trail.of(keys[kind], seconds, amounts[kind], self.latest)
+            )
+
+    def merge(self, other: State) -> State:
+        """Return the state of the flows of both, such as of two sensors."""
+        merged = State()
+        for one in (self, other):
+            if one.earliest is not None and one.latest is not None:
+                merged.note(one.earliest, one.latest)
+        for kind, trails in merged.trails.items():
+            for one in (self, other):
+                for trail in one.trails[kind]:
+                    merged.append(trails, trail)
+        return merged
+
+    def note(self, first: int, last: int) -> None:
+        """Widen the span of time that is known."""
+        self.earliest = first if self.earliest is None else min(self.earliest, first)
+        self.latest = last if self.latest is None else max(self.latest, last)
+
+    def append(self, trails: list[Trail], new: Trail) -> None:
+        """Add sums to those of a kind."""
+        assert self.latest is not None
+        while trails and len(trails[-1].keys) < 2 * len(new.keys):
+            new = trails.pop().merge(new, self.latest)
+        if len(new.keys):
+            trails.append(new)
+
+    def only(self, kind: str, keys: NDArray[np.uint64]) -> Trail:
+        """Return what is known of some keys of a kind."""
+        trails = self.trails[kind]
+        if not trails:
+            return Trail.empty(kind)
+        distinct = np.unique(keys)
+        found = [trail.only(distinct) for trail in trails]
+        return Trail(
+            np.concatenate([t.keys for t in found]),
+            np.concatenate([t.times for t in found]),
+            np.concatenate([t.sums for t in found]),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the state as bytes: a zip of plain arrays, no pickle."""
+        arrays = {"format": np.array(_FORMAT)}
+        arrays["span"] = np.array(
+            [] if self.earliest is None else [self.earliest, self.latest], dtype="<i8"
+        )
+        for kind, trails in self.trails.items():
+            whole = Trail.empty(kind)
+            for trail in trails:
+                assert self.latest is not None
+                whole = whole.merge(trail, self.latest)
+            arrays[f"{kind}/keys"] = whole.keys
+            arrays[f"{kind}/times"] = whole.times
+            arrays[f"{kind}/sums"] = whole.sums
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+        return packed.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` gave, and check it.
+
+        Raises
+        ------
+        StateError
+            If it is no state, or damaged.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            state = cls()
+            _check(arrays)
+            if len(arrays["span"]):
+                state.note(*arrays["span"].tolist())
+            for kind in KINDS:
+                trail = Trail(*(arrays[f"{kind}/{part}"] for part in _PARTS))
+                if len(trail.keys):
+                    state.trails[kind].append(trail)
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            AttributeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise StateError(
+                f"Not a state ({len(data):,} bytes): {error}. Expected what "
+                "State.to_bytes gave; begin anew with detector.new_state()."
+            ) from error
+        return state
+
+
+_PARTS: Final = {"keys": "uint64", "times": "int64", "sums": "float64"}
+
+
+def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays that no state has.
+
+    Raises
+    ------
+    ValueError
+        With what is wrong.
+    """
+
+    def require(*, holds: bool, else_say: str) -> None:
+        if not holds:
+            raise ValueError(else_say)
+
+    parts = {f"{kind}/{part}" for kind in KINDS for part in _PARTS}
+    require(holds=set(arrays) == {"format", "span"} | parts, else_say="other members")
+    given = str(arrays["format"])[:40]
+    require(holds=given == _FORMAT, else_say=f"format {given!r}, not {_FORMAT!r}")
+    span = arrays["span"]
+    proper = span.dtype == np.int64 and span.shape in {(0,), (2,)}
+    require(
+        holds=proper and bool((np.abs(span) < _LATEST).all()),
+        else_say="an impossible span of time",
+    )
+    for kind, names in KINDS.items():
+        keys, times, sums = (arrays[f"{kind}/{part}"] for part in _PARTS)
+        dtypes = [a.dtype.name for a in (keys, times, sums)]
+        shapes = [a.shape for a in (keys, times, sums)]
+        n = keys.size
+        require(
+            holds=dtypes == list(_PARTS.values())
+            and shapes == [(n,), (n,), (n, len(names))]
+            and n <= MAX_ROWS * bool(len(span)),
+            else_say=f"{kind}: dtypes or shapes of no state",
+        )
+        require(
+            holds=bool((keys[1:] >= keys[:-1]).all())
+            and bool((np.abs(times) < _LATEST).all())
+            and bool(((sums >= 0.0) & np.isfinite(sums)).all()),
+            else_say=f"{kind}: keys out of order, or impossible times or sums",
+        )
+
+
+def trailing(
+    state: State,
+    keys: Mapping[str, NDArray[np.uint64]],
+    start: NDArray[np.int64],
+    amounts: Mapping[str, NDArray[np.float64]],
+) -> dict[str, NDArray[np.float32]]:
+    """Return sums over the windows up to and including the start of each flow.
+
+    Flows of the same start count for each other.
+
+    Parameters
+    ----------
+    state
+        What came before; it is not changed.
+    keys
+        By kind, what each flow is summed under, shape (n_flows,).
+    start
+        Start of each flow, microseconds from 1970, shape (n_flows,).
+    amounts
+        By kind, what is summed: whole numbers from 0 on, below 2^53 in all, so that
+        sums are exact in any order; shape (n_flows, n_amounts).
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        By kind: log2(1 + sum), float32 of shape (n_amounts, n_windows, n_flows).
+    """
+    steps, counts = np.array(list(WINDOWS.values()), dtype=np.int64).T
+    found = {}
+    for kind, names in KINDS.items():
+        before = state.only(kind, keys[kind])
+        kept = len(before.keys)
+        whose = np.concatenate([before.keys, keys[kind]])
+        when = np.concatenate([before.times * 1_000_000, start])
+        what = np.concatenate([before.sums, amounts[kind]])
+        in_time = np.argsort(when, kind="stable")
+        code, distinct = pd.factorize(whose[in_time])
+        order = in_time[_by_code(code, len(distinct))]
+        whose, when = whose[order], when[order]
+        step = when[:, None] // (steps * 1_000_000)
+        told = np.empty((len(order), len(names), len(WINDOWS)), dtype=np.float32)
+        _slide(whose, when, step, what[order], counts, told)
+        back = np.empty((len(names), len(WINDOWS), len(order)), dtype=np.float32)
+        back[:, :, order] = np.log2(1.0 + told).transpose(1, 2, 0)
+        found[kind] = back[:, :, kept:]
+    return found
+
+
+@compiled
+def _by_code(code: NDArray[np.int64], n_codes: int) -> NDArray[np.int64]:
+    """Return the rows of code 0, then those of code 1 …, each in order."""
+    place = np.zeros(n_codes + 1, dtype=np.int64)
+    for c in code:
+        place[c + 1] += 1
+    place = np.cumsum(place)
+    order = np.empty(len(code), dtype=np.int64)
+    for row in range(len(code)):
+        order[place[code[row]]] = row
+        place[code[row]] += 1
+    return order
+
+
+@compiled
+def _slide(
+    whose: NDArray[np.uint64],
+    when: NDArray[np.int64],
+    step: NDArray[np.int64],
+    what: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    told: NDArray[np.float32],
+) -> None:
+    """Slide each window over the rows, which are ordered by key and time.
+
+    `step` is the number of the step that each row lies in, by window.
+    """
+    n_rows, n_amounts = what.shape
+    n_windows = len(counts)
+    head = np.zeros(n_windows, dtype=np.int64)
+    running = np.zeros((n_amounts, n_windows))
+    first = 0
+    while first < n_rows:
+        if first == 0 or whose[first] != whose[first - 1]:
+            head[:] = first
+            running[:] = 0.0
+        stop = first
+        while (
+            stop < n_rows and whose[stop] == whose[first] and when[stop] == when[first]
+        ):
+            for a in range(n_amounts):
+                for w in range(n_windows):
+                    running[a, w] += what[stop, a]
+            stop += 1
+        for w in range(n_windows):
+            while step[head[w], w] <= step[first, w] - counts[w]:
+                for a in range(n_amounts):
+                    running[a, w] -= what[head[w], a]
+                head[w] += 1
+        for r in range(first, stop):
+            told[r] = running
+        first = stop
