@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exfilml.persistence import load_state as load_state
     from exfilml.persistence import save_model as save_model
     from exfilml.persistence import save_state as save_state
+    from exfilml.policy import Policy as Policy
     from exfilml.quarantine import clean_baseline as clean_baseline
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Policy": "policy",
     "State": "state",
     "Transfer": "inject",
     "apply_labels": "schema",
@@ -65,6 +67,7 @@ _HOME = {
 __all__ = [
     "BaselineForest",
     "Detector",
+    "Policy",
     "State",
     "Transfer",
     "apply_labels",

@@ -239,7 +239,7 @@ class Observed:
         summed = {
             "up": np.floor(up),
             "hidden": np.floor(hidden),
-            "flows": values["hidden"],
+            "flows": (hidden >= CHUNK_BYTES).astype("float64"),
         }
         # Every host looks up names: what they carry counts by place alone.
         of_host = {"hidden": summed["up"] * (bare & oriented.leaves)}
@@ -314,6 +314,8 @@ def _volume_values(
     }
 
 
+# A name looked up, a nonce: less than this is no piece of a transfer.
+CHUNK_BYTES: Final = 64.0
 BARE: Final = "none"
 UNVERIFIED: Final = "?"
 

@@ -4,11 +4,11 @@ Synthetic uploads (`exfilml.inject`) are planted into a site's own flows many ti
 scored by a detector, and counted: of so many trials of a kind, how many alert at the
 budget. A trial alerts if one of its cases does.
 
-**What is scored.** The planted flows alone. Evidence of a flow depends on what the
-detector learned and not on other flows of the table, and no two trials that are scored
-together share a case (local host, place, service). What the same host sends to a known
-place on the same day of its own accord would add to the case; leaving it out counts a
-little too few alerts rather than too many.
+**What is scored.** The planted flows alone. No two trials that are scored together
+share a case, and each is moved 28 days from the next, so that none is in the windows
+over which another is summed up. What the same host sends to a known place on the same
+day of its own accord would add to the case; leaving it out counts a little too few
+alerts rather than too many.
 
 **Recall** of a cell is the share of its trials that alert, with Wilson's interval
 (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927). Trials of one carrier and place use the
@@ -35,7 +35,6 @@ import numpy as np
 import pandas as pd
 
 from exfilml.calibration import check_budget
-from exfilml.domains import registered_domain
 from exfilml.exceptions import CalibrationWarning, OptionError
 from exfilml.features import human_bytes
 from exfilml.inject import (
@@ -68,6 +67,7 @@ PACINGS: Final = (1, 20, 100)
 TRIALS: Final = 20
 REACHED: Final = 0.9
 CONFIDENCE: Final = 0.9
+APART_DAYS: Final = 28
 BATCH_ROWS: Final = 50_000
 MOST_TRIALS: Final = 10_000
 # How often progress is told, at most.
@@ -312,7 +312,7 @@ def blindspots(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CalibrationWarning)
         for batch in _batches(plan):
-            rows = planter.rows(plan.iloc[batch])
+            rows = _apart(planter.rows(plan.iloc[batch]))
             for name in seen:
                 alerts = _alerts(detector, rows, name, budget)
                 alerted[name][np.isin(plan.index, alerts)] = True
@@ -391,17 +391,13 @@ def _batches(plan: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
 
     Batches have `BATCH_ROWS` flows at most, or one trial.
     """
-    name = plan["server_name"].where(plan["server_name"].notna(), plan["remote_ip"])
-    # The port and what is visible of the place decide the service and the place; FTP
-    # has both a dialogue and data, on ports that nothing else here uses.
-    places = {text: registered_domain(text) or text for text in name.unique()}
-    port = plan["dst_port"].clip(upper=EPHEMERAL_FROM)
+    # Host and service: over a service that is new all places are one case. FTP has both
+    # a dialogue and data, on ports that nothing else here uses.
     keys = pd.DataFrame(
         {
             "host": plan["local_ip"],
-            "place": name.map(places),
-            "port": port,
-            "tcp": [CARRIERS[c].protocol for c in plan["carrier"]],
+            "port": plan["dst_port"].clip(upper=EPHEMERAL_FROM),
+            "protocol": [CARRIERS[c].protocol for c in plan["carrier"]],
         }
     )
     turn = keys.groupby(list(keys.columns)).cumcount().to_numpy()
@@ -416,6 +412,12 @@ def _batches(plan: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
         rows += int(flows[order[at]])
     if first < len(order):
         yield order[first:]
+
+
+def _apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """Move each transfer out of the windows of the others, by whole windows."""
+    turn = pd.factorize(rows["transfer"])[0]
+    return rows.assign(start=rows["start"] + pd.to_timedelta(turn * APART_DAYS, "D"))
 
 
 def _alerts(

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from exfilml.detector import Detector
+    from exfilml.policy import Policy
 
 EXIT_USER: Final = 2
 EXIT_INTERRUPTED: Final = 130
 TABLE_ROWS: Final = 20
 
+_FILE = click.Path(path_type=Path)
 _SOURCES = click.argument("source", nargs=-1, required=True, metavar="SOURCE...")
 _HOME = click.option(
     "--home",
@@ -42,8 +44,13 @@ _OTHER_HOME = click.option(
     metavar="CIDR",
     help="Home network; repeat for several.  [default: the model's]",
 )
+_POLICY = click.option(
+    "--policy",
+    type=_FILE,
+    metavar="FILE",
+    help="What the site declares: home networks, approvals, rules (TOML).",
+)
 _QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
-_FILE = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,6 +85,7 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
 @_SOURCES
 @click.option("--model", type=_FILE, required=True, help="Model file to write.")
 @_HOME
+@_POLICY
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -101,6 +109,7 @@ def train(
     source: tuple[str, ...],
     model: Path,
     home: tuple[str, ...],
+    policy: Path | None,
     seed: int,
     alerts_per_day: float | None,
     *,
@@ -119,8 +128,10 @@ def train(
 
     budget = DEFAULT_ALERTS_PER_DAY if alerts_per_day is None else alerts_per_day
     check_budget(budget)
-    parse_networks(home or None)
-    detector = Detector(home=home or None, alerts_per_day=budget, random_state=seed)
+    declared = _declared(policy, home)
+    networks = home or (declared.home if declared else None)
+    parse_networks(networks)
+    detector = Detector(home=networks, alerts_per_day=budget, random_state=seed)
     table = _read(source, quiet=quiet)
     if quarantine:
         from exfilml.quarantine import clean_baseline
@@ -151,7 +162,7 @@ def train(
         f"{last:%Y-%m-%d %H:%M} UTC, seeing {' and '.join(sorted(detector.learned_))}"
     )
     own = [n for n in detector.home_ if n not in PRIVATE_NETWORKS]
-    if own and not home:
+    if own and networks is None:
         _say(f"taken for home networks: {', '.join(own)}; --home says otherwise")
 
 
@@ -178,6 +189,7 @@ def train(
     "--fdr", type=float, metavar="Q", help="False discovery rate, instead of a budget."
 )
 @_OTHER_HOME
+@_POLICY
 @click.option(
     "--format",
     "form",
@@ -201,6 +213,7 @@ def rank(
     alerts_per_day: float | None,
     fdr: float | None,
     home: tuple[str, ...],
+    policy: Path | None,
     form: str,
     out: Path | None,
     state: Path | None,
@@ -221,6 +234,7 @@ def rank(
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    declared = _declared(policy, home)
     detector = _load(model, home)
     memory = None
     if state is not None:
@@ -231,7 +245,13 @@ def rank(
         top = TABLE_ROWS
     ranker = rank_flows if by == "flow" else rank_cases
     ranking = ranker(
-        detector, table, top=top, state=memory, alerts_per_day=alerts_per_day, fdr=fdr
+        detector,
+        table,
+        top=top,
+        state=memory,
+        alerts_per_day=alerts_per_day,
+        fdr=fdr,
+        policy=declared,
     )
     if out is not None:
         write_table(ranking, out)
@@ -240,28 +260,7 @@ def rank(
         click.echo(ranking_text(ranking), nl=False)
     else:
         click.echo(to_text(ranking, form), nl=False)
-    total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
-    counted = f"{len(table):,} flows read" + (f", {total:,} cases" * (by == "case"))
-    _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
-    for seeing, about in ranking.attrs["thresholds"].items():
-        bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
-        _say(
-            f"cases judged by {seeing}: "
-            + (
-                "none reaches this false discovery rate"
-                if bits is None
-                else f"alert from {bits:.1f} bits on, which normal operation reaches "
-                f"{low:.1f} to {high:.1f} times a day (90 % interval)"
-            )
-        )
-    if ranking.attrs["inside"]:
-        _say(
-            f"{ranking.attrs['inside']:,} {by}s stay inside the site: they come last and "
-            "raise no alert"
-        )
-    if ranking.attrs["windows_not_covered"]:
-        windows = ", ".join(ranking.attrs["windows_not_covered"])
-        _say(f"sums over {windows} reach back no further than these flows (--state)")
+    _say_counts(ranking, len(table), by)
     if state is not None and memory is not None:
         save_state(memory, state)
 
@@ -481,6 +480,48 @@ def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
         source[0] if len(source) == 1 else list(source),
         progress=False if quiet else None,
     )
+
+
+def _say_counts(ranking: pd.DataFrame, n_read: int, by: str) -> None:
+    """Say what the rows of a ranking do not."""
+    from exfilml.terminal import policy_text
+
+    total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
+    counted = f"{n_read:,} flows read" + (f", {total:,} cases" * (by == "case"))
+    _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
+    if "policy" in ranking.attrs:
+        _say(policy_text(ranking.attrs))
+    for seeing, about in ranking.attrs["thresholds"].items():
+        bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
+        _say(
+            f"cases judged by {seeing}: "
+            + (
+                "none reaches this false discovery rate"
+                if bits is None
+                else f"alert from {bits:.1f} bits on, which normal operation reaches "
+                f"{low:.1f} to {high:.1f} times a day (90 % interval)"
+            )
+        )
+    if ranking.attrs["inside"]:
+        _say(
+            f"{ranking.attrs['inside']:,} {by}s stay inside the site: they come last and "
+            "raise no alert"
+        )
+    if ranking.attrs["windows_not_covered"]:
+        windows = ", ".join(ranking.attrs["windows_not_covered"])
+        _say(f"sums over {windows} reach back no further than these flows (--state)")
+
+
+def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:
+    """Read a policy; home networks that were given as an option come before its own."""
+    if path is None:
+        return None
+    from dataclasses import replace
+
+    from exfilml.policy import Policy
+
+    policy = Policy.read(path)
+    return replace(policy, home=None) if home else policy
 
 
 def _load(model: Path | None, home: tuple[str, ...]) -> Detector:

@@ -389,7 +389,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _learn(
         self, described: list[Asked], calibration: Asked, days: float, *, payload: bool
     ) -> Learned:
-        features = FlowFeatures(payload=payload)
+        features = self._features(payload=payload)
         evidence = np.concatenate([features.matrix(a) for a in described])
         most = self.max_samples
         if isinstance(most, int) and most > len(evidence):
@@ -415,7 +415,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
         )
-        shown = features.matrix(calibration)
+        return self._calibrate(learned, calibration, days)
+
+    def _features(self, *, payload: bool) -> FlowFeatures:
+        """Return the evidence to learn from; ablations leave some of it out."""
+        return FlowFeatures(payload=payload)
+
+    def _calibrate(self, learned: Learned, calibration: Asked, days: float) -> Learned:
+        shown = learned.features.matrix(calibration)
         parts = learned.parts(shown)
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)

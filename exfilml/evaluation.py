@@ -16,7 +16,7 @@ One file because a figure means nothing apart from how it was counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -216,26 +216,92 @@ def measure(
         ones (B. Efron, R. Tibshirani, 1993) as ``low`` and ``high``, and
         ``precision_at_k`` and ``recall_at_k`` for k of `CUTS`.
     """
-    rng = np.random.default_rng(seed)
     ranks = _ranks(score, truth)
     found: dict[str, float] = {"average_precision": _average_precision(ranks)}
-    true, false = np.flatnonzero(truth), np.flatnonzero(~truth)
-    # Only false ones above the lowest true one can change a precision.
-    ahead = false[score[false] >= score[true].min()]
-    rounds = np.empty(ROUNDS)
-    for i in range(ROUNDS):
-        # How often each false one is drawn in n draws, for the few that matter.
-        times = rng.multinomial(len(false), _chances(len(ahead), len(false)))[:-1]
-        drawn = np.concatenate([rng.choice(true, len(true)), np.repeat(ahead, times)])
-        rounds[i] = _average_precision(_ranks(score[drawn], truth[drawn]))
-    outside = (1.0 - CONFIDENCE) / 2.0
-    for name, q in (("low", outside), ("high", 1.0 - outside)):
-        found[name] = float(np.quantile(rounds, q))
+    found |= _interval(
+        [
+            _average_precision(_ranks(score[drawn], truth[drawn]))
+            for drawn in _draws([score], truth, np.arange(len(truth)), seed)
+        ]
+    )
     for k in CUTS:
         hits = int((ranks <= k).sum())
         found[f"precision_at_{k}"] = hits / k
         found[f"recall_at_{k}"] = hits / len(ranks)
     return found
+
+
+def measure_lead(
+    score: NDArray[np.float64],
+    other: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    *,
+    group: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return by how much a score is ahead of another on the same rows.
+
+    Parameters
+    ----------
+    score, other
+        float64, shape (n,), higher = worse.
+    truth
+        bool, shape (n,): what should come first.
+    group
+        Shape (n,): what true ones belong to, such as a scenario. It is drawn as a
+        whole, since its members succeed and fail together; `None` for each alone.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``lead`` (average precision of `score` minus that of `other`), and its 90 %
+        interval as ``low`` and ``high`` by the paired bootstrap (B. Efron, R.
+        Tibshirani, 1993, §8): each resample of true groups and false ones is given
+        to both.
+    """
+
+    def lead(rows: NDArray[np.int64] | slice) -> float:
+        ours, theirs = (
+            _average_precision(_ranks(s[rows], truth[rows])) for s in (score, other)
+        )
+        return ours - theirs
+
+    group = np.arange(len(truth)) if group is None else group
+    drawn = _draws([score, other], truth, group, seed)
+    return {"lead": lead(slice(None)), **_interval([lead(rows) for rows in drawn])}
+
+
+def _draws(
+    scores: list[NDArray[np.float64]],
+    truth: NDArray[np.bool_],
+    group: NDArray[Any],
+    seed: int,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of each resample of true groups and of false ones.
+
+    False ones that come after every true one in all scores change no precision and
+    are left out.
+    """
+    rng = np.random.default_rng(seed)
+    true, false = np.flatnonzero(truth), np.flatnonzero(~truth)
+    groups = [true[group[true] == name] for name in pd.unique(group[true])]
+    counts = np.zeros(len(false), dtype=bool)
+    for score in scores:
+        counts |= score[false] >= score[true].min()
+    ahead = false[counts]
+    for _ in range(ROUNDS):
+        # How often each false one is drawn in n draws, for the few that matter.
+        times = rng.multinomial(len(false), _chances(len(ahead), len(false)))[:-1]
+        chosen = rng.integers(len(groups), size=len(groups))
+        yield np.concatenate([*(groups[i] for i in chosen), np.repeat(ahead, times)])
+
+
+def _interval(rounds: list[float]) -> dict[str, float]:
+    outside = (1.0 - CONFIDENCE) / 2.0
+    low, high = np.quantile(rounds, [outside, 1.0 - outside])
+    return {"low": float(low), "high": float(high)}
 
 
 def _chances(few: int, of: int) -> NDArray[np.float64]:

@@ -32,6 +32,10 @@ class OptionError(ExfilmlError, ValueError):
     """An option has a value outside what it may take."""
 
 
+class PolicyError(ExfilmlError, ValueError):
+    """A policy file cannot be read, or says what no policy can say."""
+
+
 class ModelFileError(ExfilmlError):
     """A model file, or an array file of the installation, is foreign or damaged."""
 

@@ -239,7 +239,7 @@ def _service(flows: pd.DataFrame, app: Names) -> Names:
     """
     key = flows["protocol"].to_numpy() * 65536 + flows["dst_port"].to_numpy()
     codes, distinct = pd.factorize(key)
-    named = [_service_name(k >> 16, k & 65535) for k in distinct.tolist()]
+    named = [service_name(k >> 16, k & 65535) for k in distinct.tolist()]
     is_data = app.each(lambda name: name == "FTP_DATA", missing=False)
     codes[is_data] = len(named)
     # STUN and the media behind it take the ports that both sides agree on (RFC 8445):
@@ -255,7 +255,8 @@ def _is_media(app: str) -> bool:
     return app.partition(".")[0] in {"STUN", "RTP", "SRTP", "RTCP", "DTLS-SRTP"}
 
 
-def _service_name(protocol: int, port: int) -> str:
+def service_name(protocol: int, port: int) -> str:
+    """Name the service of an IANA protocol number and the responder's port."""
     if protocol in _PORTLESS:
         return _PORTLESS[protocol]
     registered = iana_services().get((protocol, port))

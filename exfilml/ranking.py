@@ -9,7 +9,10 @@ One file because order, alert and reasons of a row come from the same scores.
 
 from __future__ import annotations
 
+import copy
+import os
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +25,8 @@ from exfilml.exceptions import OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
 from exfilml.features.accumulation import largest_of_case
 from exfilml.names import Names
+from exfilml.policy import Policy
+from exfilml.ruling import Ruling
 from exfilml.schema import (
     CAPABILITIES,
     capability_level,
@@ -104,8 +109,11 @@ def score_flows(
     state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """Score flows for a pipeline: no file access, no plotting, input order kept.
+    """Score flows for a pipeline: no plotting, input order kept.
+
+    No file is touched, but a policy that is given as a path.
 
     Parameters
     ----------
@@ -121,6 +129,10 @@ def score_flows(
         Alert budget in cases a day; `None` for the detector's own.
     fdr
         False discovery rate over cases, instead of a budget.
+    policy
+        What the site declares, or the path of a policy file (`exfilml.policy`): home
+        networks, before the detector's; approvals, which keep cases from alerting;
+        rules, which add bits to what breaks them (`exfilml.ruling`).
 
     Returns
     -------
@@ -135,12 +147,16 @@ def score_flows(
         If `flows` is no flows table.
     OptionError
         If both thresholds are given, or one is out of range.
+    PolicyError
+        If the policy is none.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    scored = detector.score(flows, state)
+    scored, ruling, reached, thresholds = _judged(
+        detector, flows, state, alerts_per_day, fdr, policy
+    )
     _warn_if_elsewhere(scored.asked)
     flows = scored.asked.oriented.flows
-    alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
+    alerted = reached & ~ruling.approved
     table = pd.DataFrame(
         {
             "suspicion": scored.suspicion,
@@ -151,7 +167,9 @@ def score_flows(
         },
         index=flows.index,
     )
-    return _noted(table, scored, alerted[scored.case], thresholds)
+    return ruling.noted(
+        _noted(table, scored, alerted[scored.case], thresholds), reached
+    )
 
 
 def rank_flows(
@@ -162,12 +180,13 @@ def rank_flows(
     state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Rank flows, the most suspicious first, with reasons.
 
     Parameters
     ----------
-    detector, flows, state, alerts_per_day, fdr
+    detector, flows, state, alerts_per_day, fdr, policy
         As in `score_flows`.
     top
         Number of rows to return; `None` for all.
@@ -181,17 +200,21 @@ def rank_flows(
         (``alerted``) and of rows that stay inside the site (``inside``: ranked after all
         that leave, never alerted), the windows of `exfilml.state` that reach back
         further than is known (``windows_not_covered``), and by capability from which suspicion on a case alerts and
-        how often normal operation then does (``thresholds``, see `_alerts`).
+        how often normal operation then does (``thresholds``, see `_alerts`), and what
+        the policy did (``suppressed`` and ``policy``, see `Ruling.noted`).
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored = detector.score(flows, state)
+    scored, ruling, reached, thresholds = _judged(
+        detector, flows, state, alerts_per_day, fdr, policy
+    )
     _warn_if_elsewhere(scored.asked)
     _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
-    alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
+    alerted = reached & ~ruling.approved
     oriented = scored.asked.oriented
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
-    order = _order(scored.ranked_flows, scored.asked.up, begin, scored.asked.tie, top)
+    ranked = scored.ranked_flows - ruling.below[scored.case]
+    order = _order(ranked, scored.asked.up, begin, scored.asked.tie, top)
     chosen = flows.iloc[order]
     ours = oriented.rows(order)
     table = pd.DataFrame(
@@ -203,13 +226,16 @@ def rank_flows(
             "case": _case_names(scored, order),
             "capability": _capability(scored, order).tolist(),
             "not_visible": _not_visible(scored, order).tolist(),
-            "reasons": _reasons(detector, scored, order),
+            "reasons": ruling.about_flows(
+                order, list(_reasons(detector, scored, order))
+            ),
             **{c: chosen[c] for c in FLOW_COLUMNS[5:13]},
             **{c: ours[c] for c in FLOW_COLUMNS[13:18]},
         },
         index=chosen.index,
     )
-    return _typed(table[list(FLOW_COLUMNS)], scored, alerted[scored.case], thresholds)
+    table = _typed(table[list(FLOW_COLUMNS)], scored, alerted[scored.case], thresholds)
+    return ruling.noted(table, reached)
 
 
 def rank_cases(
@@ -220,12 +246,13 @@ def rank_cases(
     state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Rank cases (one local host, place and service), the most suspicious first.
 
     Parameters
     ----------
-    detector, flows, state, alerts_per_day, fdr
+    detector, flows, state, alerts_per_day, fdr, policy
         As in `score_flows`.
     top
         Number of rows to return; `None` for all.
@@ -239,18 +266,21 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored = detector.score(flows, state)
+    scored, ruling, reached, thresholds = _judged(
+        detector, flows, state, alerts_per_day, fdr, policy
+    )
     _warn_if_elsewhere(scored.asked)
     _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
-    alerted, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
+    alerted = reached & ~ruling.approved
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
     up = np.bincount(code, asked.up, minlength=n_cases)
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
     first_seen = np.full(n_cases, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, code, begin)
-    order = _order(scored.ranked_cases, up, first_seen, np.arange(n_cases), top)
+    ranked = scored.ranked_cases - ruling.below
+    order = _order(ranked, up, first_seen, np.arange(n_cases), top)
     largest = largest_of_case(asked.up, code, asked.tie)[order]
     leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
     # Only the flows of ranked cases are summed up, each case under its rank.
@@ -280,14 +310,16 @@ def rank_cases(
         "down_bytes": sums["down_bytes"].array,
         "capability": _capability(scored, worst).tolist(),
         "not_visible": _not_visible(scored, worst).tolist(),
-        "reasons": _case_reasons(detector, scored, order),
+        "reasons": ruling.about_cases(
+            order, worst, _case_reasons(detector, scored, order)
+        ),
     }
     for name in ("local_ip", "place", "direction"):
         columns[name] = ours[name].array
     for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
         columns[name] = leading[name].array
     table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
-    return _typed(table, scored, alerted, thresholds)
+    return ruling.noted(_typed(table, scored, alerted, thresholds), reached)
 
 
 def check_options(
@@ -371,6 +403,48 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
             SiteWarning,
             stacklevel=3,
         )
+
+
+def _judged(
+    detector: Detector,
+    flows: pd.DataFrame,
+    state: State | None,
+    alerts_per_day: float | None,
+    fdr: float | None,
+    policy: Policy | str | os.PathLike[str] | None,
+) -> tuple[Scored, Ruling, NDArray[np.bool_], dict[str, dict[str, Any]]]:
+    """Score flows and hold them against the policy.
+
+    Returns
+    -------
+    scored, ruling
+        Suspicion with the bits of broken rules.
+    reached : numpy.ndarray of bool, shape (n_cases,)
+        Which cases alert unless they are approved.
+    thresholds
+        As `_alerts` gives them.
+    """
+    declared = None if policy is None else Policy.of(policy)
+    if declared is not None and declared.home is not None:
+        detector = copy.copy(detector)
+        detector.home_ = declared.home
+    scored = detector.score(flows, state)
+    ruling = Ruling.of(declared, scored.asked, scored.case, state)
+    scored = replace(scored, apart=scored.apart & ~ruling.outward)
+    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
+    if declared is not None:
+        scored = replace(
+            scored,
+            suspicion=scored.suspicion + ruling.flow_bits,
+            case_suspicion=scored.case_suspicion + ruling.case_bits,
+        )
+        limit = np.full(len(reached), np.inf)
+        for name, about in thresholds.items():
+            if (bits := about["suspicion"]) is not None:
+                limit[scored.case_with_payload == (name == "payload")] = bits
+        ranked = scored.ranked_cases
+        reached |= ruling.leading(ranked - ruling.below) & (ranked >= limit)
+    return scored, ruling, reached, thresholds
 
 
 def _order(

@@ -33,6 +33,8 @@ def site(tmp_path_factory):
     write_flows(day, folder / "today.parquet")
     arguments = [str(folder / "baseline.parquet"), "--model", str(folder / "m.exfilml")]
     assert cli.run(["train", *arguments]) == 0
+    typo = '[[approve]]\nplace = "vault.example"\nonwer = "lab"\n'
+    (folder / "typo.toml").write_text(typo)
     return folder
 
 
@@ -196,6 +198,61 @@ def test_home_networks_can_be_overridden(site, run):
     assert {r["direction"] for r in json.loads(out)} >= {"inbound", "external"}
 
 
+POLICY = """
+home = "10.20.0.0/16"
+resolvers = "10.20.0.53"
+
+[[approve]]
+network = "203.0.113.0/24"
+service = "tcp/8443"
+payload = "opaque"
+max_upload_per_day = "{most}"
+reason = "test upload\\u001b[31m"
+owner = "lab"
+expires = 2027-01-01
+"""
+
+
+def test_a_policy_approves_and_what_it_did_is_counted(site, run, tmp_path):
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    policy = tmp_path / "office.toml"
+    policy.write_text(POLICY.format(most="10 MB"))
+    status, out, err = run(*base, "--policy", policy, "--top", 1000)
+    assert status == 0
+    assert "\x1b[31m" not in out + err
+    assert "approved: test upload\\x1b[31m (lab, until" in " ".join(out.split())
+    counted = next(x for x in err.splitlines() if x.startswith("policy: "))
+    assert "cases approved: 1, of them above the threshold: 1; re-armed: 0;" in counted
+    assert "cases that break a rule: DNS " in counted
+    policy.write_text(POLICY.format(most="1 MB"))
+    _, out, err = run(*base, "--policy", policy)
+    assert "approval re-armed (test upload" in out
+    assert "above the threshold: 0; re-armed: 1 (upload 1);" in err
+
+
+def test_home_networks_of_the_option_come_before_the_policys(site, run, tmp_path):
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    policy = tmp_path / "office.toml"
+    policy.write_text('home = "203.0.113.0/24"')
+    directions = [
+        {r["direction"] for r in json.loads(run(*base, "--format", "json", *o)[1])}
+        for o in (("--policy", policy), ("--policy", policy, "--home", "10.0.0.0/8"))
+    ]
+    assert directions == [{"external", "inbound"}, {"outbound"}]
+
+
+def test_train_takes_the_home_networks_of_a_policy(site, run, tmp_path):
+    policy, model = tmp_path / "office.toml", tmp_path / "m.exfilml"
+    policy.write_text('home = "10.20.0.0/24"')
+    base = ("train", site / "baseline.parquet", "--model", model, "--policy", policy)
+    for options, home in (
+        ((), "10.20.0.0/24"),
+        (("--home", "10.0.0.0/8"), "10.0.0.0/8"),
+    ):
+        assert run(*base, *options)[0] == 0
+        assert json.loads(run("inspect", model, "--json")[1])["home"] == [home]
+
+
 def test_inspect_shows_the_card(site, run):
     status, out, _ = run("inspect", site / "m.exfilml")
     assert status == 0
@@ -227,6 +284,12 @@ def test_the_shipped_model_is_used_without_one(site, run):
             + ("--alerts-per-day", "3"),
             ["give one"],
         ),
+        (("rank", "{today}", "--policy", "no.toml"), ["no.toml", "cannot be read"]),
+        (("rank", "{today}", "--policy", "{today}"), ["not a TOML file"]),
+        (
+            ("rank", "{today}", "--policy", "{typo}"),
+            ["typo.toml, [[approve]] number 1: unknown key 'onwer'", "mean 'owner'"],
+        ),
         (("train", "{today}", "--model", "no/such/m.exfilml"), ["does not exist"]),
         (("flows", "{today}", "--out", "x.txt"), ["x.txt"]),
         (("inspect", "nowhere.exfilml"), ["nowhere.exfilml"]),
@@ -234,6 +297,7 @@ def test_the_shipped_model_is_used_without_one(site, run):
 )
 def test_each_mistake_gives_one_line_and_status_2(site, run, arguments, texts):
     places = {"today": site / "today.parquet", "model": site / "m.exfilml"}
+    places["typo"] = site / "typo.toml"
     status, out, err = run(*(a.format(**places) for a in arguments))
     assert (status, out) == (2, "")
     lines = [x for x in err.splitlines() if not x.startswith("no --model given")]

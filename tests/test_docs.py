@@ -23,9 +23,11 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """A folder with the sample under the path that README uses."""
+    """A folder with the sample and the policy under the paths that README uses."""
     (tmp_path / "datasets").mkdir()
     shutil.copytree(ROOT / "datasets" / "sample", tmp_path / "datasets" / "sample")
+    (policy,) = blocks("toml")
+    (tmp_path / "office.toml").write_text(policy, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -14,7 +14,7 @@ from sites import office, theft
 from sklearn.metrics import average_precision_score
 
 from exfilml import Detector, evaluate, rank_cases
-from exfilml.evaluation import CUTS, Truth, measure
+from exfilml.evaluation import CUTS, Truth, measure, measure_lead
 from exfilml.exceptions import LabelsError, OptionError
 from exfilml.schema import label_rows
 
@@ -102,6 +102,68 @@ def test_intervals_hold_the_figure_of_other_draws_of_the_same_kind():
         for found in (measure(*draw(10), seed=i) for i in range(60))
     ]
     assert np.mean(held) >= 0.75
+
+
+@st.composite
+def two_scores(draw):
+    """Two scores of the same rows, and which rows are true."""
+    n_true, n_false = draw(st.integers(1, 8)), draw(st.integers(1, 25))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    truth = np.arange(n_true + n_false) < n_true
+    # Few values, so that there are ties.
+    ours, theirs = rng.integers(0, 12, size=(2, len(truth))).astype(float)
+    return ours, theirs, truth
+
+
+@settings(max_examples=10, deadline=None)
+@given(two_scores())
+def test_a_lead_is_the_difference_and_changes_its_sign_with_the_sides(drawn):
+    ours, theirs, truth = drawn
+    here, there = measure_lead(ours, theirs, truth), measure_lead(theirs, ours, truth)
+    a, b = (measure(s, truth)["average_precision"] for s in (ours, theirs))
+    assert here["lead"] == pytest.approx(a - b)
+    assert here["lead"] == -there["lead"]
+    assert here["low"] == pytest.approx(-there["high"])
+    assert here["low"] <= here["high"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(two_scores())
+def test_a_score_has_no_lead_over_one_that_ranks_alike(drawn):
+    ours, _, truth = drawn
+    same = measure_lead(ours, 3.0 * ours - 7.0, truth)
+    assert same == {"lead": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_a_lead_that_every_resample_shows_excludes_0():
+    truth = np.arange(60) < 10
+    by = measure_lead(truth.astype(float), -truth.astype(float), truth)
+    assert 0 < by["low"] <= by["lead"]
+
+
+def test_pairing_finds_a_small_lead_that_is_there_in_each_scenario():
+    """Two scores that vary alike differ by less than either varies."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(600) < 40
+    theirs = rng.normal(size=600) + 1.5 * truth
+    ours = theirs + 0.3 * truth
+    by, alone = measure_lead(ours, theirs, truth), measure(ours, truth)
+    assert by["low"] > 0
+    assert by["high"] - by["low"] < (alone["high"] - alone["low"]) / 2
+
+
+def test_members_of_a_scenario_are_drawn_together():
+    """Ten cases of one scenario are one observation, not ten."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(300) < 40
+    good = np.repeat([True, False], 20)
+    ours, theirs = rng.normal(size=(2, 300))
+    ours[:40] += 4.0 * good
+    theirs[:40] += 4.0 * ~good
+    group = np.where(truth, np.arange(300) // 10, -1)
+    alone, whole = (measure_lead(ours, theirs, truth, group=g) for g in (None, group))
+    assert whole["lead"] == alone["lead"]
+    assert whole["high"] - whole["low"] > 1.5 * (alone["high"] - alone["low"])
 
 
 # --- a detector -----------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sites import office, theft
 
 import exfilml.state
 from exfilml import Detector, rank_cases, rank_flows, score_flows
-from exfilml.exceptions import StateError
+from exfilml.exceptions import StateError, StateWarning
 from exfilml.state import KINDS, WINDOWS, State, trailing
 
 DAY = 86_400
@@ -203,11 +203,19 @@ def test_scoring_in_pieces_is_scoring_at_once(detector, today):
 def test_without_a_state_a_drip_starts_anew(detector, today):
     """The last of forty small uploads, alone and with what came before."""
     state = detector.new_state()
-    score_flows(detector, today.iloc[:-1], state=state)
-    last = today[today["dst_port"] == 8443].iloc[[-1]]
+    drip = today[today["dst_port"] == 8443]
+    before, last = drip.iloc[:-1], drip.iloc[[-1]]
+    score_flows(detector, before, state=state)
     alone = score_flows(detector, last)["suspicion"].iloc[0]
     known = score_flows(detector, last, state=state)["suspicion"].iloc[0]
     assert known > alone + 1.0
+
+
+def test_flows_that_a_state_knows_already_are_warned_of(detector, today):
+    state = detector.new_state()
+    score_flows(detector, today, state=state)
+    with pytest.warns(StateWarning, match="what is given twice counts twice"):
+        score_flows(detector, today, state=state)
 
 
 def test_windows_that_reach_back_too_far_are_named(detector, today):

@@ -1,4 +1,7 @@
-"""What a feature is, and the arithmetic that several families share."""
+"""What a feature is, and the arithmetic that several families share.
+
+One file because a mark is made and told from the same levels.
+"""
 
 from __future__ import annotations
 

@@ -131,9 +131,9 @@ def hidden_place(asked: Asked) -> NDArray[np.float64]:
 
 
 def chunks(asked: Asked) -> NDArray[np.float64]:
-    """log2 number of hidden uploads of the case over a window above the mark.
+    """log2 number of hidden uploads from 64 bytes on of the case above the mark.
 
-    In doublings, as `hidden_case`; 2 bits (three uploads) before there were any. It is
+    In doublings, over windows as `hidden_case`; 2 bits (three uploads) before there were any. It is
     what cutting a transfer into pieces leaves behind, whatever their size.
     """
     return _hidden(asked, "case_flows", _SERVICE)

@@ -113,9 +113,12 @@ def service_for_host(asked: Asked) -> NDArray[np.float64]:
 
 
 def _unseen_name(asked: Asked, table: str, name: str) -> NDArray[np.float64]:
-    """Bits of surprise where a host never showed a name, NaN where it shows none."""
+    """Bits of surprise where a host never showed a name, 0 where there is none.
+
+    Most flows have none by their nature, and a forest would isolate those that do.
+    """
     missing = asked.observed.hashes[name] == 0
-    return np.where(missing, np.nan, _unseen(asked, table, "local_ip"))
+    return np.where(missing, 0.0, _unseen(asked, table, "local_ip"))
 
 
 def fingerprint_for_host(asked: Asked) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""Parts of ``compare.py``: what is compared, the other methods, and the tables."""
