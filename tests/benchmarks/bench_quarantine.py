@@ -29,8 +29,8 @@ from exfilml.ranking import alerted_cases
 LAB = Path(__file__).parents[2] / "datasets" / "lab" / "develop"
 SIZES = (100_000, 1_000_000)
 DAYS = (1, 3)
-SEEDS = (0, 1)
-FORESTS = range(6)
+SEEDS = (0,)
+FORESTS = range(3)
 FLOWS = 5
 PLANTED = (1, 2, 5, 10)
 DAY = pd.Timedelta(days=1)
