@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
     from exfilml.detector import Detector as Detector
+    from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
     from exfilml.inject import Transfer as Transfer
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from exfilml.persistence import save_model as save_model
     from exfilml.persistence import save_state as save_state
     from exfilml.policy import Policy as Policy
+    from exfilml.quarantine import clean_baseline as clean_baseline
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
     from exfilml.schema import apply_labels as apply_labels
+    from exfilml.schema import duplicate_flows as duplicate_flows
     from exfilml.schema import validate_flows as validate_flows
     from exfilml.sources import read_flows as read_flows
     from exfilml.sources import read_labels as read_labels
@@ -43,6 +46,9 @@ _HOME = {
     "Transfer": "inject",
     "apply_labels": "schema",
     "blindspots": "blindspots",
+    "clean_baseline": "quarantine",
+    "drift": "drift",
+    "duplicate_flows": "schema",
     "evaluate": "evaluation",
     "inject": "inject",
     "load_model": "persistence",
@@ -66,6 +72,9 @@ __all__ = [
     "Transfer",
     "apply_labels",
     "blindspots",
+    "clean_baseline",
+    "drift",
+    "duplicate_flows",
     "evaluate",
     "inject",
     "load_model",

@@ -122,6 +122,13 @@ class Calibrator:
         suspicion: NDArray[np.float64] = inside + beyond - 1e-6 * below
         return suspicion
 
+    def score_at(self, suspicion: float) -> float:
+        """Return the lowest score of a suspicion: the inverse of `suspicion`."""
+        distinct, bits = self._curve
+        _, mean_excess = self.tail
+        beyond = max(suspicion - bits[-1], 0.0) * mean_excess * LN2
+        return float(np.interp(suspicion, bits, distinct) + beyond)
+
     @property
     def per_day(self) -> float:
         """Normal scores a day in the block."""
@@ -147,17 +154,68 @@ class Calibrator:
             If the budget is not a positive number.
         """
         check_budget(alerts_per_day)
-        expected = alerts_per_day / (per_day or self.per_day) * len(self.block)
-        if expected < 1.0:
+        needed = self.days_needed(alerts_per_day, per_day)
+        if self.days < needed:
             warnings.warn(
                 f"The calibration block covers {_short(self.days)} days: too short "
                 f"to support {alerts_per_day:g} alerts a day. It would have to cover "
-                f"{_short(self.days / expected)} days; until then the threshold is "
+                f"{_short(needed)} days; until then the threshold is "
                 "an extrapolation.",
                 CalibrationWarning,
                 stacklevel=2,
             )
         return -math.log2(self._alerted_share(alerts_per_day, per_day))
+
+    def days_needed(self, alerts_per_day: float, per_day: float | None = None) -> float:
+        """Return how long a block supports a budget: it expects one alert in itself."""
+        return (per_day or self.per_day) / self.per_day / alerts_per_day
+
+    def poisoned(
+        self, planted: int, alerts_per_day: float, per_day: float | None = None
+    ) -> float:
+        """Return where the threshold would be with thefts in the calibration block.
+
+        The planted scores tie with the block's highest. Where the threshold lies
+        inside the block it does not matter how far beyond they are: each moves it up
+        by less than one rank. A threshold beyond the block is an extrapolation, which
+        higher ones would move further.
+
+        Parameters
+        ----------
+        planted
+            How many scores are added.
+        alerts_per_day, per_day
+            As in `threshold`.
+
+        Returns
+        -------
+        float
+            Suspicion as it is without the planted scores, in bits.
+        """
+        block = np.append(self.block, np.full(planted, self.block[-1]))
+        theirs = Calibrator.fit(block, self.days)
+        each = (per_day or self.per_day) + planted / self.days
+        share = min(alerts_per_day / each, MOST_ALERTED)
+        return float(self.suspicion(theirs.score_at(-math.log2(share))))
+
+    def withstands(self, alerts_per_day: float, per_day: float | None = None) -> int:
+        """Return how many thefts in the block still let another one like them alert.
+
+        With k scores planted that exceed all n others, such a score has the p-value
+        (1 + k) / (1 + n + k); it alerts if that is at most the alerted share.
+
+        Returns
+        -------
+        int
+            The largest such k; −1 where even without any a threshold lies beyond
+            what the block's p-values reach.
+        """
+        n, each = len(self.block), per_day or self.per_day
+        planted = np.arange(n + 1)
+        p_value = (1.0 + planted) / (1.0 + n + planted)
+        share = alerts_per_day / (each + planted / self.days)
+        alerts = p_value <= np.minimum(share, MOST_ALERTED)
+        return int(alerts.sum()) - 1
 
     def _alerted_share(self, alerts_per_day: float, per_day: float | None) -> float:
         """Return which share of normal scores a budget lets through."""
@@ -200,7 +258,7 @@ class Calibrator:
         scores, from the share of the block's, times normal scores a day.
         """
         k = int((self.suspicion(self.block) >= suspicion - 1e-9).sum())
-        low, high = _share_interval(k, len(self.block), confidence)
+        low, high = share_interval(k, len(self.block), confidence)
         each = per_day or self.per_day
         return low * each, high * each
 
@@ -257,7 +315,7 @@ def _count_interval(n: int, share: float, confidence: float) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _share_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
+def share_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
     """Return Clopper and Pearson's interval of a share seen as k of n."""
     from scipy.stats import beta
 

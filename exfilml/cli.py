@@ -99,6 +99,11 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     metavar="N",
     help="Alert budget to store, in cases a day.  [default: 5]",
 )
+@click.option(
+    "--quarantine",
+    is_flag=True,
+    help="Keep suspicious cases out, at most 1 % of the flows; show them.",
+)
 @_QUIET
 def train(
     source: tuple[str, ...],
@@ -108,6 +113,7 @@ def train(
     seed: int,
     alerts_per_day: float | None,
     *,
+    quarantine: bool,
     quiet: bool,
 ) -> None:
     """Train a model on traffic of normal operation.
@@ -126,7 +132,28 @@ def train(
     networks = home or (declared.home if declared else None)
     parse_networks(networks)
     detector = Detector(home=networks, alerts_per_day=budget, random_state=seed)
-    detector.fit(_read(source, quiet=quiet))
+    table = _read(source, quiet=quiet)
+    if quarantine:
+        from exfilml.quarantine import clean_baseline
+        from exfilml.terminal import ranking_text
+
+        cleaned = clean_baseline(detector, table)
+        detector = cleaned.detector
+        for title, cases in (
+            ("Quarantined: the model has not learned from these", cleaned.cases),
+            ("Left in, because calibration is not touched", cleaned.left_in),
+        ):
+            click.echo(f"{title}\n")
+            click.echo(ranking_text(cases) if len(cases) else "no cases\n")
+        _say(
+            f"{len(cleaned.cases):,} cases with {len(cleaned.quarantined):,} of "
+            f"{len(table):,} flows are quarantined, {len(cleaned.left_in):,} suspicious "
+            "cases of the calibration block are left in. Look at both: what is normal "
+            "of the first belongs back (train without --quarantine); if a theft is among "
+            "the second, end the baseline before it"
+        )
+    else:
+        detector.fit(table)
     save_model(detector, model)
     first, last = detector.window_
     _say(
@@ -374,6 +401,45 @@ def blindspots(
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         click.echo(blindspots_text(found), nl=False)
+
+
+@app.command()
+@click.argument("model", type=_FILE)
+@_SOURCES
+@click.option(
+    "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
+)
+@_OTHER_HOME
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all tables.")
+@_QUIET
+def drift(
+    model: Path,
+    source: tuple[str, ...],
+    alerts_per_day: float | None,
+    home: tuple[str, ...],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say whether a model still fits later traffic.
+
+    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them, of normal
+    operation.
+    """
+    import json
+
+    from exfilml.drift import drift as compare
+    from exfilml.ranking import check_options
+    from exfilml.terminal import drift_text
+
+    check_options(alerts_per_day=alerts_per_day)
+    detector = _load(model, home)
+    table = _read(source, quiet=quiet)
+    found = compare(detector, table, alerts_per_day=alerts_per_day)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo(drift_text(found), nl=False)
 
 
 def _plottable(path: Path) -> None:

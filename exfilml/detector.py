@@ -60,7 +60,8 @@ from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
 from exfilml.places import infer_networks, orient, parse_networks, stays_inside
-from exfilml.schema import capability, validate_flows
+from exfilml.schema import capability, validate_flows, warn_of_doubtful_rows
+from exfilml.stability import Bins
 from exfilml.state import SPANS_S, State
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
 DAY_S: Final = 86400.0
+# Ties in time are broken by content, so that row order does not matter.
+TIME_ORDER: Final = ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
 # More bits than any suspicion has.
 BELOW: Final = 1e6
 
@@ -98,6 +101,9 @@ class Learned:
         float64, shape (n_features,): where the tail of each column begins.
     flows, cases
         Calibration of flows and of cases.
+    bins
+        Where the evidence of the calibration block lay, to tell drift by. No
+        score depends on it.
     """
 
     features: FlowFeatures
@@ -107,6 +113,7 @@ class Learned:
     edges: NDArray[np.float64]
     flows: Calibrator
     cases: Calibrator
+    bins: Bins
 
     def parts(self, evidence: NDArray[np.float64]) -> Parts:
         """Score rows of evidence, shape (n_flows, n_features)."""
@@ -299,6 +306,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If there are fewer than 50 flows.
         OptionError
             If home networks or alert budget are none.
+
+        Warns
+        -----
+        FlowsWarning
+            If many rows are duplicates, or some are of a wrong time.
+        CapabilityWarning
+            If too few flows show payload to learn from it.
         """
         check_budget(self.alerts_per_day)
         flows = validate_flows(flows)
@@ -308,12 +322,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"The baseline has {n} flows; at least {FEWEST_FLOWS} are needed to "
                 "learn and to calibrate. Give a longer capture or more files."
             )
+        warn_of_doubtful_rows(flows)
         home = infer_networks(flows) if self.home is None else parse_networks(self.home)
-        # Ties in time are broken by content, so that row order does not matter.
-        flows = flows.sort_values(
-            ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"],
-            ignore_index=True,
-        )
+        flows = flows.sort_values(TIME_ORDER, ignore_index=True)
         oriented = orient(flows, home)
         observed = Observed.of(oriented)
         cuts = np.r_[
@@ -397,6 +408,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             edges=_edges(evidence),
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
+            bins=Bins.of(evidence),
         )
         return self._calibrate(learned, calibration, days)
 
@@ -405,7 +417,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return FlowFeatures(payload=payload)
 
     def _calibrate(self, learned: Learned, calibration: Asked, days: float) -> Learned:
-        parts = learned.parts(learned.features.matrix(calibration))
+        shown = learned.features.matrix(calibration)
+        parts = learned.parts(shown)
         cases = Cases.of(calibration)
         everyone = np.arange(calibration.n_flows)
         raw_cases, _ = _case_raw(parts, cases, everyone, calibration.tie)
@@ -416,6 +429,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             learned,
             flows=Calibrator.fit(parts.raw, days),
             cases=Calibrator.fit(raw_cases, days),
+            bins=Bins.of(shown),
         )
 
     def score(self, flows: pd.DataFrame, state: State | None = None) -> Scored:

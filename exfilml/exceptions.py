@@ -64,5 +64,17 @@ class CalibrationWarning(ExfilmlWarning):
     """The baseline is too short for the alert budget or rate that was asked for."""
 
 
+class FlowsWarning(ExfilmlWarning):
+    """Rows of a flows table are possible, but probably wrong."""
+
+
+class SiteWarning(ExfilmlWarning):
+    """The flows are not what the model's baseline prepared it for: site or time."""
+
+
+class BaselineWarning(ExfilmlWarning):
+    """A part of the baseline looks as if it should not be learned from."""
+
+
 class StateWarning(ExfilmlWarning):
     """Flows do not follow what a state knows, so that some may count twice."""

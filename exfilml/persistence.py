@@ -54,9 +54,11 @@ from exfilml.exceptions import (
 from exfilml.export import complete_file
 from exfilml.features import Feature, FlowFeatures
 from exfilml.forest import BaselineForest, Trees
-from exfilml.histograms import BINS, MAX_CELLS, Histograms
+from exfilml.histograms import BINS as HISTOGRAM_BINS
+from exfilml.histograms import MAX_CELLS, Histograms
 from exfilml.places import parse_networks
 from exfilml.schema import LAST_YEAR
+from exfilml.stability import BINS, DECILES, Bins
 from exfilml.state import State
 from exfilml.tally import DAYS_KEPT, MAX_KEYS, Tally, combine, hash_names
 
@@ -121,7 +123,10 @@ _TREE_TYPES: Final = {
 }
 _BASELINES: Final = ("baseline", "recent")
 _HISTOGRAM_TYPES: Final = {"cells": "<u8", "counts": "<f8"}
-_LEARNED_PARTS: Final = ("edges", "flows", "cases", "canaries")
+_LEARNED_PARTS: Final = (
+    *("edges", "flows", "cases", "canaries"),
+    *("bin_edges", "bin_counts"),
+)
 _CAPABILITIES: Final = ("volume", "payload")
 _LIBRARIES: Final = ("numpy", "pandas", "scikit-learn", "nfstream")
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -455,6 +460,8 @@ def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
         arrays[f"{name}/cases"] = learned.cases.block
         canaries = learned.forest.reference_scores(_canary_rows(learned.edges))
         arrays[f"{name}/canaries"] = canaries
+        arrays[f"{name}/bin_edges"] = learned.bins.edges.ravel()
+        arrays[f"{name}/bin_counts"] = learned.bins.counts.ravel()
     types = _types(sorted(detector.learned_))
     return {name: arrays[name].astype(dtype) for name, dtype in types.items()}
 
@@ -703,7 +710,7 @@ def _histograms(
         raise ModelFileError(f"{base}: columns differ in length, or are too long.")
     if (cells[1:] <= cells[:-1]).any():
         raise ModelFileError(f"{base}: cells are not in order.")
-    keys, bins = np.divmod(cells, np.uint64(BINS))
+    keys, bins = np.divmod(cells, np.uint64(HISTOGRAM_BINS))
     if (bins > MOST_BIN[spec.values[0]]).any() or (keys.any() and not spec.keys):
         raise ModelFileError(f"{base}: not all are possible cells.")
     # The comparison is false for what is not a number.
@@ -798,4 +805,25 @@ def _learned(
         edges=edges,
         flows=flows,
         cases=cases,
+        bins=_bins(capability, len(features.names), arrays),
     )
+
+
+def _bins(capability: str, n_columns: int, arrays: Mapping[str, NDArray[Any]]) -> Bins:
+    edges, counts = (
+        arrays[f"{capability}/{part}"] for part in ("bin_edges", "bin_counts")
+    )
+    if len(edges) != n_columns * DECILES:
+        raise ModelFileError(f"{capability}: bins do not fit the features")
+    _check_counts(f"{capability}/bin_counts", counts, n_columns * BINS)
+    edges = edges.reshape(n_columns, DECILES)
+    ordered = (np.abs(edges) <= MOST_COUNT).all() and (np.diff(edges) >= 0).all()
+    if not ordered:
+        raise ModelFileError(f"{capability}: edges of bins are not in order")
+    return Bins(edges, counts.reshape(n_columns, BINS))
+
+
+def _check_counts(name: str, counts: NDArray[Any], length: int) -> None:
+    # The comparison is false for what is not a number.
+    if len(counts) != length or not ((counts >= 0) & (counts <= MOST_COUNT)).all():
+        raise ModelFileError(f"{name}: expected {length} possible counts")

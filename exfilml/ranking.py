@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,13 +21,18 @@ import pandas as pd
 from exfilml.baseline import BARE
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
-from exfilml.exceptions import OptionError
+from exfilml.exceptions import OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
 from exfilml.features.accumulation import largest_of_case
 from exfilml.names import Names
 from exfilml.policy import Policy
 from exfilml.ruling import Ruling
-from exfilml.schema import CAPABILITIES, capability_level
+from exfilml.schema import (
+    CAPABILITIES,
+    capability_level,
+    warn_of_doubtful_rows,
+)
+from exfilml.tally import grouped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,6 +94,10 @@ _TEXTS: Final = frozenset(
 )
 
 # A reason that explains less than this is noise to a reader.
+# Of flows, that lead where their host never went before.
+ELSEWHERE_SHARE: Final = 0.9
+LEAST_HOSTS: Final = 5
+LEAST_OVERLAP: Final = 0.01
 LEAST_REASON_BITS: Final = 0.5
 WORTH_TELLING_BITS: Final = 2.0
 
@@ -144,6 +154,7 @@ def score_flows(
     scored, ruling, reached, thresholds = _judged(
         detector, flows, state, alerts_per_day, fdr, policy
     )
+    _warn_if_elsewhere(scored.asked)
     flows = scored.asked.oriented.flows
     alerted = reached & ~ruling.approved
     table = pd.DataFrame(
@@ -196,6 +207,8 @@ def rank_flows(
     scored, ruling, reached, thresholds = _judged(
         detector, flows, state, alerts_per_day, fdr, policy
     )
+    _warn_if_elsewhere(scored.asked)
+    _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
     alerted = reached & ~ruling.approved
     oriented = scored.asked.oriented
@@ -256,6 +269,8 @@ def rank_cases(
     scored, ruling, reached, thresholds = _judged(
         detector, flows, state, alerts_per_day, fdr, policy
     )
+    _warn_if_elsewhere(scored.asked)
+    _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
     alerted = reached & ~ruling.approved
     asked, code = scored.asked, scored.case
@@ -332,6 +347,62 @@ def check_options(
         check_budget(alerts_per_day)
     if fdr is not None:
         check_rate(fdr)
+
+
+def is_elsewhere(asked: Asked) -> str:
+    """Say in a sentence that flows are not of the model's site, else return "".
+
+    So it is if most hosts, and hosts with most of the flows, were never seen; or, as
+    sites share private addresses, if nearly all flows lead to places that their host
+    never used. A few hosts may well all be new, so it takes `LEAST_HOSTS` to say so.
+    """
+    if asked.n_flows < LEAST_HOSTS:
+        return ""
+    first, _ = grouped(asked.observed.hashes["local_ip"])
+    if len(first) < LEAST_HOSTS:
+        return ""
+    new = asked.is_new("host")
+    hosts, flows = float(new[first].mean()), float(new.mean())
+    pairs = float(asked.is_new("host_place").mean())
+    if not ((hosts > 0.5 and flows > 0.5) or pairs > ELSEWHERE_SHARE):
+        return ""
+    return (
+        f"nearly everything is new: the model never saw {int(new[first].sum()):,} of "
+        f"{len(first):,} local hosts, and {pairs:.0%} of flows lead where their host "
+        "never went"
+    )
+
+
+def _warn_if_elsewhere(asked: Asked) -> None:
+    said = is_elsewhere(asked)
+    if said:
+        warnings.warn(
+            f"The flows seem to be of another site than the model's: {said}. Novelty "
+            "then says nothing; train a model on flows of this site. (Or the home "
+            "networks differ: see --home.)",
+            SiteWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
+    """Warn where a ranking is of what the model learned from, or of doubtful rows.
+
+    A conversation that goes on while a baseline ends is no such case: it takes
+    `LEAST_OVERLAP` of the flows.
+    """
+    warn_of_doubtful_rows(flows, stacklevel=4)
+    first, last = detector.window_
+    learned = flows["start"].between(first, last).to_numpy()
+    if learned.sum() > LEAST_OVERLAP * len(learned):
+        warnings.warn(
+            f"{int(learned.sum()):,} of {len(learned):,} flows lie in the time of the "
+            f"model's baseline ({first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC): "
+            "what the model learned from them it finds normal. Rank flows of a later "
+            "time; if these are, look at the clock of the sensor.",
+            SiteWarning,
+            stacklevel=3,
+        )
 
 
 def _judged(

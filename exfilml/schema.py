@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.exceptions import FlowsError, LabelsError
+from exfilml.exceptions import FlowsError, FlowsWarning, LabelsError
 from exfilml.names import Names
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ MAX_DURATION_S: Final = 10 * 365.25 * 86400.0
 # Captures of devices without a clock begin in 1970, and are as good as others.
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2200
+# Clocks that are set by the network agree better.
+DUPLICATE_WITHIN: Final = pd.Timedelta(seconds=1)
+# A few duplicates change no volume that matters.
+LEAST_DUPLICATES: Final = (10, 0.1)
+# No baseline is as long, and no clock as wrong by drifting alone.
+CLOCK_WITHIN: Final = np.timedelta64(366, "D")
 
 
 # Highest possible value by unit; the lowest is 0 for all of them.
@@ -398,6 +405,7 @@ def _impossible(series: pd.Series, column: Column) -> str | None:
     return f"{_count(rows)} {what}: {_examples(series, rows)}"
 
 
+_MIXER: Final = np.uint64(0x9E3779B97F4A7C15)
 _EARLIEST: Final = np.datetime64(f"{FIRST_YEAR}-01-01", "us")
 _TOO_LATE: Final = np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
 
@@ -461,6 +469,87 @@ def capability_level(flows: pd.DataFrame) -> NDArray[np.int64]:
     level[~flows["app"].array.isna()] = 2
     level[~flows["src_sampled_bytes"].array.isna()] = 3
     return level
+
+
+def duplicate_flows(flows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say which rows repeat an earlier one, as where two sensors see the same link.
+
+    A row is a duplicate if another has the same ends, protocol and bytes both ways and
+    starts at most a second earlier, as clocks differ: a conversation that used its
+    ports again so soon would be the same flow. ``flows[~duplicate_flows(flows)]``
+    drops them. Flows that the sensors cut or count differently are not found.
+
+    Parameters
+    ----------
+    flows
+        A flows table.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n_flows,)
+        False for the first of each group.
+    """
+    return _duplicates(validate_flows(flows))
+
+
+def _duplicates(flows: pd.DataFrame) -> NDArray[np.bool_]:
+    same = [*_ENDS, "src_bytes", "dst_bytes"]
+    # Most rows have no equal: only rows whose mixed numbers agree are compared.
+    mixed = np.zeros(len(flows), dtype=np.uint64)
+    for name in same:
+        part = Names.of(flows[name]).codes if name in _ADDRESSES else flows[name]
+        mixed = (mixed ^ np.asarray(part).astype(np.uint64)) * _MIXER
+        mixed ^= mixed >> np.uint64(29)
+    rows = np.flatnonzero(pd.Series(mixed).duplicated(keep=False).to_numpy())
+    some = flows[["start", *same]].iloc[rows].reset_index(drop=True)
+    some = some.sort_values("start", kind="stable")
+    since = some.groupby(same)["start"].diff()
+    repeated = np.zeros(len(flows), dtype=bool)
+    repeated[rows[some.index[since <= DUPLICATE_WITHIN]]] = True
+    return repeated
+
+
+def warn_of_doubtful_rows(flows: pd.DataFrame, stacklevel: int = 3) -> None:
+    """Warn of rows that would distort volumes or time, if they are what they seem.
+
+    Parameters
+    ----------
+    flows
+        A validated flows table.
+    stacklevel
+        Whose line the warning names, as in `warnings.warn`.
+
+    Warns
+    -----
+    FlowsWarning
+        If many rows are duplicates, or some start more than a year from the others.
+    """
+    least, share = LEAST_DUPLICATES
+    if len(flows) < least:
+        return
+    repeated = int(_duplicates(flows).sum())
+    if repeated >= least and repeated > share * len(flows):
+        warnings.warn(
+            f"{repeated:,} of {len(flows):,} rows are duplicates of others (same ends, "
+            "protocol and bytes, starts less than a second apart), as if two sensors "
+            "saw the same link: volumes count twice. Drop them with "
+            "flows[~exfilml.duplicate_flows(flows)].",
+            FlowsWarning,
+            stacklevel=stacklevel,
+        )
+    start = flows["start"].to_numpy(dtype="datetime64[us]")
+    middle = np.partition(start, len(start) // 2)[len(start) // 2]
+    odd = np.abs(start - middle) > CLOCK_WITHIN
+    if odd.any():
+        warnings.warn(
+            f"{int(odd.sum()):,} of {len(flows):,} flows start more than a year from "
+            f"the others (first: {start[odd][0].astype('datetime64[m]')} UTC; median: "
+            f"{middle.astype('datetime64[m]')}): the clock of a sensor is wrong, "
+            "or these are records of several times. Correct or drop them, or give "
+            "one time only.",
+            FlowsWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from exfilml.features import human_bytes
 
 if TYPE_CHECKING:
     from exfilml.blindspots import Blindspots
+    from exfilml.drift import Drift
     from exfilml.evaluation import Evaluation
 
 WIDTH: Final = 110
@@ -164,12 +165,21 @@ def blindspots_text(found: Blindspots) -> str:
         "Smallest upload in a day that alerts 9 times of 10, in so many flows "
         f"(budget: {found.budget:g} alerts a day)"
     )
-    said = [
+    return "\n".join([title, "", *lines, "", *_wrapped(found.lines())]) + "\n"
+
+
+def drift_text(found: Drift) -> str:
+    """Lay out a comparison: the verdict in bold, then what it rests on."""
+    verdict, *lines = _wrapped(found.lines())
+    return "\n".join([click.style(verdict, bold=True), *lines]) + "\n"
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    return [
         wrapped
-        for line in found.lines()
+        for line in lines
         for wrapped in textwrap.wrap(printable(line), WIDTH, subsequent_indent="  ")
     ]
-    return "\n".join([title, "", *lines, "", *said]) + "\n"
 
 
 def card_text(card: dict[str, Any]) -> str:

@@ -295,3 +295,48 @@ def test_a_block_that_is_empty_unordered_or_not_finite_is_refused(block):
 def test_a_block_that_covers_no_time_is_refused(days):
     with pytest.raises(ModelFileError, match="no time"):
         Calibrator(np.array([1.0]), days).check()
+
+
+# --- thefts in the calibration block -------------------------------------------------
+
+
+@SETTINGS
+@given(BLOCKS, st.floats(0.0, 40.0))
+def test_the_score_of_a_suspicion_has_that_suspicion(block, bits):
+    calibrator = Calibrator.fit(block, 1.0)
+    lowest = calibrator.suspicion([calibrator.block[0]])[0]
+    there = calibrator.suspicion([calibrator.score_at(bits)])[0]
+    assert there == pytest.approx(max(bits, lowest), abs=1e-6)
+
+
+@SETTINGS
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 20.0))
+def test_more_thefts_never_lower_a_threshold_inside_the_block(seed, budget):
+    block = np.random.default_rng(seed).exponential(size=400)
+    calibrator = Calibrator.fit(block, 10.0)
+    most = calibrator.withstands(budget)
+    moved = [calibrator.poisoned(k, budget) for k in range(most + 1)]
+    assert (np.diff(moved) >= -1e-9).all()
+
+
+def test_a_theft_in_the_block_moves_the_threshold_by_less_than_a_rank():
+    """By the order statistics: k planted scores shift it k ranks at most."""
+    calibrator = Calibrator.fit(np.random.default_rng(0).exponential(size=999), 10.0)
+    at = calibrator.threshold(2.0)
+    assert calibrator.poisoned(0, 2.0) == pytest.approx(at)
+    ranks = 1000 * (2.0**-at - 2.0 ** -calibrator.poisoned(3, 2.0))
+    assert 0 < ranks <= 3.01
+
+
+@SETTINGS
+@given(st.integers(30, 400), st.floats(0.1, 20.0))
+def test_a_like_theft_alerts_beside_as_many_as_is_said(n, budget):
+    """With one more in the block it would not."""
+    clean = Calibrator.fit(np.arange(float(n)), 10.0)
+    most = clean.withstands(budget)
+    for planted, alerts in ((most, True), (most + 1, False)):
+        if 0 <= planted <= n:
+            block = np.concatenate([clean.block, np.full(planted, 1e6)])
+            p_value = Calibrator.fit(block, 10.0).p_values([1e6])[0]
+            share = min(budget * 10.0 / (n + planted), 0.05)
+            assert (p_value <= share) == alerts

@@ -69,6 +69,57 @@ def test_rank_shows_the_theft_first(site, run):
     assert "302 flows read" in err
 
 
+def test_train_shows_what_it_quarantines(site, run):
+    """The theft is listed, and the model trained without it sees it again."""
+    normal = office(800, days=8)
+    poison = theft(normal, up=2_000_000).assign(start=normal["start"].iloc[300])
+    both = pd.concat([normal, poison], ignore_index=True)
+    write_flows(both, site / "poisoned.parquet")
+    status, out, err = run(
+        "train",
+        site / "poisoned.parquet",
+        "--model",
+        site / "q.exfilml",
+        "--quarantine",
+    )
+    assert status == 0
+    quarantined, left_in = out.split("Left in, because")
+    assert "203.0.113.9" in quarantined.splitlines()[3]
+    assert "203.0.113.9" not in left_in
+    assert "of 801 flows are quarantined" in err
+    status, out, _ = run("rank", site / "today.parquet", "--model", site / "q.exfilml")
+    assert status == 0
+    assert "never seen from 10.20.0.12" in out
+
+
+def test_train_with_too_few_flows_to_quarantine_says_so(site, run):
+    write_flows(office(100), site / "few.parquet")
+    status, out, err = run(
+        "train", site / "few.parquet", "--model", site / "f.exfilml", "--quarantine"
+    )
+    assert (status, out) == (2, "")
+    assert "too few to judge a part of it" in err
+    assert not (site / "f.exfilml").exists()
+
+
+def test_drift_gives_a_verdict(site, run):
+    status, out, _ = run("drift", site / "m.exfilml", site / "today.parquet")
+    assert status == 0
+    assert out.splitlines()[0].startswith("verdict: ")
+    assert "hosts never seen: 0 of 10" in out
+    assert "\x1b[31m" not in out
+    status, out, _ = run("drift", site / "m.exfilml", site / "today.parquet", "--json")
+    assert status == 0
+    assert json.loads(out)["n_flows"] == 302
+
+
+def test_drift_without_flows_says_what_is_missing(site, run):
+    write_flows(office(50).iloc[:0], site / "none.parquet")
+    status, out, err = run("drift", site / "m.exfilml", site / "none.parquet")
+    assert (status, out) == (2, "")
+    assert "no flows to compare" in err
+
+
 def test_rank_remembers_what_a_state_file_keeps(site, run, tmp_path):
     """Written after the first run; a second run over the same flows is warned of."""
     base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")

@@ -63,7 +63,8 @@ def cells(text: str) -> list[list[str]]:
 def rankings() -> dict[str, pd.DataFrame]:
     flows = office(400)
     detector = Detector(random_state=0, n_estimators=10).fit(flows)
-    today = pd.concat([flows, theft(flows)], ignore_index=True)
+    day = office(400, first_day="2026-03-16")
+    today = pd.concat([day, theft(day)], ignore_index=True)
     today.loc[today.index[-1], "server_name"] = "=HYPERLINK(1)\x1b\u202e"
     return {
         "flow": rank_flows(detector, today, alerts_per_day=50),

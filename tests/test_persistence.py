@@ -189,6 +189,7 @@ def test_a_loaded_model_scores_the_same_doubles(payload, tmp_path):
 
 def test_a_model_of_fewer_features_scores_as_it_did(monkeypatch, flows, tmp_path):
     """What later versions add is nothing that an older model asks for."""
+    flows = flows.assign(start=flows["start"] + pd.Timedelta(days=7))
     with monkeypatch.context() as earlier:
         earlier.setattr(features, "FEATURES", features.FEATURES[:-3])
         fitted = Detector(random_state=0, n_estimators=20).fit(office(400))
@@ -573,6 +574,16 @@ def a_cycle(array):
         ("payload/edges", lambda a: a[:-1], "edges do not fit"),
         ("payload/edges", put(0, np.nan), "edges do not fit"),
         ("payload/edges", put(0, np.inf), "edges do not fit"),
+        ("payload/bin_edges", put(3, 1e300), "edges of bins are not in order"),
+        ("payload/bin_edges", put(3, np.nan), "edges of bins are not in order"),
+        ("payload/bin_edges", lambda a: a[::-1], "edges of bins are not in order"),
+        ("payload/bin_edges", lambda a: a[:-1], "bins do not fit"),
+        ("payload/bin_counts", put(0, -1.0), "possible counts"),
+        ("payload/bin_counts", put(0, np.nan), "possible counts"),
+        ("payload/bin_counts", grow, "possible counts"),
+        ("hours", put(0, -1.0), "hours: expected 168 possible counts"),
+        ("hours", put(0, np.inf), "hours: expected 168 possible counts"),
+        ("hours", grow, "hours: expected 168 possible counts"),
         ("payload/flows", lambda a: a[::-1], "not in order"),
         ("payload/flows", lambda a: a[:0], "not in order"),
         ("payload/cases", put(-1, np.inf), "not in order, or not finite"),
@@ -854,7 +865,7 @@ def mutated_array(data: bytes, rng: random.Random):
 
 
 # What a manifest says about a model and its training, without a part in any score.
-NO_PART_IN_SCORES = {"exfilml", "libraries", "window", "flows", "parameters"}
+NO_PART_IN_SCORES = {"exfilml", "libraries", "window", "flows", "parameters", "hours"}
 
 
 def state(detector: Detector):

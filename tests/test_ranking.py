@@ -81,8 +81,8 @@ def test_the_budget_is_shared_by_what_sees_payload_and_what_does_not():
 
 
 def test_cases_show_their_largest_upload_and_distinct_addresses(detector):
-    flows = pd.concat([office(100, seed=1), theft(office(100, seed=1))] * 2)
-    flows = flows.reset_index(drop=True)
+    normal = office(100, seed=1, first_day="2026-03-09")
+    flows = pd.concat([normal, *[theft(normal)] * 2], ignore_index=True)
     big = theft(flows, up=50_000, dst_ip="203.0.113.9")
     flows = pd.concat([flows, big.assign(src_port=4242)], ignore_index=True)
     cases = rank_cases(detector, flows).set_index("case")
@@ -205,7 +205,7 @@ def test_cases_have_the_same_name_in_every_run(detector, flows):
 
 
 def test_a_case_over_changing_ports_has_no_port(detector):
-    normal = office(100, seed=1)
+    normal = office(100, seed=1, first_day="2026-03-09")
     data = pd.concat(
         [
             theft(normal, up=9000, dst_port=p).assign(app="FTP_DATA")

@@ -153,6 +153,9 @@ def zoo():
         return exfilml.read_flows(Path(REAL) / "pcap" / "benign", progress=False)
 
 
+# Captures of many years and sites, and attacks elsewhere.
+@pytest.mark.filterwarnings("ignore::exfilml.exceptions.FlowsWarning")
+@pytest.mark.filterwarnings("ignore::exfilml.exceptions.SiteWarning")
 @pytest.mark.slow
 @needs_real_data
 def test_training_on_all_real_captures_ranks_the_real_attacks(zoo, tmp_path):

@@ -1,0 +1,140 @@
+"""`clean_baseline`: a theft in the baseline is kept out, calibration is not touched."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sites import office, theft
+
+from exfilml import Detector, clean_baseline, rank_cases
+from exfilml.exceptions import (
+    BaselineError,
+    BaselineWarning,
+    CalibrationWarning,
+    FlowsError,
+    OptionError,
+)
+from exfilml.ranking import CASE_COLUMNS
+
+TEMPLATE = Detector(random_state=0, n_estimators=20)
+CALIBRATION_FROM = 0.7
+
+
+def shown(flows, at, **changes):
+    """A theft that starts when the flow at a share of the baseline does."""
+    start = flows["start"].iloc[int(at * len(flows))]
+    return theft(flows, **changes).assign(start=start)
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return office(1500, days=8)
+
+
+@pytest.fixture(scope="module")
+def poisoned(normal):
+    """A baseline with one theft of five flows, in its second fifth."""
+    flows = [
+        shown(normal, 0.3, up=2_000_000).assign(src_port=4000 + k) for k in range(5)
+    ]
+    return pd.concat([normal, *flows], ignore_index=True)
+
+
+def clean(flows, detector=TEMPLATE, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BaselineWarning)
+        return clean_baseline(detector, flows, **options)
+
+
+def test_a_theft_in_the_baseline_is_quarantined_first(poisoned, normal):
+    cleaned = clean(poisoned)
+    assert set(range(len(normal), len(poisoned))) <= set(cleaned.quarantined.index)
+    case = cleaned.cases.iloc[0]
+    assert (case["place"], case["flows"]) == ("203.0.113.9", 5)
+    assert list(cleaned.cases.columns) == list(CASE_COLUMNS)
+
+
+def test_a_model_of_the_cleaned_baseline_sees_the_theft_again(poisoned, normal):
+    again = shown(office(300, first_day="2026-03-16"), 0.5, up=2_000_000)
+    dirty = Detector(random_state=0, n_estimators=20).fit(poisoned)
+    cleaned = clean(poisoned).detector
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        before, after = (rank_cases(d, again) for d in (dirty, cleaned))
+    assert after["suspicion"].iloc[0] > before["suspicion"].iloc[0] + 2
+    assert "never seen from 10.20.0.12" in after["reasons"].iloc[0]
+
+
+def test_the_calibration_block_is_never_touched(normal):
+    """Not even where the theft lies in it; no flow of the last 30 % goes."""
+    late = [
+        shown(normal, 0.9, up=2_000_000).assign(src_port=4000 + k) for k in range(5)
+    ]
+    flows = pd.concat([normal, *late], ignore_index=True)
+    cleaned = clean(flows)
+    ordered = flows.sort_values("start", kind="stable").index
+    calibration = ordered[round(CALIBRATION_FROM * len(flows)) :]
+    assert not set(calibration) & set(cleaned.quarantined.index)
+    assert cleaned.left_in["place"].iloc[0] == "203.0.113.9"
+    assert cleaned.left_in["alert"].all()
+    # And the block of the new detector begins no earlier than the old one did.
+    block = len(cleaned.kept) - round(CALIBRATION_FROM * len(cleaned.kept))
+    assert block <= len(calibration)
+
+
+def test_what_began_in_the_baseline_and_went_on_is_a_habit(normal):
+    """A new place that is used every day from the middle on stays; used once it goes."""
+    strict = Detector(random_state=0, n_estimators=20, alerts_per_day=1)
+    for until, goes in ((0.42, True), (0.99, False)):
+        habit = [
+            shown(normal, at, up=200_000).assign(src_port=4000 + k)
+            for k, at in enumerate(np.linspace(0.4, until, 24))
+        ]
+        flows = pd.concat([normal, *habit], ignore_index=True)
+        cleaned = clean(flows, strict, most=0.05)
+        assert (cleaned.quarantined["dst_ip"] == "203.0.113.9").any() == goes
+
+
+@pytest.mark.parametrize("most", [0.002, 0.005, 0.01, 0.05])
+def test_no_more_is_quarantined_than_allowed_and_it_is_said(poisoned, most):
+    cleaned = clean(poisoned, most=most)
+    assert len(cleaned.quarantined) <= most * len(poisoned)
+    together = pd.concat([cleaned.kept, cleaned.quarantined]).sort_index()
+    assert together.index.equals(poisoned.index)
+    assert cleaned.detector.n_flows_ == len(cleaned.kept)
+    if most == 0.002:
+        with pytest.warns(BaselineWarning, match="more cases of the baseline look"):
+            clean_baseline(TEMPLATE, poisoned, most=most)
+
+
+def test_row_order_and_index_do_not_matter(poisoned):
+    mixed = poisoned.sample(frac=1, random_state=1)
+    named = mixed.set_index(pd.Index([f"row {i}" for i in mixed.index], dtype=object))
+    expected = {f"row {i}" for i in clean(poisoned).quarantined.index}
+    assert set(clean(named).quarantined.index) == expected
+
+
+def test_neither_input_is_changed(poisoned):
+    before = poisoned.copy(deep=True)
+    clean(poisoned)
+    pd.testing.assert_frame_equal(poisoned, before)
+    assert not hasattr(TEMPLATE, "learned_")
+
+
+def test_too_few_flows_are_refused():
+    with pytest.raises(BaselineError, match=r"has 100 flows, too few to judge"):
+        clean_baseline(TEMPLATE, office(100))
+
+
+@pytest.mark.parametrize("most", [0, -0.1, 0.3, float("nan"), "some", None])
+def test_a_bad_limit_is_named(normal, most):
+    with pytest.raises(OptionError, match="most: got"):
+        clean_baseline(TEMPLATE, normal, most=most)
+
+
+def test_a_foreign_table_is_refused():
+    with pytest.raises(FlowsError):
+        clean_baseline(TEMPLATE, pd.DataFrame({"x": [1]}))
