@@ -581,9 +581,6 @@ def a_cycle(array):
         ("payload/bin_counts", put(0, -1.0), "possible counts"),
         ("payload/bin_counts", put(0, np.nan), "possible counts"),
         ("payload/bin_counts", grow, "possible counts"),
-        ("hours", put(0, -1.0), "hours: expected 168 possible counts"),
-        ("hours", put(0, np.inf), "hours: expected 168 possible counts"),
-        ("hours", grow, "hours: expected 168 possible counts"),
         ("payload/flows", lambda a: a[::-1], "not in order"),
         ("payload/flows", lambda a: a[:0], "not in order"),
         ("payload/cases", put(-1, np.inf), "not in order, or not finite"),
@@ -865,7 +862,7 @@ def mutated_array(data: bytes, rng: random.Random):
 
 
 # What a manifest says about a model and its training, without a part in any score.
-NO_PART_IN_SCORES = {"exfilml", "libraries", "window", "flows", "parameters", "hours"}
+NO_PART_IN_SCORES = {"exfilml", "libraries", "window", "flows", "parameters"}
 
 
 def state(detector: Detector):
