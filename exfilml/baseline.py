@@ -25,7 +25,7 @@ from exfilml.histograms import Histograms, upload_bins, upload_of_bin
 from exfilml.names import Names
 from exfilml.places import Oriented, orient
 from exfilml.schema import empty_flows
-from exfilml.state import KINDS, WINDOWS, State, trailing
+from exfilml.state import KINDS, WINDOWS, State, Uploads, trailing
 from exfilml.tally import Tally, combine, day_bits, hash_names
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ SUMMED: Final = {
     "place_hidden": "hidden",
     "case_flows": "hidden",
 }
+# The kinds of key among them; the others are only for new flows.
+COUNTED_KINDS: Final = tuple(dict.fromkeys(what.rsplit("_", 1)[0] for what in SUMMED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ class Baseline:
         state = State()
         known = cls.learn(Observed.of(orient(empty_flows(), home)))
         for flows in chunks:
-            known = known.merge(cls.learn(Observed.of(orient(flows, home), state)))
+            observed = Observed.of(orient(flows, home), state, COUNTED_KINDS)
+            known = known.merge(cls.learn(observed))
         return known
 
     def merge(self, other: Baseline) -> Baseline:
@@ -280,7 +283,12 @@ class Observed:
         return len(self.tie)
 
     @classmethod
-    def of(cls, oriented: Oriented, state: State | None = None) -> Observed:
+    def of(
+        cls,
+        oriented: Oriented,
+        state: State | None = None,
+        kinds: Iterable[str] = tuple(KINDS),
+    ) -> Observed:
         """Prepare what `exfilml.places.orient` gave.
 
         Parameters
@@ -289,6 +297,8 @@ class Observed:
             The flows.
         state
             What came before them; the flows are added to it. `None` for nothing.
+        kinds
+            Kinds of key that uploads are summed under, of `exfilml.state.KINDS`.
         """
         wrappers = wrapper_names(oriented)
         tokens = _tokens(oriented)
@@ -346,23 +356,23 @@ class Observed:
         }
         # Every host looks up names: what they carry counts by place alone.
         of_host = {"hidden": summed["up"] * (bare & oriented.leaves)}
+        keys = {kind: keys[kind] for kind in kinds}
         amounts = {
             kind: np.column_stack(
-                [(of_host if kind == "host" else summed)[a] for a in names]
+                [(of_host if kind == "host" else summed)[a] for a in KINDS[kind]]
             )
-            for kind, names in KINDS.items()
+            for kind in kinds
         }
-        sums = trailing(State() if state is None else state, keys, start, amounts)
+        uploads = Uploads.by_kind(keys, start, amounts)
+        sums = trailing(State() if state is None else state, uploads)
         if state is not None:
-            state.take_in(keys, start, amounts)
-        for kind, of_kind in KINDS.items():
-            counts = {"up": 1.0, "hidden": bare if kind == "host" else values["hidden"]}
-            for amount, told in zip(of_kind, sums[kind], strict=True):
-                speaks = counts.get(amount, values["hidden"])
-                for name, column in zip(
-                    windows_of(f"{kind}_{amount}"), told, strict=True
-                ):
-                    values[name] = column * speaks
+            state.take_in(uploads)
+        for kind in kinds:
+            speaking = bare if kind == "host" else hidden > 0.0
+            for amount, told in zip(KINDS[kind], sums[kind], strict=True):
+                if amount != "up":
+                    told *= speaking
+                values |= dict(zip(windows_of(f"{kind}_{amount}"), told, strict=True))
         day = start // DAY_US
         values |= {"first_day": day, "last_day": day, "days": day_bits(day)}
         hour = start // HOUR_US

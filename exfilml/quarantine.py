@@ -136,7 +136,7 @@ def clean_baseline(
             after[rows] = _margins(judge.fit(flows.iloc[order[end:]]), block)
             if begin > 0:
                 before[rows] = _margins(judge.fit(flows.iloc[order[:begin]]), block)
-    first, case = grouped(case_key(Observed.of(orient(flows, home)).hashes))
+    first, case = grouped(case_key(Observed.of(orient(flows, home), kinds=()).hashes))
     margin = np.full(len(first), -np.inf)
     np.maximum.at(margin, case, after)
     earlier = np.full(len(first), -np.inf)

@@ -49,6 +49,8 @@ KINDS: Final = {
 }
 # Rows of one kind; beyond, the smallest sums are forgotten first.
 MAX_ROWS: Final = 2_000_000
+# Rows that are turned into columns at once.
+BLOCK: Final = 4096
 
 _STEPS: Final = np.array([step for step, _ in WINDOWS.values()], dtype=np.int64)
 _COUNTS: Final = np.array([count for _, count in WINDOWS.values()], dtype=np.int64)
@@ -89,38 +91,29 @@ class Trail:
         sums: NDArray[np.float64],
         latest: int,
     ) -> Self:
-        """Sum up what the windows still need to know when it is `latest`."""
-        keys, times, sums = _needed(keys, times, sums, latest)
-        in_time = np.argsort(times, kind="stable")
-        code, distinct = pd.factorize(keys[in_time])
-        rank = np.empty(len(distinct), dtype=np.int64)
-        rank[np.argsort(distinct)] = np.arange(len(distinct))
-        order = in_time[_by_code(rank[code], len(distinct))]
-        return cls._added(keys, times, sums, order)
+        """Sum up what the windows still need to know when it is `latest`.
 
-    @classmethod
-    def _added(
-        cls,
-        keys: NDArray[np.uint64],
-        times: NDArray[np.int64],
-        sums: NDArray[np.float64],
-        order: NDArray[np.int64],
-    ) -> Self:
-        """Add up rows of the same key and step, which `order` puts side by side."""
-        rows, added = _add_up(keys, times, sums, order)
-        if len(rows) > MAX_ROWS:
-            heavy = np.argsort(-added.max(axis=1), kind="stable")
+        Rows are ordered by key and time.
+        """
+        keys, times, sums = _add_up(keys, times, sums, latest)
+        if len(keys) > MAX_ROWS:
+            heavy = np.argsort(-sums.max(axis=1), kind="stable")
             largest = np.sort(heavy[:MAX_ROWS])
-            rows, added = rows[largest], added[largest]
-        return cls(keys[rows], times[rows], added)
+            keys, times, sums = keys[largest], times[largest], sums[largest]
+        return cls(keys, times, sums)
 
     def merge(self, other: Trail, latest: int) -> Trail:
         """Return the sums of both."""
-        mine, theirs = (_needed(t.keys, t.times, t.sums, latest) for t in (self, other))
         keys, times, sums = (
-            np.concatenate(pair) for pair in zip(mine, theirs, strict=True)
+            np.concatenate(pair)
+            for pair in (
+                (self.keys, other.keys),
+                (self.times, other.times),
+                (self.sums, other.sums),
+            )
         )
-        return self._added(keys, times, sums, _zip(keys, times, len(mine[0])))
+        order = _zip(keys, times, len(self.keys))
+        return self.of(keys[order], times[order], sums.take(order, axis=0), latest)
 
     def only(self, keys: NDArray[np.uint64]) -> Trail:
         """Return the rows of some keys, which are distinct."""
@@ -132,39 +125,46 @@ class Trail:
         return Trail(self.keys[rows], self.times[rows], self.sums[rows])
 
 
-def _needed(
-    keys: NDArray[np.uint64],
-    times: NDArray[np.int64],
-    sums: NDArray[np.float64],
-    latest: int,
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.float64]]:
-    """Leave out what no window needs when it is `latest`; steps become coarser."""
-    times = _coarser(times, latest)
-    stays = latest // _STEPS[-1] - times // _STEPS[-1] < _COUNTS[-1]
-    # What carries nothing need not be kept.
-    stays &= sums @ np.ones(sums.shape[1]) > 0.0
-    return keys[stays], times[stays], sums.compress(stays, axis=0)
-
-
 @compiled
 def _add_up(
     keys: NDArray[np.uint64],
     times: NDArray[np.int64],
     sums: NDArray[np.float64],
-    order: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the first row of each key and time, in order, and their sums."""
-    n_amounts = sums.shape[1]
-    rows = np.empty(len(order), dtype=np.int64)
-    added = np.zeros((len(order), n_amounts))
+    latest: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.float64]]:
+    """Add up rows of the same key and step, which are ordered by key and time.
+
+    What has left a window need not be known in that window's steps: it is kept in
+    those of the next. What has left all of them, or carries nothing, is left out.
+    """
+    n_rows, n_amounts = sums.shape
+    # When each window begins.
+    begin = (latest // _STEPS - _COUNTS + 1) * _STEPS
+    kept_keys = np.empty(n_rows, dtype=np.uint64)
+    kept_times = np.empty(n_rows, dtype=np.int64)
+    added = np.empty((n_rows, n_amounts))
     last = -1
-    for row in order:
-        if last < 0 or keys[row] != keys[rows[last]] or times[row] != times[rows[last]]:
-            last += 1
-            rows[last] = row
+    for row in range(n_rows):
+        time = times[row]
+        carried = 0.0
         for a in range(n_amounts):
-            added[last, a] += sums[row, a]
-    return rows[: last + 1].copy(), added[: last + 1].copy()
+            carried += sums[row, a]
+        if time < begin[-1] or carried <= 0.0:
+            continue
+        level = 0
+        while time < begin[level]:
+            level += 1
+        time -= time % _STEPS[level]
+        if last < 0 or keys[row] != kept_keys[last] or time != kept_times[last]:
+            last += 1
+            kept_keys[last], kept_times[last] = keys[row], time
+            for a in range(n_amounts):
+                added[last, a] = sums[row, a]
+        else:
+            for a in range(n_amounts):
+                added[last, a] += sums[row, a]
+    n_kept = last + 1
+    return kept_keys[:n_kept].copy(), kept_times[:n_kept].copy(), added[:n_kept].copy()
 
 
 @compiled
@@ -191,16 +191,56 @@ def _zip(
     return order
 
 
-def _coarser(times: NDArray[np.int64], latest: int) -> NDArray[np.int64]:
-    """Begin the step that each time is kept in when it is `latest`.
+@dataclass(frozen=True, eq=False)
+class Uploads:
+    """What flows send, in order of key and time.
 
-    What has left a window need not be known in that window's steps.
+    Attributes
+    ----------
+    rows
+        int64, shape (n_flows,): which flow each is.
+    keys
+        uint64, shape (n_flows,).
+    start
+        int64, shape (n_flows,): microseconds from 1970.
+    amounts
+        float64, shape (n_flows, n_amounts).
     """
-    begin: NDArray[np.int64] = times - times % _STEPS[0]
-    for step, count, coarse in zip(_STEPS, _COUNTS, _STEPS[1:], strict=False):
-        left = latest // step - times // step >= count
-        begin = np.where(left, times - times % coarse, begin)
-    return begin
+
+    rows: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    start: NDArray[np.int64]
+    amounts: NDArray[np.float64]
+
+    @classmethod
+    def by_kind(
+        cls,
+        keys: Mapping[str, NDArray[np.uint64]],
+        start: NDArray[np.int64],
+        amounts: Mapping[str, NDArray[np.float64]],
+    ) -> dict[str, Self]:
+        """Order flows by key and time, for each kind of key.
+
+        Parameters
+        ----------
+        keys
+            By kind, what each flow is summed under, shape (n_flows,).
+        start
+            Start of each flow, microseconds from 1970, shape (n_flows,).
+        amounts
+            By kind, what is summed: whole numbers from 0 on, below 2^53 in all, so
+            that sums are exact in any order; shape (n_flows, n_amounts).
+        """
+        in_time = np.argsort(start, kind="stable")
+        uploads = {}
+        for kind, of_kind in keys.items():
+            code, distinct = pd.factorize(of_kind[in_time])
+            rank = np.empty(len(distinct), dtype=np.int64)
+            rank[np.argsort(distinct)] = np.arange(len(distinct))
+            rows = in_time[_by_code(rank[code], len(distinct))]
+            sent = amounts[kind].take(rows, axis=0)
+            uploads[kind] = cls(rows, of_kind[rows], start[rows], sent)
+        return uploads
 
 
 class State:
@@ -236,22 +276,16 @@ class State:
         """Number of sums kept."""
         return sum(len(t.keys) for trails in self.trails.values() for t in trails)
 
-    def take_in(
-        self,
-        keys: Mapping[str, NDArray[np.uint64]],
-        start: NDArray[np.int64],
-        amounts: Mapping[str, NDArray[np.float64]],
-    ) -> None:
-        """Remember flows; parameters as of `trailing`."""
-        if len(start) == 0:
-            return
-        seconds = start // 1_000_000
-        self.note(int(seconds.min()), int(seconds.max()))
-        assert self.latest is not None
-        for kind, trails in self.trails.items():
-            self.append(
-                trails, Trail.of(keys[kind], seconds, amounts[kind], self.latest)
-            )
+    def take_in(self, uploads: Mapping[str, Uploads]) -> None:
+        """Remember flows, by kind of key."""
+        for kind, new in uploads.items():
+            if len(new.rows) == 0:
+                continue
+            seconds = new.start // 1_000_000
+            self.note(int(seconds.min()), int(seconds.max()))
+            assert self.latest is not None
+            trail = Trail.of(new.keys, seconds, new.amounts, self.latest)
+            self.append(self.trails[kind], trail)
 
     def merge(self, other: State) -> State:
         """Return the state of the flows of both, such as of two sensors."""
@@ -279,17 +313,13 @@ class State:
             trails.append(new)
 
     def only(self, kind: str, keys: NDArray[np.uint64]) -> Trail:
-        """Return what is known of some keys of a kind."""
-        trails = self.trails[kind]
-        if not trails:
-            return Trail.empty(kind)
-        distinct = np.sort(pd.unique(keys))
-        found = [trail.only(distinct) for trail in trails]
-        return Trail(
-            np.concatenate([t.keys for t in found]),
-            np.concatenate([t.times for t in found]),
-            np.concatenate([t.sums for t in found]),
-        )
+        """Return what is known of some keys of a kind, which are ordered."""
+        known = Trail.empty(kind)
+        distinct = keys[np.flatnonzero(np.diff(keys, prepend=~keys[:1]))]
+        for trail in self.trails[kind]:
+            assert self.latest is not None
+            known = known.merge(trail.only(distinct), self.latest)
+        return known
 
     def to_bytes(self) -> bytes:
         """Return the state as bytes: a zip of plain arrays, no pickle."""
@@ -390,10 +420,7 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def trailing(
-    state: State,
-    keys: Mapping[str, NDArray[np.uint64]],
-    start: NDArray[np.int64],
-    amounts: Mapping[str, NDArray[np.float64]],
+    state: State, uploads: Mapping[str, Uploads]
 ) -> dict[str, NDArray[np.float32]]:
     """Return sums over the windows up to and including the start of each flow.
 
@@ -403,36 +430,30 @@ def trailing(
     ----------
     state
         What came before; it is not changed.
-    keys
-        By kind, what each flow is summed under, shape (n_flows,).
-    start
-        Start of each flow, microseconds from 1970, shape (n_flows,).
-    amounts
-        By kind, what is summed: whole numbers from 0 on, below 2^53 in all, so that
-        sums are exact in any order; shape (n_flows, n_amounts).
+    uploads
+        The flows, by kind of key.
 
     Returns
     -------
     dict of str to numpy.ndarray
         By kind: log2(1 + sum), float32 of shape (n_amounts, n_windows, n_flows).
     """
-    steps, counts = np.array(list(WINDOWS.values()), dtype=np.int64).T
     found = {}
-    for kind, names in KINDS.items():
-        before = state.only(kind, keys[kind])
-        whose = np.concatenate([before.keys, keys[kind]])
-        when = np.concatenate([before.times * 1_000_000, start])
-        what = np.concatenate([before.sums, amounts[kind]])
-        in_time = np.argsort(when, kind="stable")
-        code, distinct = pd.factorize(whose[in_time])
-        order = in_time[_by_code(code, len(distinct))]
-        whose, when = whose[order], when[order]
-        # numpy divides by one number several times as fast as by an array of them.
-        step = np.stack([when // (s * 1_000_000) for s in steps.tolist()], axis=1)
-        told = np.empty((len(order), len(names), len(WINDOWS)), dtype=np.float32)
-        _slide(whose, when, step, what.take(order, axis=0), order, counts, told)
-        of_flows = told[len(before.keys) :].transpose(1, 2, 0)
-        found[kind] = np.log2(1.0 + of_flows)
+    for kind, new in uploads.items():
+        known = state.only(kind, new.keys)
+        whose = np.concatenate([known.keys, new.keys])
+        when = np.concatenate([known.times * 1_000_000, new.start])
+        what = np.concatenate([known.sums, new.amounts])
+        order = _zip(whose, when, len(known.keys))
+        n_flows, n_amounts = new.amounts.shape
+        told = np.empty((n_flows, n_amounts * len(WINDOWS)), dtype=np.float32)
+        _slide(whose, when, what, order, new.rows, told)
+        bits = np.empty(told.shape[::-1], dtype=np.float32)
+        # Turned block by block, rows become columns within the processor's cache.
+        for first in range(0, n_flows, BLOCK):
+            block = slice(first, first + BLOCK)
+            bits[:, block] = np.log2(1.0 + told[block].T)
+        found[kind] = bits.reshape(n_amounts, len(WINDOWS), n_flows)
     return found
 
 
@@ -454,39 +475,53 @@ def _by_code(code: NDArray[np.int64], n_codes: int) -> NDArray[np.int64]:
 def _slide(
     whose: NDArray[np.uint64],
     when: NDArray[np.int64],
-    step: NDArray[np.int64],
     what: NDArray[np.float64],
     order: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    rows: NDArray[np.int64],
     told: NDArray[np.float32],
 ) -> None:
-    """Slide each window over the rows, which are ordered by key and time.
+    """Slide each window over what is known and the flows, ordered by key and time.
 
-    `step` is the number of the step that each row lies in, by window. Sums of
-    row r go to ``told[order[r]]``.
+    Flows are the last of the entries; the sums of flow i go to ``told[rows[i]]``,
+    window by window of each amount.
     """
-    n_rows, n_amounts = what.shape
-    n_windows = len(counts)
+    n_entries, n_amounts = what.shape
+    n_windows = len(_STEPS)
+    n_known = n_entries - len(rows)
+    micros = _STEPS * 1_000_000
     head = np.zeros(n_windows, dtype=np.int64)
-    running = np.zeros((n_amounts, n_windows))
+    # When the current step of each window ends.
+    until = np.zeros(n_windows, dtype=np.int64)
+    running = np.zeros(n_amounts * n_windows)
     first = 0
-    while first < n_rows:
-        if first == 0 or whose[first] != whose[first - 1]:
+    while first < n_entries:
+        key, now = whose[order[first]], when[order[first]]
+        if first == 0 or key != whose[order[first - 1]]:
             head[:] = first
             running[:] = 0.0
+            until[:] = now
         stop = first
         while (
-            stop < n_rows and whose[stop] == whose[first] and when[stop] == when[first]
+            stop < n_entries and whose[order[stop]] == key and when[order[stop]] == now
         ):
             for a in range(n_amounts):
                 for w in range(n_windows):
-                    running[a, w] += what[stop, a]
+                    running[a * n_windows + w] += what[order[stop], a]
             stop += 1
         for w in range(n_windows):
-            while step[head[w], w] <= step[first, w] - counts[w]:
+            # Nothing leaves a window before its next step, nor when it is new.
+            if head[w] == first or now < until[w]:
+                continue
+            step = now // micros[w]
+            until[w] = (step + 1) * micros[w]
+            begin = (step - _COUNTS[w] + 1) * micros[w]
+            while when[order[head[w]]] < begin:
                 for a in range(n_amounts):
-                    running[a, w] -= what[head[w], a]
+                    running[a * n_windows + w] -= what[order[head[w]], a]
                 head[w] += 1
-        for r in range(first, stop):
-            told[order[r]] = running
+        for entry in range(first, stop):
+            if order[entry] >= n_known:
+                row = rows[order[entry] - n_known]
+                for i in range(n_amounts * n_windows):
+                    told[row, i] = running[i]
         first = stop

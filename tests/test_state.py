@@ -15,7 +15,7 @@ from sites import office, theft
 import exfilml.state
 from exfilml import Detector, rank_cases, rank_flows, score_flows
 from exfilml.exceptions import StateError, StateWarning
-from exfilml.state import KINDS, WINDOWS, State, trailing
+from exfilml.state import KINDS, WINDOWS, State, Uploads, trailing
 
 DAY = 86_400
 
@@ -43,8 +43,9 @@ def told(state, start, key, up):
     """All kinds under the same key, every amount alike."""
     keys = dict.fromkeys(KINDS, key)
     amounts = {k: np.column_stack([up] * len(names)) for k, names in KINDS.items()}
-    sums = trailing(state, keys, start, amounts)
-    state.take_in(keys, start, amounts)
+    uploads = Uploads.by_kind(keys, start, amounts)
+    sums = trailing(state, uploads)
+    state.take_in(uploads)
     return sums
 
 
