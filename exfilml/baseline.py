@@ -370,9 +370,9 @@ class Observed:
         for kind in kinds:
             speaking = bare if kind == "host" else hidden > 0.0
             for amount, told in zip(KINDS[kind], sums[kind], strict=True):
-                if amount != "up":
-                    told *= speaking
-                values |= dict(zip(windows_of(f"{kind}_{amount}"), told, strict=True))
+                spoken = told if amount == "up" else told * speaking
+                names_of = windows_of(f"{kind}_{amount}")
+                values |= dict(zip(names_of, spoken, strict=True))
         day = start // DAY_US
         values |= {"first_day": day, "last_day": day, "days": day_bits(day)}
         hour = start // HOUR_US

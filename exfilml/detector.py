@@ -53,10 +53,11 @@ import pandas as pd
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from exfilml._jit import compiled
 from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
 from exfilml.exceptions import BaselineError, CapabilityWarning, StateWarning
-from exfilml.features import BLOCK, FAMILIES, Asked, FlowFeatures
+from exfilml.features import FAMILIES, Asked, FlowFeatures
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.forest import BaselineForest
 from exfilml.places import infer_networks, orient, parse_networks, stays_inside
@@ -120,24 +121,38 @@ class Learned:
         if len(evidence) == 0:
             return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
         anomaly = -self.forest.monotone_scores(evidence)
-        tails = np.zeros_like(evidence)
-        # Block by block, what lies between stays in the processor's cache.
-        for first in range(0, len(evidence), BLOCK):
-            rows = slice(first, first + BLOCK)
-            self._fill_tails(evidence[rows], tails[rows])
+        tails = _tails(evidence, self.edges, self.features.families, len(FAMILIES))
         return Parts(evidence, (anomaly - self.centre) * self.scale, tails)
 
-    def _fill_tails(
-        self, evidence: NDArray[np.float64], tails: NDArray[np.float64]
-    ) -> None:
-        beyond = np.nan_to_num(np.maximum(evidence - self.edges, 0.0))
-        rows = np.arange(len(evidence))
-        for family in range(len(FAMILIES)):
-            columns = np.flatnonzero(self.features.families == family)
-            if len(columns):
-                # Columns of a family see the same thing: only the strongest counts.
-                strongest = columns[np.argmax(beyond[:, columns], axis=1)]
-                tails[rows, strongest] = beyond[rows, strongest]
+
+@compiled
+def _tails(
+    evidence: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    families: NDArray[np.int64],
+    n_families: int,
+) -> NDArray[np.float64]:
+    """Return the bits beyond the edge of the strongest column of each family.
+
+    Columns of a family see the same thing: only the strongest counts, the first
+    among equals. Zeros elsewhere and where a column cannot be judged.
+    """
+    tails = np.zeros(evidence.shape)
+    most = np.empty(n_families)
+    strongest = np.empty(n_families, dtype=np.int64)
+    for row in range(len(evidence)):
+        most[:] = 0.0
+        for column in range(len(edges)):
+            beyond = evidence[row, column] - edges[column]
+            family = families[column]
+            # Not so for NaN.
+            if beyond > most[family]:
+                most[family] = beyond
+                strongest[family] = column
+        for family in range(n_families):
+            if most[family] > 0.0:
+                tails[row, strongest[family]] = most[family]
+    return tails
 
 
 @dataclass(frozen=True)
@@ -649,7 +664,8 @@ def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
     """Name the windows that reach back beyond the first flow that is known."""
     if len(flows) == 0:
         return ()
-    first, last = flows["start"].min().timestamp(), flows["start"].max().timestamp()
+    start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    first, last = start.min() / 1e6, start.max() / 1e6
     if state is not None and state.earliest is not None and state.latest is not None:
         if first < state.latest:
             begin, end = (

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.exceptions import FlowsError, FlowsWarning, LabelsError
-from exfilml.names import Names
+from exfilml.names import FEW, Names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -211,6 +211,7 @@ _BOUNDED: Final = tuple(
     for c in COLUMNS
     if c.high is not None or c.name in {"start", *_ADDRESSES, *_ENUMS}
 )
+_HIGHEST: Final = {c.name: c.high for c in COLUMNS if c.high is not None}
 
 
 def empty_flows() -> pd.DataFrame:
@@ -298,8 +299,20 @@ def _is_flows_table(flows: pd.DataFrame) -> bool:
         and given.name is None
         and given.tolist()[: len(COLUMNS)] == _NAMES
         and flows.dtypes.tolist()[: len(COLUMNS)] == _TYPES
-        and not any(_impossible(flows[column.name], column) for column in _BOUNDED)
+        and _in_bounds(flows)
     )
+
+
+def _in_bounds(flows: pd.DataFrame) -> bool:
+    """Whether the values of typed columns can be."""
+    bounded = _BOUNDED
+    if len(flows) <= FEW:
+        # At once: to fetch column by column takes longer than to look at few rows.
+        bounded = tuple(c for c in _BOUNDED if c.name not in _HIGHEST)
+        counts = flows[list(_HIGHEST)].to_numpy(dtype="float64", na_value=np.nan)
+        if ((counts < 0) | (counts > list(_HIGHEST.values()))).any():
+            return False
+    return not any(_impossible(flows[column.name], column) for column in bounded)
 
 
 def _absent(dtype: Any, index: pd.Index) -> pd.Series:
