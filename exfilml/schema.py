@@ -211,7 +211,7 @@ _BOUNDED: Final = tuple(
     for c in COLUMNS
     if c.high is not None or c.name in {"start", *_ADDRESSES, *_ENUMS}
 )
-_HIGHEST: Final = {c.name: c.high for c in COLUMNS if c.high is not None}
+_MOST: Final = {c.name: c.high for c in COLUMNS if c.high is not None}
 
 
 def empty_flows() -> pd.DataFrame:
@@ -308,9 +308,9 @@ def _in_bounds(flows: pd.DataFrame) -> bool:
     bounded = _BOUNDED
     if len(flows) <= FEW:
         # At once: to fetch column by column takes longer than to look at few rows.
-        bounded = tuple(c for c in _BOUNDED if c.name not in _HIGHEST)
-        counts = flows[list(_HIGHEST)].to_numpy(dtype="float64", na_value=np.nan)
-        if ((counts < 0) | (counts > list(_HIGHEST.values()))).any():
+        bounded = tuple(c for c in _BOUNDED if c.name not in _MOST)
+        counts = flows[list(_MOST)].to_numpy(dtype="float64", na_value=np.nan)
+        if ((counts < 0) | (counts > list(_MOST.values()))).any():
             return False
     return not any(_impossible(flows[column.name], column) for column in bounded)
 

@@ -490,38 +490,42 @@ def _slide(  # noqa: C901
     n_known = n_entries - len(rows)
     micros = _STEPS * 1_000_000
     head = np.zeros(n_windows, dtype=np.int64)
-    # When the current step of each window ends.
-    until = np.zeros(n_windows, dtype=np.int64)
+    # What is younger than this has left no window.
+    safe = (_COUNTS - 1) * micros
     running = np.zeros(n_amounts * n_windows)
     first = 0
+    previous = np.uint64(0)
     while first < n_entries:
-        key, now = whose[order[first]], when[order[first]]
-        if first == 0 or key != whose[order[first - 1]]:
-            head[:] = first
-            running[:] = 0.0
-            until[:] = now
+        entry = order[first]
+        key, now = whose[entry], when[entry]
+        if first == 0 or key != previous:
+            previous = key
+            for w in range(n_windows):
+                head[w] = first
+            for i in range(len(running)):
+                running[i] = 0.0
         stop = first
-        while (
-            stop < n_entries and whose[order[stop]] == key and when[order[stop]] == now
-        ):
+        while stop < n_entries:
+            entry = order[stop]
+            if whose[entry] != key or when[entry] != now:
+                break
             for a in range(n_amounts):
-                for w in range(n_windows):
-                    running[a * n_windows + w] += what[order[stop], a]
+                amount = what[entry, a]
+                if amount > 0.0:
+                    for w in range(n_windows):
+                        running[a * n_windows + w] += amount
             stop += 1
         for w in range(n_windows):
-            # Nothing leaves a window before its next step, nor when it is new.
-            if head[w] == first or now < until[w]:
+            if now - when[order[head[w]]] < safe[w]:
                 continue
-            step = now // micros[w]
-            until[w] = (step + 1) * micros[w]
-            begin = (step - _COUNTS[w] + 1) * micros[w]
+            begin = (now // micros[w] - _COUNTS[w] + 1) * micros[w]
             while when[order[head[w]]] < begin:
                 for a in range(n_amounts):
                     running[a * n_windows + w] -= what[order[head[w]], a]
                 head[w] += 1
-        for entry in range(first, stop):
-            if order[entry] >= n_known:
-                row = rows[order[entry] - n_known]
-                for i in range(n_amounts * n_windows):
+        for at in range(first, stop):
+            if order[at] >= n_known:
+                row = rows[order[at] - n_known]
+                for i in range(len(running)):
                     told[row, i] = running[i]
         first = stop

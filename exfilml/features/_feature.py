@@ -53,6 +53,12 @@ class Asked:
     _taken: dict[tuple[str, str], NDArray[np.float64]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _new: dict[str, NDArray[np.bool_]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _beyond: list[NDArray[np.float64]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def told(self) -> Asked:
@@ -82,11 +88,13 @@ class Asked:
 
     def is_new(self, tally: str) -> NDArray[np.bool_]:
         """Say of which flows the key in a table was never seen at all."""
-        new: NDArray[np.bool_] = self.rows(tally) < 0
-        if new.any():
-            late = self.known.tables[tally].find(self.keys(tally)[new])
-            new[new] = late < 0
-        return new
+        if tally not in self._new:
+            new: NDArray[np.bool_] = self.rows(tally) < 0
+            if new.any():
+                late = self.known.tables[tally].find(self.keys(tally)[new])
+                new[new] = late < 0
+            self._new[tally] = new
+        return self._new[tally]
 
     def tally(self, name: str) -> Tally:
         """Return a table of the baseline."""
@@ -120,6 +128,21 @@ class Asked:
         """Uploaded bytes as log2(1 + bytes), shape (n_flows,)."""
         return self.observed.values["bits"]
 
+    @property
+    def beyond_usual(self) -> NDArray[np.float64]:
+        """log2 upload above the mean of the service, blended with the site's.
+
+        In doublings, shape (n_flows,). What is odd about a conversation is evidence
+        of theft as far as something goes out.
+        """
+        if not self._beyond:
+            usual: NDArray[np.float64] | float = 0.0
+            for level in ("site", "service"):
+                count, total = self.take(level, "n", "bits")
+                usual = blend(count, total / np.maximum(count, 1.0), usual)
+            self._beyond.append(np.maximum(self.bits - usual, 0.0))
+        return self._beyond[0]
+
     def is_true(self, flag: str) -> NDArray[np.bool_]:
         """Return a flag of `Observed`: ``visible``, ``judged``, ``concealed``, ``bare``.
 
@@ -127,18 +150,6 @@ class Asked:
         """
         flags: NDArray[np.bool_] = self.observed.values[flag] > 0
         return flags
-
-
-def beyond_usual(asked: Asked) -> NDArray[np.float64]:
-    """log2 upload above the mean of the service, blended with the site's, in doublings.
-
-    What is odd about a conversation is evidence of theft as far as something goes out.
-    """
-    usual: NDArray[np.float64] | float = 0.0
-    for level in ("site", "service"):
-        count, total = asked.take(level, "n", "bits")
-        usual = blend(count, total / np.maximum(count, 1.0), usual)
-    return np.maximum(asked.bits - usual, 0.0)
 
 
 # What is worth a reader's time, by unit.

@@ -16,7 +16,6 @@ import numpy as np
 from exfilml.features._feature import (
     Asked,
     Feature,
-    beyond_usual,
     column,
     surprise,
 )
@@ -40,7 +39,7 @@ def conduct(asked: Asked) -> NDArray[np.float64]:
     (count,) = asked.take("service", "n")
     (same,) = asked.take("service_conduct", "n")
     share = (same + PRIOR_COUNT * general) / (count + PRIOR_COUNT)
-    bits = np.minimum(surprise(share), beyond_usual(asked))
+    bits = np.minimum(surprise(share), asked.beyond_usual)
     return np.where(asked.observed.hashes["conduct"] == 0, np.nan, bits)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 from exfilml.features._feature import (
     Asked,
     Feature,
-    beyond_usual,
     blend,
     column,
     surprise,
@@ -34,6 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Tables whose keys are the first parts of others' keys.
+_FIRST: Final = {"local_ip": "host", "service": "service"}
+
+
 def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     """Bits of surprise where the flow's key of `table` was never seen, else 0.
 
@@ -41,25 +44,34 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     table's key), blended with that of the whole site.
     """
     tally = asked.tally(table)
-    site = tally.unseen_share
-    chance: NDArray[np.float64] | float = site
-    if level is not None:
+    bits: NDArray[np.float64] = surprise(np.array(tally.unseen_share))
+    if level in _FIRST:
+        firsts = _FIRST[level]
+        bits = _by_row(tally, asked.tally(firsts))[asked.rows(firsts)]
+    elif level is not None:
         # What a key that was never seen leaves is the site's.
-        chance = _lookup(*_unseen_by_first(tally), asked.observed.hashes[level], site)
-    bits = np.minimum(surprise(np.asarray(chance)), beyond_usual(asked))
-    return np.where(asked.is_new(table), bits, 0.0)
+        bits = _lookup(*_by_first(tally), asked.observed.hashes[level], float(bits))
+    return np.where(asked.is_new(table), np.minimum(bits, asked.beyond_usual), 0.0)
 
 
-def _unseen_by_first(
-    tally: Tally,
-) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-    """Chance of something unseen by the first part of a table's keys."""
+def _by_first(tally: Tally) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """Surprise at something unseen, in bits, by the first part of a table's keys."""
     if ("unseen",) not in tally.derived:
         who, total, once = tally.by_first
-        own = (once + 1.0) / (total + 2.0)
-        tally.derived["unseen",] = (who, blend(total, own, tally.unseen_share))
-    who, chance = tally.derived["unseen",]
-    return who, chance
+        chance = blend(total, (once + 1.0) / (total + 2.0), tally.unseen_share)
+        tally.derived["unseen",] = (who, surprise(chance))
+    who, bits = tally.derived["unseen",]
+    return who, bits
+
+
+def _by_row(tally: Tally, firsts: Tally) -> NDArray[np.float64]:
+    """As `_by_first`, for the rows of the table of first parts and one that has none."""
+    if ("unseen", "rows") not in tally.derived:
+        site = float(surprise(np.array(tally.unseen_share)))
+        bits = _lookup(*_by_first(tally), firsts.first, site)
+        tally.derived["unseen", "rows"] = (np.append(bits, site),)
+    (by_row,) = tally.derived["unseen", "rows"]
+    return by_row
 
 
 def _lookup(

@@ -13,7 +13,6 @@ from exfilml.features._feature import (
     BLEND,
     Asked,
     Feature,
-    beyond_usual,
     column,
     surprise,
 )
@@ -46,7 +45,7 @@ def odd_hour(asked: Asked) -> NDArray[np.float64]:
     share = (near + 1.0) / (site.sum() + 2.0)
     own, total = _activity(asked)
     chance = np.minimum((own + BLEND * share[hour]) / (total + BLEND), 1.0)
-    return np.minimum(surprise(chance), beyond_usual(asked))
+    return np.minimum(surprise(chance), asked.beyond_usual)
 
 
 def _say_odd_hour(asked: Asked) -> list[str]:
