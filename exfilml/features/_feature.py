@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exfilml.baseline import TABLES, Baseline, Observed
+from exfilml.baseline import TABLES, Baseline, Observed, windows_of
 from exfilml.places import Oriented
 from exfilml.tally import Tally, combine
 
@@ -132,13 +132,15 @@ class Asked:
 def beyond_usual(asked: Asked) -> NDArray[np.float64]:
     """log2 upload above the mean of the service, blended with the site's, in doublings.
 
-    What is odd about a conversation is evidence of theft as far as something goes out.
+    What is odd about a conversation is evidence of theft as far as something goes out:
+    by itself, or by what its case added up to in 14 days.
     """
     usual: NDArray[np.float64] | float = 0.0
     for level in ("site", "service"):
         count, total = asked.take(level, "n", "bits")
         usual = blend(count, total / np.maximum(count, 1.0), usual)
-    return np.maximum(asked.bits - usual, 0.0)
+    summed = asked.observed.values[windows_of("case_up")[-1]]
+    return np.maximum(np.maximum(asked.bits, summed) - usual, 0.0)
 
 
 # What is worth a reader's time, by unit.

@@ -31,8 +31,9 @@ def conduct(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(how the conversation went, who spoke first | service), in bits.
 
     The smoothed share of the service's flows: prior with 2 pseudo-counts from the
-    whole site; no more than the upload exceeds the mean of the service, doubling for
-    bit: a scan breaks every rule and carries nothing. NaN where the source says neither.
+    whole site. No more than upload goes beyond what is usual, doubling for bit (see
+    `beyond_usual`): a scan breaks every rule and carries nothing. NaN where the source
+    says neither.
     """
     (total,) = asked.take("site", "n")
     (anywhere,) = asked.take("conduct", "n")
