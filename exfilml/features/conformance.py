@@ -49,7 +49,7 @@ def _say_conduct(asked: Asked) -> list[str]:
     (count,) = asked.take("service", "n")
     (same,) = asked.take("service_conduct", "n")
     return [
-        f"conversation {how} ({k:.0f} of {n:.0f} flows over {service} in the baseline)"
+        f"conversation {(how or 'unknown').replace('_', '-')} ({k:.0f} of {n:.0f} flows over {service} in the baseline)"
         for how, service, n, k in zip(
             asked.observed.names["conduct"].tolist(),
             column(asked, "service"),
