@@ -454,7 +454,7 @@ class Ruling:
         hashes = self._asked.observed.hashes
         keys = case_key({name: column[rows] for name, column in hashes.items()})
         whose = pd.Series(host, index=keys)
-        trail = state.only("case", keys)
+        trail = state.only("case", np.sort(keys))
         # Each step of a state lies within one UTC day.
         before = pd.DataFrame(
             {
@@ -482,25 +482,32 @@ class _Sides:
     local: Names
     remote: Names
     service: Names
+    place: Names
+    server_name: Names
     local_numbers: NDArray[np.uint64]
     remote_numbers: NDArray[np.uint64]
     outbound: NDArray[np.bool_]
+    inbound: NDArray[np.bool_]
 
     @classmethod
     def of(cls, asked: Asked) -> _Sides:
         oriented = asked.oriented
         local, remote = oriented.names("local_ip"), oriented.names("remote_ip")
-        outbound = oriented.names("direction").each(
-            lambda way: way == "outbound", missing=False
+        direction = oriented.names("direction")
+        outbound, inbound = (
+            direction.each(way.__eq__, missing=False) for way in ("outbound", "inbound")
         )
         return cls(
             asked,
             local,
             remote,
             asked.observed.names["service"],
+            oriented.names("place"),
+            oriented.names("server_name"),
             address_numbers(local.texts),
             address_numbers(remote.texts),
             outbound & oriented.leaves,
+            inbound,
         )
 
     def local_in(self, networks: Networks) -> NDArray[np.bool_]:
@@ -525,10 +532,7 @@ class _Sides:
 
     def meant(self, approval: Approval) -> NDArray[np.bool_]:
         """Say which flows are what an approval names, whatever they carry."""
-        oriented = self.asked.oriented
-        meant: NDArray[np.bool_] = oriented.names("direction").each(
-            lambda way: way != "inbound", missing=False
-        )
+        meant: NDArray[np.bool_] = ~self.inbound
         if approval.hosts:
             meant = meant & self.local_in(approval.hosts)
         if approval.services:
@@ -540,10 +544,9 @@ class _Sides:
         if approval.places:
             whole = frozenset(filter(is_registered_domain, approval.places))
             below = tuple(approval.places - whole)
-            there = oriented.names("place").each(whole.__contains__, missing=False)
+            there = self.place.each(whole.__contains__, missing=False)
             if below:
-                named = oriented.names("server_name")
-                there |= named.each(
+                there |= self.server_name.each(
                     lambda name: _lies_below(name, below), missing=False
                 )
             meant = meant & there

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exfilml.baseline import TABLES, Baseline, Observed
+from exfilml.baseline import TABLES, Baseline, Observed, windows_of
 from exfilml.places import Oriented
 from exfilml.tally import Tally, combine
 
@@ -133,14 +133,17 @@ class Asked:
         """log2 upload above the mean of the service, blended with the site's.
 
         In doublings, shape (n_flows,). What is odd about a conversation is evidence
-        of theft as far as something goes out.
+        of theft as far as something goes out: by itself, or by what its case added up
+        to in 14 days.
         """
         if not self._beyond:
             usual: NDArray[np.float64] | float = 0.0
             for level in ("site", "service"):
                 count, total = self.take(level, "n", "bits")
                 usual = blend(count, total / np.maximum(count, 1.0), usual)
-            self._beyond.append(np.maximum(self.bits - usual, 0.0))
+            summed = self.observed.values[windows_of("case_up")[-1]]
+            most = np.maximum(self.bits, summed)
+            self._beyond.append(np.maximum(most - usual, 0.0))
         return self._beyond[0]
 
     def is_true(self, flag: str) -> NDArray[np.bool_]:

@@ -21,7 +21,6 @@ from exfilml.baseline import SUMMED, case_key, windows_of
 from exfilml.features._feature import (
     Asked,
     Feature,
-    column,
     human_bytes,
     mark,
     speaking_level,
@@ -158,28 +157,17 @@ def _say(asked: Asked, what: str, tables: tuple[str, ...], who: str) -> list[str
     most = np.argmax(sums - marks, axis=0)
     rows = np.arange(asked.n_flows)
     names = list(WINDOWS)
-    hidden = "concealed " if what.endswith("hidden") else ""
+    hidden = " concealed" if what.endswith("hidden") else ""
     level = speaking_level(
         asked, tables, SUMMED[what], site_first=not what.endswith("hidden")
     )
-    parts = []
-    for window, total, usual, whose_usual, host, place, service in zip(
-        most,
-        sums[most, rows],
-        marks[most, rows],
-        level,
-        column(asked, "local_ip"),
-        column(asked, "place"),
-        column(asked, "service"),
-        strict=True,
-    ):
-        whose = who.format(host=host, place=place, service=service)
-        parts.append(
-            f"{human_bytes(2.0**total - 1.0)} of {hidden}uploads {whose} in "
-            f"{names[window]} (usual at most {human_bytes(2.0**usual - 1.0)} "
-            f"{whose_usual})"
+    return [
+        f"{human_bytes(2.0**total - 1.0)}{hidden}{who} in {names[window]} (usual at most "
+        f"{human_bytes(2.0**usual - 1.0)} {whose_usual})"
+        for window, total, usual, whose_usual in zip(
+            most, sums[most, rows], marks[most, rows], level, strict=True
         )
-    return parts
+    ]
 
 
 @dataclass(frozen=True)
@@ -261,7 +249,7 @@ FEATURES: Final = (
                 case_sum,
                 "case_up",
                 _CASE,
-                "from {host} to {place} over {service}",
+                "",
             ),
             (
                 "sum_place",
@@ -269,7 +257,7 @@ FEATURES: Final = (
                 place_sum,
                 "place_up",
                 _SERVICE,
-                "of all hosts to {place} over {service}",
+                " from all hosts",
             ),
             (
                 "hidden_case",
@@ -277,16 +265,23 @@ FEATURES: Final = (
                 hidden_case,
                 "case_hidden",
                 _SERVICE,
-                "from {host} to {place} over {service}",
+                "",
             ),
-            ("hidden_host", "hidden", hidden_host, "host_hidden", _HOST, "of {host}"),
+            (
+                "hidden_host",
+                "hidden",
+                hidden_host,
+                "host_hidden",
+                _HOST,
+                " from this host, wherever to,",
+            ),
             (
                 "hidden_place",
                 "hidden",
                 hidden_place,
                 "place_hidden",
                 _SERVICE,
-                "of all hosts to {place} over {service}",
+                " from all hosts",
             ),
         )
     ),

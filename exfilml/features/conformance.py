@@ -30,8 +30,9 @@ def conduct(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(how the conversation went, who spoke first | service), in bits.
 
     The smoothed share of the service's flows: prior with 2 pseudo-counts from the
-    whole site; no more than the upload exceeds the mean of the service, doubling for
-    bit: a scan breaks every rule and carries nothing. NaN where the source says neither.
+    whole site. No more than upload goes beyond what is usual, doubling for bit (see
+    `beyond_usual`): a scan breaks every rule and carries nothing. NaN where the source
+    says neither.
     """
     (total,) = asked.take("site", "n")
     (anywhere,) = asked.take("conduct", "n")
@@ -47,7 +48,7 @@ def _say_conduct(asked: Asked) -> list[str]:
     (count,) = asked.take("service", "n")
     (same,) = asked.take("service_conduct", "n")
     return [
-        f"conversation {how} ({k:.0f} of {n:.0f} flows over {service} in the baseline)"
+        f"conversation {(how or 'unknown').replace('_', '-')} ({k:.0f} of {n:.0f} flows over {service} in the baseline)"
         for how, service, n, k in zip(
             asked.observed.names["conduct"].tolist(),
             column(asked, "service"),

@@ -8,9 +8,9 @@ observations that were seen exactly once (I. J. Good, Biometrika 40, 1953). One 
 added to that count and two to the observations, so that n observations never claim
 more than log2(n + 2) bits.
 
-What is new counts only as far as the upload exceeds the mean of its service, doubling
-for bit: that a place is new is evidence of theft to the extent that something goes
-there.
+What is new counts only as far as the upload, or what the case uploaded in 14 days,
+exceeds the mean of its service, doubling for bit: that a place is new is evidence of
+theft to the extent that something goes there.
 """
 
 from __future__ import annotations

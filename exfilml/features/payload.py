@@ -204,7 +204,9 @@ def _say_bare_host(asked: Asked) -> list[str]:
 def _say_bare_place(asked: Asked) -> list[str]:
     judged, bare = asked.take("service_place", "judged", "bare")
     return [
-        f"{what} ({k:.0f} of {n:.0f} uploads to {place} over {service} in the baseline)"
+        f"{what} ("
+        + (f"{k:.0f} of {n:.0f} uploads" if n else "no upload")
+        + f" to {place} over {service} in the baseline)"
         for what, place, service, n, k in zip(
             _appearance(asked),
             column(asked, "place"),

@@ -36,8 +36,8 @@ def odd_hour(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(this hour of the day, one more or less | host), in bits.
 
     The share of the host's flows of the baseline, blended with that of the whole site;
-    no more than the upload exceeds the mean of the service, doubling for bit. Hours are
-    UTC.
+    no more than upload goes beyond what is usual, doubling for bit (see
+    `beyond_usual`). Hours are UTC.
     """
     hour = asked.observed.bins["hour_of_day"].astype(np.int64)
     site = asked.baseline.hours_of_week.reshape(-1, HOURS).sum(axis=0)

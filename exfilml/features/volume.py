@@ -24,6 +24,9 @@ from exfilml.features._feature import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# What reasons call usual.
+USUAL_SHARE: Final = 0.95
+
 _LEVELS: Final = {
     "host": ("site", "host"),
     "service": ("site", "service"),
@@ -75,8 +78,9 @@ def ratio(asked: Asked) -> NDArray[np.float64]:
 def _compare(asked: Asked, table: str, whose: list[str]) -> list[str]:
     """Sentence part: how the upload compares with the largest one at a level."""
     count, peak = asked.take(table, "n", "peak_bits")
+    most = asked.baseline.quantile(table, asked.keys(table), USUAL_SHARE)
     parts = []
-    for up, n, bits, who in zip(asked.up, count, peak, whose, strict=True):
+    for up, n, bits, below, who in zip(asked.up, count, peak, most, whose, strict=True):
         largest = 2.0**bits - 1.0
         sent = f"sent {human_bytes(up)}"
         if n == 0:
@@ -87,8 +91,8 @@ def _compare(asked: Asked, table: str, whose: list[str]) -> list[str]:
             parts.append(f"{sent} — {shown} the largest upload of {who}")
         else:
             parts.append(
-                f"{sent} — more than is usual for {who}, whose largest upload was "
-                f"{human_bytes(largest)}"
+                f"{sent} — {USUAL_SHARE:.0%} of the uploads of {who} stay below "
+                f"{human_bytes(2.0**below - 1.0)}, the largest was {human_bytes(largest)}"
             )
     return parts
 
