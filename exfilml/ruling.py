@@ -476,7 +476,10 @@ def _escaped(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """The columns that policies speak of, and addresses as numbers."""
+    """The columns that policies speak of, and addresses as numbers.
+
+    Read once, for all approvals. Server names are as `_dotted` gives them.
+    """
 
     asked: Asked
     local: Names
@@ -503,7 +506,7 @@ class _Sides:
             remote,
             asked.observed.names["service"],
             oriented.names("place"),
-            oriented.names("server_name"),
+            oriented.names("server_name").map(_dotted),
             address_numbers(local.texts),
             address_numbers(remote.texts),
             outbound & oriented.leaves,
@@ -543,19 +546,19 @@ class _Sides:
             meant = meant & self.remote_in(approval.networks)
         if approval.places:
             whole = frozenset(filter(is_registered_domain, approval.places))
-            below = tuple(approval.places - whole)
+            below = tuple(_dotted(place) for place in approval.places - whole)
             there = self.place.each(whole.__contains__, missing=False)
             if below:
                 there |= self.server_name.each(
-                    lambda name: _lies_below(name, below), missing=False
+                    lambda name: name.endswith(below), missing=False
                 )
             meant = meant & there
         return meant
 
 
-def _lies_below(name: str, places: tuple[str, ...]) -> bool:
-    host = name.strip().rstrip(".").lower()
-    return any(host == place or host.endswith(f".{place}") for place in places)
+def _dotted(name: str) -> str:
+    """Return a host name in the form that ends with those of what it lies below."""
+    return "." + name.strip().rstrip(".").lower()
 
 
 def payload_classes(asked: Asked, rows: NDArray[np.int64]) -> Names:
