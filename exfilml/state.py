@@ -472,7 +472,7 @@ def _by_code(code: NDArray[np.int64], n_codes: int) -> NDArray[np.int64]:
 
 
 @compiled
-def _slide(  # noqa: C901
+def _slide(  # noqa: C901, PLR0912
     whose: NDArray[np.uint64],
     when: NDArray[np.int64],
     what: NDArray[np.float64],
