@@ -349,7 +349,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             ).round(),
             n,
         ].astype(int)
-        blocks = [np.arange(a, b) for a, b in pairwise(cuts)]
+        blocks = [slice(a, b) for a, b in pairwise(cuts)]
         baseline = Baseline.learn(observed.rows(blocks[0]))
 
         def everything(known: Baseline) -> Asked:
@@ -368,7 +368,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         }
         seen = capability(flows) == "payload"
         trained, calibrated = (
-            seen[np.concatenate(part)] for part in (blocks[1:-1], blocks[-1:])
+            np.concatenate([seen[block] for block in part])
+            for part in (blocks[1:-1], blocks[-1:])
         )
         if _is_enough(trained) and _is_enough(calibrated):
             learned["payload"] = self._learn(
@@ -692,8 +693,8 @@ def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:
 
 def _visible(asked: Asked) -> Asked:
     """Return the flows whose payload is visible."""
-    rows = np.flatnonzero(asked.oriented["up_sampled_bytes"].notna().to_numpy())
-    return asked.only(rows)
+    seen = asked.oriented["up_sampled_bytes"].notna().to_numpy()
+    return asked if seen.all() else asked.only(np.flatnonzero(seen))
 
 
 def _case_raw(
