@@ -158,7 +158,7 @@ def test_explanations_sum_to_suspicion(detector, fresh, exact):
     pd.testing.assert_index_equal(explained.index, flows.index)
     assert set(families) == set(FAMILIES)
     unseen = flows["src_sampled_bytes"].isna()
-    needed = ["hidden", "timing", "payload", "mismatch"]
+    needed = ["hidden", "payload", "mismatch"]
     assert explained.loc[unseen, needed].isna().all(axis=None)
     assert not explained.loc[~unseen, needed].isna().any(axis=None)
 
