@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PRIOR_COUNT: Final = 2.0
+USUAL_BITS: Final = 1.0
 
 
 def conduct(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(how the conversation went, who spoke first | service), in bits.
+    """−log2 P(how the conversation went, who spoke first | service) beyond 1 bit.
 
-    The smoothed share of the service's flows: prior with 2 pseudo-counts from the
+    What half the flows do is no surprise. The smoothed share of the service's flows: prior with 2 pseudo-counts from the
     whole site. No more than upload goes beyond what is usual, doubling for bit (see
     `beyond_usual`): a scan breaks every rule and carries nothing. NaN where the source
     says neither.
@@ -40,7 +41,8 @@ def conduct(asked: Asked) -> NDArray[np.float64]:
     (count,) = asked.take("service", "n")
     (same,) = asked.take("service_conduct", "n")
     share = (same + PRIOR_COUNT * general) / (count + PRIOR_COUNT)
-    bits = np.minimum(surprise(share), asked.beyond_usual)
+    bits = np.maximum(surprise(share) - USUAL_BITS, 0.0)
+    bits = np.minimum(bits, asked.beyond_usual)
     return np.where(asked.observed.hashes["conduct"] == 0, np.nan, bits)
 
 

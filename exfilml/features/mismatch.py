@@ -27,6 +27,9 @@ OTHER: Final = 0.02
 # A port that is nobody's claims nothing: what is verified there is no surprise as such.
 UNCLAIMED: Final = 0.1
 
+# What half the flows speak.
+USUAL_BITS: Final = 1.0
+
 # Names that nDPI gives to what IANA lists under another service name.
 _SPEAKS: Final[dict[str, frozenset[str]]] = {
     "tls": frozenset(
@@ -105,13 +108,14 @@ def _probability(asked: Asked) -> NDArray[np.float64]:
 
 
 def mismatch(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(verified application | service), in bits; 0 without enough payload.
+    """−log2 P(verified application | service) beyond 1 bit; 0 without enough payload.
 
-    Prior with the weight of 4 flows: 0.9 for what IANA registered for the port and
+    What half the flows speak is no mismatch. Prior with the weight of 4 flows: 0.9 for what IANA registered for the port and
     0.02 for anything else; on unregistered ports the application's share of all
     traffic at the site, for verified ones at least 0.1.
     """
-    bits = np.where(asked.is_true("judged"), surprise(_probability(asked)), 0.0)
+    bits = np.maximum(surprise(_probability(asked)) - USUAL_BITS, 0.0)
+    bits = np.where(asked.is_true("judged"), bits, 0.0)
     return np.where(asked.is_true("visible"), bits, np.nan)
 
 

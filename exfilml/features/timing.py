@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HOURS: Final = 24
+EVEN_BITS: Final = 3.0
 
 
 def _activity(asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -33,11 +34,11 @@ def _activity(asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def odd_hour(asked: Asked) -> NDArray[np.float64]:
-    """−log2 P(this hour of the day, one more or less | host), in bits.
+    """−log2 P(this hour of the day, one more or less | host) beyond 3 bits.
 
-    The share of the host's flows of the baseline, blended with that of the whole site;
-    no more than upload goes beyond what is usual, doubling for bit (see
-    `beyond_usual`). Hours are UTC.
+    Three of 24 hours alike are 3 bits. The share is that of the host's flows in the
+    baseline, blended with that of the whole site; no more than upload goes beyond what
+    is usual counts, doubling for bit (see `beyond_usual`). Hours are UTC.
     """
     hour = asked.observed.bins["hour_of_day"].astype(np.int64)
     site = asked.baseline.hours_of_week.reshape(-1, HOURS).sum(axis=0)
@@ -45,7 +46,8 @@ def odd_hour(asked: Asked) -> NDArray[np.float64]:
     share = (near + 1.0) / (site.sum() + 2.0)
     own, total = _activity(asked)
     chance = np.minimum((own + BLEND * share[hour]) / (total + BLEND), 1.0)
-    return np.minimum(surprise(chance), asked.beyond_usual)
+    bits = np.maximum(surprise(chance) - EVEN_BITS, 0.0)
+    return np.minimum(bits, asked.beyond_usual)
 
 
 def _say_odd_hour(asked: Asked) -> list[str]:
