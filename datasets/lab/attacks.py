@@ -76,7 +76,7 @@ def overlay(
     FileNotFoundError
         If there is no such data.
     """
-    split = split or splits.choose(folder.name, None)
+    split = split or splits.committed(folder.name)
     if not (real / "labels.csv").exists():
         raise FileNotFoundError(f"{real}: no labels.csv; EXFILML_REAL_DATA names none")
     benign = tables.flows_of(folder, "test")

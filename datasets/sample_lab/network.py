@@ -172,7 +172,12 @@ class Network:
                 f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in known
             )
             self.shell(zone, f"ip -batch - <<'END'\n{lines}\nEND")
-        self.shell("office", "ip route add 10.20.0.0/24 via 10.255.2.2")
+        # The router must forward before a session of an office host sets its routes.
+        self.shell(
+            "office",
+            "ip route add 10.20.0.0/24 via 10.255.2.2;"
+            " ip route add default via 10.255.1.2",
+        )
         self.shell("servers", "ip route add default via 10.255.2.1")
         self.shell(
             "internet",
