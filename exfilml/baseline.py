@@ -36,7 +36,7 @@ MIN_JUDGED_BYTES: Final = 32
 
 VOLUME: Final = ("n", "bits", "bits_squared", "peak_bits", "up", "down")
 # Columns of names that evidence and reasons read, not only count.
-KEPT_NAMES: Final = ("service", "wrapper", "token", "conduct")
+KEPT_NAMES: Final = ("service", "wrapper", "token", "conduct", "speaker")
 PAYLOAD: Final = ("judged", "concealed", "bare", "unverified", "bare_bits")
 # Bytes in DNS names and echo data, of the flows whose protocol can carry such.
 CARRIED: Final = ("carriers", "carried_bits", "carried_bits_squared")
@@ -113,6 +113,8 @@ TABLES: Final[dict[str, Spec]] = {
     "host_place": Spec(("local_ip", "place"), ("n", *SEEN)),
     "service_conduct": Spec(("service", "conduct"), ("n",)),
     "conduct": Spec(("conduct",), ("n",)),
+    "service_speaker": Spec(("service", "speaker"), ("n",)),
+    "speaker": Spec(("speaker",), ("n",)),
     "host_fingerprint": Spec(("local_ip", "fingerprint"), ("n",)),
     "host_user_agent": Spec(("local_ip", "user_agent"), ("n",)),
     "host_process": Spec(("local_ip", "process"), ("n",)),
@@ -138,7 +140,7 @@ MOST_BIN: Final = {
 }
 
 # Names that many flows do not have.
-MAY_LACK: Final = ("fingerprint", "user_agent", "process")
+MAY_LACK: Final = ("conduct", "speaker", "fingerprint", "user_agent", "process")
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,7 @@ class Observed:
             name: oriented.names(name)
             for name in (
                 *("local_ip", "subnet", "remote_ip", "network", "place", "service"),
-                *("conduct", *MAY_LACK),
+                *MAY_LACK,
             )
         }
         names |= {"wrapper": wrappers, "token": tokens}

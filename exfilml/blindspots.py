@@ -426,7 +426,7 @@ def _alerts(
     """Return the transfers of which a case alerts."""
     if name == "volume":
         hidden = [f"{side}_{c}" for side in ("src", "dst") for c in PAYLOAD_COLUMNS]
-        rows = validate_flows(rows.drop(columns=hidden))
+        rows = validate_flows(rows.drop(columns=[*hidden, "first_speaker"]))
     scored = detector.score(rows)
     alerted = alerted_cases(detector, scored, alerts_per_day=budget)
     found: NDArray[np.int64] = np.unique(

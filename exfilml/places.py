@@ -430,7 +430,8 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
             "remote_ip": remote_ip,
             "network": remote_ip.map(_network),
             "subnet": src.where(~flipped, dst).map(_network),
-            "conduct": _conduct(flows, flipped),
+            "conduct": Names.of(flows["conn_state"]),
+            "speaker": _speaker(flows, flipped),
             "place": domain.where(~domain.missing & leaves, address),
             "service": _service(flows, app),
             "app": app,
@@ -443,28 +444,12 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
     return replace(oriented, values={**oriented.values, **volumes})
 
 
-def _conduct(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:
-    """Name how each conversation went and who spoke first, such as ``one_sided, up``.
-
-    None where neither is known.
-    """
-    state, speaker = Names.of(flows["conn_state"]), Names.of(flows["first_speaker"])
-    by_up = speaker.each(lambda who: who == "src", missing=False) != flipped
-    spoken = np.where(speaker.missing, 0, 1 + by_up)
-    key = state.codes % len(state.texts) * len(_SPOKEN) + spoken
-    at, distinct = pd.factorize(key)
-    texts = [
-        ", ".join(
-            part
-            for part in (state.texts[k // len(_SPOKEN)], _SPOKEN[k % len(_SPOKEN)])
-            if part
-        )
-        for k in distinct.tolist()
-    ]
-    return Names.one_of(texts, at).map(lambda text: text or None)
-
-
-_SPOKEN: Final = ("", "the remote side spoke first", "the local side spoke first")
+def _speaker(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:
+    """Name the side whose payload came first, ``local`` or ``remote``."""
+    speaker = Names.of(flows["first_speaker"])
+    by_local = speaker.each(lambda who: who == "src", missing=False) != flipped
+    codes = np.where(speaker.missing, -1, by_local.astype(np.int64))
+    return Names.one_of(["remote", "local"], codes)
 
 
 # Hosts of a site answer for these by asking others in turn: resolvers, mail relays,

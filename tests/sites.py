@@ -64,6 +64,7 @@ def office(
         flows["app"] = app
         flows["app_verified"] = True
         flows["conn_state"] = "established"
+        flows["first_speaker"] = np.where(port.astype(int) == 25, "dst", "src")
         for side, size in (("src", up), ("dst", down)):
             flows[f"{side}_payload_bytes"] = size
             flows[f"{side}_sampled_bytes"] = np.minimum(size, 6144)
@@ -93,6 +94,7 @@ def theft(
     row["server_name"] = pd.NA
     if row["src_payload_bytes"].notna().all():
         row["app"], row["app_verified"] = pd.NA, pd.NA
+        row["first_speaker"] = "src"
         row["src_payload_bytes"], row["dst_payload_bytes"] = up, 0
         row["src_sampled_bytes"], row["dst_sampled_bytes"] = min(up, 6144), 0
         row["src_verdict"], row["src_concealed"] = "opaque", True

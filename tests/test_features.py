@@ -72,7 +72,7 @@ def test_more_upload_never_lowers_evidence(feature, baseline):
 def test_without_payload_its_evidence_is_missing_not_zero(baseline):
     table = evidence(office(50, payload=False), baseline)
     for feature in FEATURES:
-        if feature.name == "conduct":
+        if feature.family == "conformance":
             continue
         assert table[feature.name].isna().all() == feature.needs_payload
 
@@ -185,6 +185,23 @@ def test_control_and_data_of_ftp_are_one_case(baseline):
     flows["app"] = pd.array(["FTP_CONTROL", "FTP_DATA", "FTP_DATA"], dtype="str")
     ftp = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
     assert Cases.of(ask(flows, ftp)).n_cases == 1
+
+
+def test_who_speaks_first_where_the_other_does_is_odd():
+    """Of flow records, which do not say it, nothing is asked."""
+    mail = office(400, seed=7)
+    mail = mail[mail["dst_port"] == 25].assign(
+        first_speaker="dst", conn_state="established"
+    )
+    known = Baseline.learn(Observed.of(orient(mail, PRIVATE_NETWORKS)))
+    odd = theft(mail, dst_port=25).assign(first_speaker="src", conn_state="one_sided")
+    table = evidence(odd, known)
+    assert (table[["first_speaker", "conduct"]] > 3.0).all(axis=None)
+    same = theft(mail, dst_port=25).assign(first_speaker="dst")
+    assert (evidence(same, known)[["first_speaker", "conduct"]] == 0).all(axis=None)
+    nobody = pd.array([None], dtype="str")
+    silent = odd.assign(first_speaker=nobody, conn_state=nobody)
+    assert evidence(silent, known)[["first_speaker", "conduct"]].isna().all(axis=None)
 
 
 def test_novelty_without_an_upload_is_none(baseline):

@@ -109,6 +109,15 @@ def test_the_seed_decides(flows):
     assert not one.flows.equals(other.flows)
 
 
+def test_the_side_that_speaks_first_is_known(planted):
+    """A row that lacked it would give itself away."""
+    rows = planted.flows.loc[planted.index]
+    control = rows["app"] == FTP_CONTROL.app
+    assert control.any()
+    assert (rows.loc[control, "first_speaker"] == "dst").all()
+    assert (rows.loc[~control, "first_speaker"] == "src").all()
+
+
 def test_hosts_and_hours_are_those_of_the_site(flows, planted):
     rows = planted.flows.loc[planted.index]
     for host, of in rows.groupby("src_ip"):
@@ -292,7 +301,7 @@ def test_synthetic_rows_look_like_those_of_the_lab():
         rows = planted.flows.loc[planted.index]
         mine = rows[rows["planted_bytes"] > 0].iloc[0]
         for name in (
-            *("protocol", "app", "app_verified", "conn_state"),
+            *("protocol", "app", "app_verified", "conn_state", "first_speaker"),
             *(f"src_{fact}" for fact in FACTS),
         ):
             assert str(mine[name]) == str(real[name]), (carrier, name)

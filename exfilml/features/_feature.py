@@ -322,6 +322,19 @@ def human_bytes(count: float) -> str:
     raise AssertionError
 
 
+def lookup(
+    keys: NDArray[np.uint64],
+    values: NDArray[Any],
+    wanted: NDArray[np.uint64],
+    missing: float,
+) -> NDArray[np.float64]:
+    """Return the value of each wanted key, or what keys that are not there get."""
+    if len(keys) == 0:
+        return np.full(len(wanted), missing)
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], missing).astype("float64")
+
+
 def column(asked: Asked, name: str) -> list[Any]:
     """Return a column of the oriented table as Python values."""
     values: list[Any] = asked.oriented[name].tolist()

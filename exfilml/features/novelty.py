@@ -16,7 +16,7 @@ theft to the extent that something goes there.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from exfilml.features._feature import (
     Feature,
     blend,
     column,
+    lookup,
     surprise,
 )
 from exfilml.tally import Tally
@@ -50,7 +51,7 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
         bits = _by_row(tally, asked.tally(firsts))[asked.rows(firsts)]
     elif level is not None:
         # What a key that was never seen leaves is the site's.
-        bits = _lookup(*_by_first(tally), asked.observed.hashes[level], float(bits))
+        bits = lookup(*_by_first(tally), asked.observed.hashes[level], float(bits))
     return np.where(asked.is_new(table), np.minimum(bits, asked.beyond_usual), 0.0)
 
 
@@ -68,22 +69,10 @@ def _by_row(tally: Tally, firsts: Tally) -> NDArray[np.float64]:
     """As `_by_first`, for the rows of the table of first parts and one that has none."""
     if ("unseen", "rows") not in tally.derived:
         site = float(surprise(np.array(tally.unseen_share)))
-        bits = _lookup(*_by_first(tally), firsts.first, site)
+        bits = lookup(*_by_first(tally), firsts.first, site)
         tally.derived["unseen", "rows"] = (np.append(bits, site),)
     (by_row,) = tally.derived["unseen", "rows"]
     return by_row
-
-
-def _lookup(
-    keys: NDArray[np.uint64],
-    values: NDArray[Any],
-    wanted: NDArray[np.uint64],
-    missing: float,
-) -> NDArray[np.float64]:
-    if len(keys) == 0:
-        return np.full(len(wanted), missing)
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], missing).astype("float64")
 
 
 def place_for_host(asked: Asked) -> NDArray[np.float64]:
@@ -154,7 +143,7 @@ def service_for_site(asked: Asked) -> NDArray[np.float64]:
 
 
 def _say_new(asked: Asked, table: str, name: str, word: str) -> list[str]:
-    hosts = _lookup(*asked.tally(table).by_second, asked.observed.hashes[name], 0.0)
+    hosts = lookup(*asked.tally(table).by_second, asked.observed.hashes[name], 0.0)
     total = asked.baseline.n_hosts
     return [
         f"{word} {value} never seen from {host} ({k:.0f} of {total} hosts)"

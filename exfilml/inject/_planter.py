@@ -272,7 +272,7 @@ class Planter:
                     start[control] - 50_000,
                     self._contents(names, nothing, draw[control] * 0),
                     nothing,
-                    {"dst_port": 21, "app": FTP_CONTROL.app},
+                    {"dst_port": 21, "app": FTP_CONTROL.app, "first_speaker": "dst"},
                 )
             )
         table = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
@@ -396,6 +396,7 @@ class Planter:
             "conn_state": np.where(dst_packets > 0, "established", "one_sided"),
             "app": app,
             "app_verified": content["app_verified"].array,
+            "first_speaker": "src",
             "server_name": ends["server_name"].to_numpy(dtype=object),
             "fingerprint": ends["fingerprint"].to_numpy(dtype=object),
             "user_agent": [USER_AGENT if h else None for h in http.tolist()],
