@@ -419,7 +419,7 @@ def _tie(
     return combine(start.astype(np.uint64), ports.astype(np.uint64), *names)
 
 
-_FTP: Final = hash_names(pd.Series(["ftp", "ftp-data"], dtype="str"))
+FTP: Final = hash_names(pd.Series(["ftp", "ftp-data"], dtype="str"))
 
 
 def case_key(hashes: Mapping[str, NDArray[np.uint64]]) -> NDArray[np.uint64]:
@@ -427,7 +427,7 @@ def case_key(hashes: Mapping[str, NDArray[np.uint64]]) -> NDArray[np.uint64]:
 
     A transfer by FTP is one case, its control connection and those of its data.
     """
-    control, data = _FTP
+    control, data = FTP
     service = np.where(hashes["service"] == data, control, hashes["service"])
     return combine(hashes["local_ip"], hashes["place"], service)
 

@@ -15,6 +15,7 @@ from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_byte
 from exfilml.features._feature import speaking_level
 from exfilml.features.accumulation import Cases, largest_of_case
 from exfilml.places import PRIVATE_NETWORKS, orient
+from exfilml.schema import validate_flows
 
 ALL = FlowFeatures(payload=True)
 # Evidence of names that the made-up site does not show.
@@ -176,8 +177,22 @@ def test_a_service_nobody_uses_is_one_case_however_many_addresses(baseline):
     ]
     cases = Cases.of(ask(pd.concat(many, ignore_index=True), baseline))
     assert cases.n_cases == 1
-    known = [flows.assign(dst_port=443) for flows in many]
-    assert Cases.of(ask(pd.concat(known, ignore_index=True), baseline)).n_cases == 30
+
+
+def test_concealed_uploads_to_new_addresses_are_one_case(baseline):
+    """Over a service that all use; what is not concealed, or has a name, is not."""
+    many = [
+        theft(office(20), up=25_000, dst_ip=f"203.0.{k}.9", dst_port=443)
+        for k in range(30)
+    ]
+    flows = pd.concat(many, ignore_index=True)
+    assert Cases.of(ask(flows, baseline)).n_cases == 1
+    table = evidence(flows, baseline)
+    assert table["hidden_case"].iloc[-1] > table["hidden_host"].iloc[-1] - 1.0
+    plain = flows.assign(src_concealed=False, src_verdict="text")
+    assert Cases.of(ask(validate_flows(plain), baseline)).n_cases == 30
+    names = pd.array([f"a{k}.site{k}.example" for k in range(30)], dtype="str")
+    assert Cases.of(ask(flows.assign(server_name=names), baseline)).n_cases == 30
 
 
 def test_control_and_data_of_ftp_are_one_case(baseline):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml.baseline import SUMMED, case_key, windows_of
+from exfilml.baseline import FTP, SUMMED, case_key, windows_of
 from exfilml.features._feature import (
     Asked,
     Feature,
@@ -58,9 +58,24 @@ def _sum(asked: Asked, what: str, name: str) -> NDArray[np.float64]:
     own = asked.observed.values[name]
     if not what.startswith("case_"):
         return own
-    # All that a host sends over a service nobody uses is one case.
     whole = asked.observed.values[name.replace("case_", "host_service_")]
-    return np.where(asked.is_new("service"), whole, own)
+    # What goes to many addresses is one case with that alone which is hidden.
+    together = asked.is_new("service")
+    if what != "case_up":
+        together = together | _scattered(asked)
+    return np.where(together, whole, own)
+
+
+def _scattered(asked: Asked) -> NDArray[np.bool_]:
+    """Say which flows are concealed uploads to new addresses without a name.
+
+    Not those by FTP, which belong to the control connection that opened them.
+    """
+    hashes = asked.observed.hashes
+    nameless = hashes["place"] == hashes["remote_ip"]
+    nameless &= ~np.isin(hashes["service"], FTP)
+    concealed = asked.is_true("judged") & asked.is_true("bare")
+    return concealed & nameless & asked.is_new("service_place")
 
 
 def _excess(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.float64]:
@@ -175,7 +190,8 @@ class Cases:
     """Flows grouped into cases: one local host, one place, one service.
 
     All that a host sends over a service that the baseline has never seen is one case,
-    however many addresses it goes to.
+    however many addresses it goes to; and so are its concealed uploads over another
+    service to addresses that have no name and are new.
 
     Attributes
     ----------
@@ -196,10 +212,10 @@ class Cases:
         """Group flows into cases."""
         hashes = asked.observed.hashes
         keys = case_key(hashes)
-        new = asked.is_new("service")
-        if new.any():
+        together = asked.is_new("service") | _scattered(asked)
+        if together.any():
             whole = combine(hashes["local_ip"], hashes["service"])
-            keys = np.where(new, whole, keys)
+            keys = np.where(together, whole, keys)
         first, code = grouped(keys)
         return cls(code, len(first), keys)
 
