@@ -34,7 +34,8 @@ def main() -> NoReturn:
     import pyarrow as pa
 
     from exfilml import payload
-    from exfilml.sources._meter import MeterError, meter
+    from exfilml.sources._meter import meter
+    from exfilml.sources._rows import MeterError
     from exfilml.sources._structure import inspect_capture
 
     payload.warm_up()
