@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from nfstream.engine import activate_capture, setup_capture, setup_dissector
 from nfstream.utils import NFMode
+from numpy.typing import NDArray
 
 from exfilml.sources import _engine_abi as abi
 from exfilml.sources import _engine_loop as loop
@@ -57,6 +58,13 @@ def meter_compiled(job: Job, emit: Callable[[pa.RecordBatch], None]) -> Metered:
     return Metered(rows.impossible, rows.announced)
 
 
+def warm_up() -> None:
+    """Compile the loop, or load it from the cache, and go round it no time."""
+    packets = np.zeros(1, abi.layout("nf_packet"))
+    run = _Run(packets, loop.Engine(*[0] * len(loop.Engine._fields)))
+    run.warm_up(_new_outbox())
+
+
 @contextmanager
 def _opened(job: Job) -> Iterator[tuple[Any, loop.Engine]]:
     """Open the capture; hand out the struct of a packet, and what the loop calls."""
@@ -83,16 +91,16 @@ def _opened(job: Job) -> Iterator[tuple[Any, loop.Engine]]:
             packets,
             loop.Engine(
                 *abi.addresses(),
-                capture=int(ffi.cast("uintptr_t", capture)),
-                dissector=int(ffi.cast("uintptr_t", dissector)),
-                packet=packets.ctypes.data,
-                packet_bytes=packets.itemsize,
-                last_seen_at=flow.fields["bidirectional_last_seen_ms"][1],
-                flow_bytes=flow.itemsize,
-                tunnels=int(job.decode_tunnels),
-                idle_ms=job.idle_timeout * 1000,
-                active_ms=job.active_timeout * 1000,
-                dissections=DISSECTIONS,
+                int(ffi.cast("uintptr_t", capture)),
+                int(ffi.cast("uintptr_t", dissector)),
+                packets.ctypes.data,
+                packets.itemsize,
+                flow.fields["bidirectional_last_seen_ms"][1],
+                flow.itemsize,
+                int(job.decode_tunnels),
+                job.idle_timeout * 1000,
+                job.active_timeout * 1000,
+                DISSECTIONS,
             ),
         )
     finally:
@@ -130,6 +138,11 @@ class _Run:
             np.empty(0, np.int32),
             np.empty(0, np.int64),
         )
+
+    def warm_up(self, outbox: loop.Outbox) -> None:
+        """See `warm_up`."""
+        loop.run(self._engine, self._packets, self._memory, self._clocks, outbox, 0)
+        loop.rebuild(self._memory.table, self._memory.flows, -1)
 
     def fill(self, outbox: loop.Outbox) -> int:
         """Run until the outbox is full or the capture at its end; say which."""
@@ -173,7 +186,7 @@ class _Run:
                 pages=np.concatenate([memory.pages, np.full_like(memory.pages, -1)]),
                 table=np.empty(8 * size, np.int64),
             )
-            loop.rebuild(memory.table, memory.flows, clock["oldest"])
+            loop.rebuild(memory.table, memory.flows, int(clock["oldest"]))
         self._memory = memory
 
 
@@ -202,8 +215,13 @@ class _Part(NamedTuple):
     application_confidence: int
 
 
-_COLUMNS: Final = {"client_fingerprint": "c_hash", "application_confidence": "confidence"}
-_COLUMNS_TEXT: Final = {"src_ip": "src_ip_str", "dst_ip": "dst_ip_str"}
+# Where the struct has other names.
+_COLUMNS: Final = {
+    "src_ip": "src_ip_str",
+    "dst_ip": "dst_ip_str",
+    "client_fingerprint": "c_hash",
+    "application_confidence": "confidence",
+}
 
 
 class _Flows:
@@ -218,60 +236,45 @@ class _Flows:
         """Take the first `count` rows of an outbox."""
         columns = [_column(outbox.rows[:count], name) for name in _Part._fields]
         at = 0
-        for part, note in zip(
+        for part, (number, goes_on, first_flags, speaker, *shown) in zip(
             map(_Part._make, zip(*columns, strict=True)),
-            map(_Note._make, outbox.notes[:count].tolist()),
+            outbox.notes[:count].tolist(),
             strict=True,
         ):
-            state = self._cut.pop(note.number, None)
+            state = self._cut.pop(number, None)
             if state is None:
                 state = FlowState(part)
             else:
                 state.turn(part)
             state.add_part(part)
-            if note.goes_on:
-                self._cut[note.number] = state
+            if goes_on:
+                self._cut[number] = state
                 continue
-            state.first_flags = note.first_flags
-            state.speaker = None if note.speaker < 0 else note.speaker
-            for side, shown in zip(state.sides, (note[4:11], note[11:18]), strict=True):
-                at = _fill(side, _Shown._make(shown), outbox.samples, at)
+            state.first_flags = first_flags
+            state.speaker = None if speaker < 0 else speaker
+            half = len(loop.SHOWN)
+            at = _fill(state.sides[0], shown[:half], outbox.samples, at)
+            at = _fill(state.sides[1], shown[half:], outbox.samples, at)
             state.judge()
             self._rows.add(state)
 
 
-class _Shown(NamedTuple):
-    """A record of `_engine_loop.SIDE`."""
-
-    flags: int
-    payload: int
-    head: int
-    packets: int
-    slices: int
-    candidates: int
-    mask: int
-
-
-_Note: Any = NamedTuple("_Note", [(name, int) for name in loop.NOTE.names or ()])
-
-
-def _fill(side: Side, shown: _Shown, samples: Any, at: int) -> int:
+def _fill(side: Side, shown: list[int], samples: NDArray[np.uint8], at: int) -> int:
     """Give a side its samples, from a place on; return the place behind them."""
-    side.flags, side.payload = shown.flags, shown.payload
-    if shown.packets:
-        slices_at = at + shown.head
-        sizes_at = slices_at + shown.slices * SLICE_BYTES
-        end = sizes_at + 2 * shown.packets
+    side.flags, side.payload, head, packets, slices = shown
+    slices_at = at + head
+    sizes_at = slices_at + slices * SLICE_BYTES
+    end = sizes_at + 2 * packets
+    if packets:
         side.head = bytearray(samples[at:slices_at])
         side.slices = bytearray(samples[slices_at:sizes_at])
         side.packets = samples[sizes_at:end].view(np.uint16).tolist()
-        return end
-    return at
+    return end
 
 
 def _column(rows: Any, name: str) -> list[Any]:
     """Return a column of the struct as Python's values; text up to its end in C."""
-    values = rows[_COLUMNS_TEXT.get(name, _COLUMNS.get(name, name))].tolist()
+    values: list[Any] = rows[_COLUMNS.get(name, name)].tolist()
     if values and isinstance(values[0], bytes):
         return [
             value.partition(b"\0")[0].decode("utf-8", errors="ignore")

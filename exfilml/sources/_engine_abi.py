@@ -8,7 +8,6 @@ are in memory is asked for, not taken for granted.
 from __future__ import annotations
 
 import sys
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -88,18 +87,6 @@ class EngineError(Exception):
     """The installed engine is not one that the compiled loop was made for."""
 
 
-@cache
-def objection() -> str | None:
-    """Say why the compiled loop cannot be used here; None if it can."""
-    try:
-        check_engine()
-    except EngineError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong, plain NFStream may work
-        return f"its engine cannot be examined ({type(error).__name__}: {error})"
-    return None
-
-
 def check_engine() -> None:
     """Compare the installed engine with what is taken for granted.
 
@@ -177,7 +164,10 @@ def layout(struct: str) -> np.dtype[np.void]:
     )
 
 
-def addresses() -> list[int]:
+def addresses() -> tuple[int, int, int, int, int]:
     """Return where the `FUNCTIONS` are, in their order."""
     ffi, lib = engine()
-    return [int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in FUNCTIONS]
+    first, second, third, fourth, fifth = (
+        int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in FUNCTIONS
+    )
+    return first, second, third, fourth, fifth

@@ -24,6 +24,11 @@ _ADDRESS: Final = 64
 Definition = tuple[Any, Callable[..., Any]]
 
 
+def _in_place(definition: Callable[..., Definition]) -> Any:
+    """Let compiled code have what is defined where it is called."""
+    return intrinsic(definition)
+
+
 def _c_call(result: int, arguments: tuple[int, ...]) -> Definition:
     """Define a call of a C function.
 
@@ -59,7 +64,7 @@ def _c_call(result: int, arguments: tuple[int, ...]) -> Definition:
     return answer(*[types.int64] * (1 + len(arguments))), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def capture_next(
     typing: Any, at: Any, capture: Any, packet: Any, tunnels: Any, roots: Any,
     root: Any, mode: Any,
@@ -68,7 +73,7 @@ def capture_next(
     return _c_call(32, (64, 64, 32, 32, 64, 32))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def initialize_flow(
     typing: Any, at: Any, packet: Any, accounting: Any, statistics: Any, splt: Any,
     dissections: Any, dissector: Any, sync: Any,
@@ -77,7 +82,7 @@ def initialize_flow(
     return _c_call(64, (64, 8, 8, 16, 8, 64, 8))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def update_flow(
     typing: Any, at: Any, flow: Any, packet: Any, idle: Any, active: Any,
     accounting: Any, statistics: Any, splt: Any, dissections: Any, dissector: Any,
@@ -87,7 +92,7 @@ def update_flow(
     return _c_call(8, (64, 64, 64, 64, 8, 8, 16, 8, 64, 8))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def expire_flow(
     typing: Any, at: Any, flow: Any, dissections: Any, dissector: Any
 ) -> Definition:
@@ -95,7 +100,7 @@ def expire_flow(
     return _c_call(0, (64, 8, 64))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def free_flow(
     typing: Any, at: Any, flow: Any, dissections: Any, splt: Any, full: Any
 ) -> Definition:
@@ -103,19 +108,19 @@ def free_flow(
     return _c_call(0, (64, 8, 16, 8))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def copy_bytes(typing: Any, target: Any, source: Any, size: Any) -> Definition:
     """Copy memory between addresses."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        pointers = [builder.inttoptr(at, _BYTE.as_pointer()) for at in given[:2]]
-        cgutils.raw_memcpy(builder, *pointers, given[2], ir.Constant(_WORD, 1))
+        to, from_ = (builder.inttoptr(at, _BYTE.as_pointer()) for at in given[:2])
+        cgutils.raw_memcpy(builder, to, from_, given[2], ir.Constant(_WORD, 1))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def clear_bytes(typing: Any, target: Any, size: Any) -> Definition:
     """Set memory to zero."""
 
@@ -127,19 +132,30 @@ def clear_bytes(typing: Any, target: Any, size: Any) -> Definition:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
+def write_size(typing: Any, target: Any, value: Any) -> Definition:
+    """Write a uint16 to an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        half = ir.IntType(16)
+        pointer = builder.inttoptr(given[0], half.as_pointer())
+        builder.store(builder.trunc(given[1], half), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@_in_place
 def read_time(typing: Any, source: Any) -> Definition:
     """Read a uint64 from an address."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        value = builder.load(builder.inttoptr(given[0], _WORD.as_pointer()))
-        value.align = 1
-        return value
+        return builder.load(builder.inttoptr(given[0], _WORD.as_pointer()), align=1)
 
     return types.uint64(types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_in_place
 def pointer_to(typing: Any, address: Any) -> Definition:
     """Turn an address into what `numba.carray` takes."""
 

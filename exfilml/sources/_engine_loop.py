@@ -26,8 +26,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
+from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from exfilml._jit import compiled
@@ -94,13 +94,14 @@ SIDE: Final = np.dtype(
 )
 """What one direction of a live flow has shown; see `_plugin.Side`."""
 
+SHOWN: Final = ("flags", "payload", "head", "packets", "slices")
 NOTE: Final = np.dtype(
     [
         ("number", "<i8"),
-        ("goes_on", "<i8"),  # cut by the active timeout; no samples yet
+        ("goes_on", "<i8"),  # cut by the active timeout; nothing below is meant
         ("first_flags", "<i8"),
         ("speaker", "<i8"),
-        *[(f"{name}_{side}", "<i8") for side in (0, 1) for name in SIDE.names or ()],
+        *[(f"{name}_{side}", "<i8") for side in (0, 1) for name in SHOWN],
     ]
 )
 """What is known of a part that has ended, beyond NFStream's row."""
@@ -193,6 +194,30 @@ def _hash(keys: Any, a: Any, b: Any, c: Any, d: Any, rest: Any, kind: Any) -> An
 
 
 @compiled
+def _find(
+    memory: Any, code: Any, low_a: Any, high_a: Any, low_b: Any, high_b: Any,
+    ports: Any, kind: Any, tunnel: Any,
+) -> Any:  # fmt: skip
+    """Return the number of a live flow, or -1."""
+    flows, table = memory.flows, memory.table
+    mask = table.size - 1
+    at = code & mask
+    number = table[at]
+    while number >= 0:
+        flow = flows[number]
+        if (
+            flow.hash == code
+            and flow.low_a == low_a and flow.low_b == low_b and flow.ports == ports
+            and flow.kind == kind and flow.high_a == high_a and flow.high_b == high_b
+            and flow.tunnel == tunnel
+        ):  # fmt: skip
+            break
+        at = (at + 1) & mask
+        number = table[at]
+    return number
+
+
+@compiled
 def _insert(table: Any, flows: Any, number: Any) -> None:
     mask = table.size - 1
     at = flows[number].hash & mask
@@ -272,9 +297,7 @@ def _locate(memory: Any, clock: Any, side: Any, at: Any) -> Any:
 
 
 @compiled
-def _write(
-    memory: Any, clock: Any, side: Any, at: Any, source: Any, size: Any
-) -> None:
+def _write(memory: Any, clock: Any, side: Any, at: Any, source: Any, size: Any) -> None:
     while size > 0:
         step = min(size, PAGE - at % PAGE)
         calls.copy_bytes(_locate(memory, clock, side, at), source, step)
@@ -284,9 +307,7 @@ def _write(
 
 
 @compiled
-def _read(
-    memory: Any, clock: Any, side: Any, at: Any, target: Any, size: Any
-) -> None:
+def _read(memory: Any, clock: Any, side: Any, at: Any, target: Any, size: Any) -> None:
     while size > 0:
         step = min(size, PAGE - at % PAGE)
         calls.copy_bytes(target, _locate(memory, clock, side, at), step)
@@ -319,6 +340,11 @@ def _thin_out(memory: Any, clock: Any, number: Any) -> None:
 
 
 # --- which bytes are sampled; every rule is one of `_plugin` ---------------------
+
+
+@compiled
+def _bytes_at(address: Any, size: Any) -> Any:
+    return carray(calls.pointer_to(address), size, np.uint8)
 
 
 @compiled
@@ -362,7 +388,7 @@ def _is_unicast(data: Any, at: Any) -> Any:
 
 @compiled
 def _is_zero(data: Any, at: Any, size: Any) -> Any:
-    for offset in range(at, at + size):
+    for offset in range(at, at + size):  # noqa: SIM110 - numba has no `all`
         if data[offset]:
             return False
     return True
@@ -395,15 +421,13 @@ def is_quote(data: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 - one header, re
             return False
         if not (_is_unicast(data, 8) or _is_zero(data, 8, 8)):
             return False
-        if not (
-            _is_unicast(data, 24) or data[24] == 0xFF or _is_zero(data, 24, 8)
-        ):
+        if not (_is_unicast(data, 24) or data[24] == 0xFF or _is_zero(data, 24, 8)):
             return False
     else:
         return False
     if total >= size or _is_zero(data, total, size - total):
         return True
-    return total + 128 < size and data[total + 128] == 0x20
+    return size > 128 and data[128] == 0x20
 
 
 @compiled
@@ -431,7 +455,7 @@ def _keep(
         side.head += taken
         if side.packets < MAX_PACKETS:
             at = _locate(memory, clock, number, _SIZES_AT + 2 * side.packets)
-            numba.carray(calls.pointer_to(at), 1, np.uint16)[0] = taken
+            calls.write_size(at, taken)
             side.packets += 1
     elif taken >= SLICE_BYTES and size >= SLICE_BYTES:
         if side.slices == MAX_SLICES:
@@ -450,7 +474,7 @@ def _sample(packet: Any, number: Any, opening: Any, memory: Any, clock: Any) -> 
     flow = memory.flows[number]
     which = np.int64(packet.direction) ^ flow.turned
     side = memory.sides[2 * number + which]
-    data = numba.carray(calls.pointer_to(packet.ip_content), length, np.uint8)
+    data = _bytes_at(packet.ip_content, length)
     four = data[0] >> 4 == 4
     protocol = flow.protocol
     if protocol in (TCP, UDP, ICMP, ICMPV6):
@@ -595,22 +619,8 @@ def _consume(engine: Any, packet: Any, memory: Any, clock: Any, outbox: Any) -> 
         np.uint64(tunnel << 32 | ports), np.uint64(kind),
     )  # fmt: skip
 
-    flows, table = memory.flows, memory.table
-    mask = table.size - 1
-    at = code & mask
-    number = table[at]
-    while number >= 0:
-        flow = flows[number]
-        if (
-            flow.hash == code
-            and flow.low_a == low_a and flow.low_b == low_b and flow.ports == ports
-            and flow.kind == kind and flow.high_a == high_a and flow.high_b == high_b
-            and flow.tunnel == tunnel
-        ):  # fmt: skip
-            break
-        at = (at + 1) & mask
-        number = table[at]
-
+    number = _find(memory, code, low_a, high_a, low_b, high_b, ports, kind, tunnel)
+    flows = memory.flows
     opening = number < 0
     if not opening:
         ended = calls.update_flow(
@@ -649,7 +659,7 @@ def _consume(engine: Any, packet: Any, memory: Any, clock: Any, outbox: Any) -> 
             flow.protocol = packet.protocol
             flow.speaker = -1
             _append(flows, clock, number)
-            _insert(table, flows, number)
+            _insert(memory.table, flows, number)
         flow = flows[number]
         flow.c_flow = begun
         flow.turned = flow.first_end != end
@@ -661,7 +671,7 @@ def _consume(engine: Any, packet: Any, memory: Any, clock: Any, outbox: Any) -> 
 
 
 @compiled
-def run(
+def run(  # noqa: C901, PLR0912 - the order of these steps is the point
     engine: Any, packets: Any, memory: Any, clocks: Any, outbox: Any, steps: Any
 ) -> Any:
     """Read packets until Python is needed.

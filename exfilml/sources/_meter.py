@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
 from nfstream.meter import meter_workflow
 from nfstream.utils import NFEvent, NFMode
 
-from exfilml.sources import _engine
-from exfilml.sources._engine_abi import objection
+from exfilml.sources import _engine_abi
 from exfilml.sources._job import Job
 from exfilml.sources._plugin import PayloadSampler
 from exfilml.sources._rows import DISSECTIONS, SNAPSHOT, Metered, MeterError, Rows
@@ -45,8 +45,31 @@ def meter(job: Job, emit: Callable[[pa.RecordBatch], None]) -> Metered:
     MeterError
         If the engine refuses the file or the filter.
     """
-    way = meter_by_plugin if objection() else _engine.meter_compiled
-    return way(job, emit)
+    if objection() is not None:
+        return meter_by_plugin(job, emit)
+    from exfilml.sources._engine import meter_compiled
+
+    return meter_compiled(job, emit)
+
+
+@cache
+def objection() -> str | None:
+    """Say why the compiled loop cannot be used here; None if it can.
+
+    It is loaded on the way, and compiled where that was not done before.
+    """
+    try:
+        _engine_abi.check_engine()
+        # Written for inner parts of numba, which may change.
+        from exfilml.sources._engine import warm_up
+
+        warm_up()
+    except _engine_abi.EngineError as error:
+        return str(error)
+    # Whatever is wrong, NFStream's own loop needs none of it.
+    except Exception as error:  # noqa: BLE001
+        return f"it cannot be made ready ({type(error).__name__}: {error})"
+    return None
 
 
 class _Count:

@@ -7,8 +7,10 @@ millisecond.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import IO, Final
 
@@ -28,6 +30,7 @@ from exfilml.sources._reading import (
     Reading,
 )
 
+_LOG: Final = logging.getLogger(__name__)
 _GZIP: Final = b"\x1f\x8b\x08"
 _CHUNK: Final = 1 << 16
 MAGICS: Final = (
@@ -119,6 +122,8 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
         shown=str(path),
     )
     batches, found = options.pool.run(job, options.advance)
+    if found.get("plain") is not None:
+        _say_plain(found["plain"])
     damage, impossible = found["damage"], int(found["impossible"])
     flows = name_transfers(
         _to_frame(batches, path.name), [Announced(**a) for a in found["announced"]]
@@ -143,6 +148,12 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
         asked = f" that match {options.bpf_filter!r}" if options.bpf_filter else ""
         losses.append((NO_PACKETS, f"{path}: capture holds no IP packets{asked}"))
     return Reading(flows, tuple(losses))
+
+
+@cache
+def _say_plain(reason: str) -> None:
+    """Say once that reading is slow, and why; the flows are the same."""
+    _LOG.info("captures are read by NFStream's own loop, slowly: %s", reason)
 
 
 def _to_frame(batches: list[pa.RecordBatch], sensor: str) -> pd.DataFrame:

@@ -34,11 +34,12 @@ def main() -> NoReturn:
     import pyarrow as pa
 
     from exfilml import payload
-    from exfilml.sources._meter import meter
+    from exfilml.sources._meter import meter, objection
     from exfilml.sources._rows import MeterError
     from exfilml.sources._structure import inspect_capture
 
     payload.warm_up()
+    plain = objection()
 
     def send(kind: bytes, body: bytes = b"") -> None:
         view = memoryview(HEADER.pack(kind, len(body)) + body)
@@ -64,7 +65,7 @@ def main() -> NoReturn:
             reason = f"{type(error).__name__}: {error}"
             send(REFUSED, json.dumps({"engine": False, "reason": reason}).encode())
         else:
-            found = {**asdict(metered), **structure.facts()}
+            found = {**asdict(metered), **structure.facts(), "plain": plain}
             send(DONE, json.dumps(found).encode())
 
 

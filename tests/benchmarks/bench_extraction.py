@@ -28,8 +28,9 @@ from nfstream import NFPlugin, NFStreamer
 
 from exfilml import payload, read_flows
 from exfilml.sources._job import Job
-from exfilml.sources._meter import SNAPSHOT, meter
+from exfilml.sources._meter import meter, meter_by_plugin
 from exfilml.sources._plugin import FlowState, transport
+from exfilml.sources._rows import SNAPSHOT
 
 ROUNDS = 5
 
@@ -70,9 +71,9 @@ def bare(path: Path, plugin: NFPlugin | None = None) -> int:
     return sum(flow.bidirectional_packets for flow in streamer)
 
 
-def ours(path: Path) -> int:
+def ours(path: Path, way: Callable = meter) -> int:
     batches: list = []
-    meter(Job(str(path), None, 120, 1800, True, str(path)), batches.append)
+    way(Job(str(path), None, 120, 1800, True, str(path)), batches.append)
     return sum(sum(b.column(n).to_pylist()) for b in batches for n in PACKETS)
 
 
@@ -89,6 +90,7 @@ def compare(path: Path) -> None:
     runs: dict[str, Callable[[Path], int]] = {
         "NFStream, no plugin": bare,
         "NFStream, ordinary plugin": lambda p: bare(p, OrdinaryPlugin()),
+        "exfilml meter, plugin": lambda p: ours(p, meter_by_plugin),
         "exfilml meter": ours,
         "exfilml.read_flows": whole,
     }
