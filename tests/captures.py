@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import dpkt
+import numpy as np
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 START = 1_700_000_000.0
@@ -222,6 +223,31 @@ def traffic(
         frame = ethernet(ip4(src, dst, 6 if is_tcp else 17, carried))
         frames.append((START + number * 0.0005, frame))
     return frames
+
+
+def write_short_flows(path: Path, flows: int, packets: int = 10) -> Path:
+    """Write UDP flows of a few packets of 72 random bytes, 250 begun in a second."""
+    data = np.random.default_rng(1)
+    first = np.frombuffer(
+        ethernet(ip4("10.0.0.0", SERVER, 17, udp(40000, 9999, bytes(72)))), np.uint8
+    )
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, ETHERNET))
+        for begin in range(0, flows + packets, 50_000):
+            # At each moment one flow begins, and as many go on as have packets left.
+            moment, nth = np.divmod(np.arange(50_000 * packets), packets)
+            moment += begin
+            flow = moment - nth
+            moment, flow = (x[(flow >= 0) & (flow < flows)] for x in (moment, flow))
+            head = np.empty((len(flow), 4), "<u4")
+            head[:, 0] = START + moment // 250
+            head[:, 1] = moment % 250 * 4000
+            head[:, 2:] = len(first)
+            frames = np.tile(first, (len(flow), 1))
+            frames[:, 27:30] = (flow[:, None] >> np.array([16, 8, 0])) & 255
+            frames[:, 42:] = data.integers(0, 256, (len(flow), 72))
+            file.write(np.hstack([head.view(np.uint8), frames]).tobytes())
+    return path
 
 
 def dialogue(
