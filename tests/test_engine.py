@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -267,6 +269,25 @@ def test_a_flow_in_many_parts_is_one(tmp_path):
     cut = both(path, active_timeout=1)
     assert len(cut[0]) == 3
     assert sorted(cut[0]) == sorted(both(path, active_timeout=1000)[0])
+
+
+def test_an_interrupted_caller_does_not_wait_for_the_end(tmp_path, monkeypatch):
+    """However few flows there are to tell of meanwhile."""
+    calls = []
+    run = _engine_loop.run
+
+    def slowly(*arguments):
+        calls.append(run(*arguments[:-1], 10))
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+        return calls[-1]
+
+    monkeypatch.setattr(_engine_loop, "run", slowly)
+    path = c.write_pcap(tmp_path / "x.pcap", c.udp_flow([b"x"] * 50_000, step=0.0001))
+    with pytest.raises(KeyboardInterrupt):
+        _engine.meter_compiled(job(path), lambda _: None)
+    assert len(calls) < 1000
 
 
 # --- parts of the loop -----------------------------------------------------------

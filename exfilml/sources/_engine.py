@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from exfilml.sources._rows import DISSECTIONS, SNAPSHOT, Metered, MeterError, Ro
 FIRST_FLOWS: Final = 1024
 OUTBOX_ROWS: Final = 512
 OUTBOX_BYTES: Final = 1 << 20
-# A second of packets, or less, after which Ctrl-C is looked for.
+# Packets after which Ctrl-C is looked for: a second of them, or less.
 STEPS: Final = 1 << 19
 
 
@@ -36,20 +36,22 @@ def meter_compiled(job: Job, emit: Callable[[pa.RecordBatch], None]) -> Metered:
     """Meter one file; parameters, result and errors as of `_meter.meter`."""
     rows = Rows(emit)
     flows = _Flows(rows)
-    with _opened(job) as engine, ThreadPoolExecutor(1) as thread:
-        packets, settings = engine
-        run = _Run(packets, settings)
-        full, spare = _new_outbox(), _new_outbox()
-        task: Future[int] = thread.submit(run.fill, full)
-        while True:
+    with (
+        _opened(job) as (packets, engine),
+        ThreadPoolExecutor(1) as thread,
+        # Left first: the thread is waited for.
+        closing(_Run(packets, engine)) as run,
+    ):
+        filling, taken = _new_outbox(), _new_outbox()
+        task: Future[int] = thread.submit(run.fill, filling)
+        reason = loop.EMPTY_OUTBOX
+        while reason == loop.EMPTY_OUTBOX:
             reason = task.result()
-            full, spare = spare, full
+            filling, taken = taken, filling
             count = run.take_count()
             if reason == loop.EMPTY_OUTBOX:
-                task = thread.submit(run.fill, full)
-            flows.add(spare, count)
-            if reason != loop.EMPTY_OUTBOX:
-                break
+                task = thread.submit(run.fill, filling)
+            flows.add(taken, count)
     if reason == loop.UNREADABLE:
         raise MeterError("it cannot be read any further")
     if reason == loop.NO_MEMORY:
@@ -123,6 +125,7 @@ class _Run:
     def __init__(self, packets: Any, engine: loop.Engine) -> None:
         self._packets = packets
         self._engine = engine
+        self._closed = False
         self._clocks = np.zeros(1, loop.CLOCK)
         clock = self._clocks[0]
         clock["oldest"] = clock["newest"] = clock["free_flow"] = -1
@@ -152,8 +155,12 @@ class _Run:
             )
             if reason == loop.GROW:
                 self._grow()
-            elif reason != loop.LOOK_UP:
+            elif reason != loop.LOOK_UP or self._closed:
                 return int(reason)
+
+    def close(self) -> None:
+        """Let the loop return before long, wherever it is."""
+        self._closed = True
 
     def take_count(self) -> int:
         """Return how many rows there are in the outbox; the next starts empty."""

@@ -3,7 +3,8 @@
 An intrinsic below is one machine instruction or one C call. A C function is known by
 its address, which is an argument like any other, so that compiled code can be cached
 on disk. Integers are passed with the widths of the C prototypes, which `_engine_abi`
-compares with those of the installed engine.
+compares with those of the installed engine. numba's cache of the loop does not notice
+a change here.
 """
 
 from __future__ import annotations

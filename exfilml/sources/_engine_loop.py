@@ -52,6 +52,9 @@ SCAN_MOST: Final = 1000
 # A read error is tried again, as NFStream does, but not for ever.
 MOST_ERRORS: Final = 1_000_000
 
+# They are compiled in, and numba's cache notices a change in this file only.
+assert (HEAD_BYTES, SLICE_BYTES, MAX_SLICES, MAX_PACKETS) == (4096, 64, 32, 256)
+
 PAGE: Final = 512
 PAGES_PER_BLOCK: Final = 4096
 _HEAD_AT: Final = 0

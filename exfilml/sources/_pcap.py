@@ -1,7 +1,8 @@
 """Captures: pcap and pcapng, also compressed with gzip.
 
-NFStream meters them in a worker process (`_worker`, `_meter`), with payload sampled
-per direction (`_plugin`). Bytes are IP bytes, times have NFStream's resolution of a
+NFStream's engine meters them in a worker process (`_worker`, `_meter`), driven by a
+compiled loop (`_engine`) or, where that cannot be used, by NFStream's own with a plugin
+(`_plugin`). Both sample payload per direction and give the same flows. Bytes are IP bytes, times have NFStream's resolution of a
 millisecond.
 """
 
