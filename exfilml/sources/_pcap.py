@@ -13,10 +13,11 @@ import tempfile
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import pandas_dtype
 
 from exfilml.exceptions import SourceError
 from exfilml.schema import COLUMNS, empty_flows
@@ -162,24 +163,19 @@ def _to_frame(batches: list[pa.RecordBatch], sensor: str) -> pd.DataFrame:
     if not batches:
         return empty_flows()
     table = pa.Table.from_batches(batches)
-    columns = {}
+    known = set(table.column_names)
+    columns: dict[str, Any] = {}
     for column in COLUMNS:
-        if column.name in table.column_names:
+        dtype: Any = pandas_dtype(column.dtype)
+        if column.name in known:
             values = table.column(column.name)
-            if column.dtype == "Int64":
-                series = values.to_pandas(
-                    types_mapper={pa.int64(): pd.Int64Dtype()}.get
-                )
-            elif column.dtype == "boolean":
-                series = values.to_pandas(
-                    types_mapper={pa.bool_(): pd.BooleanDtype()}.get
-                )
-            else:
-                series = values.to_pandas().astype(column.dtype)
-            columns[column.name] = series
+            columns[column.name] = (
+                dtype.__from_arrow__(values)
+                if hasattr(dtype, "__from_arrow__")
+                else values.to_numpy()
+            )
         else:
             value = sensor if column.name == "sensor" else None
-            columns[column.name] = pd.Series(
-                [value] * table.num_rows, dtype=column.dtype
-            )
+            columns[column.name] = pd.Series([value] * table.num_rows, dtype=dtype)
+    # Copied, because Arrow's memory cannot be written.
     return pd.DataFrame(columns)
