@@ -473,6 +473,16 @@ def inspect(model: Path, *, as_json: bool) -> None:
         click.echo(card_text(card), nl=False)
 
 
+@app.command()
+def doctor() -> None:
+    """Show how captures are read on this machine: the fast way or not, and why."""
+    from exfilml.export import printable
+    from exfilml.sources import examine
+
+    for name, value in examine().items():
+        click.echo(f"{name + ':':<15} {printable(value)}")
+
+
 def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
     from exfilml.sources import read_flows
 

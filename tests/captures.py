@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import dpkt
+import numpy as np
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 START = 1_700_000_000.0
@@ -95,6 +96,16 @@ def sll(packet: bytes) -> bytes:
 def gre(outer_src: str, outer_dst: str, inner: bytes) -> bytes:
     kind = 0x86DD if inner[0] >> 4 == 6 else 0x0800
     return ip4(outer_src, outer_dst, 47, struct.pack(">HH", 0, kind) + inner)
+
+
+def vxlan(outer_src: str, outer_dst: str, inner: bytes) -> bytes:
+    head = struct.pack(">II", 0x08000000, 7 << 8)
+    return ip4(outer_src, outer_dst, 17, udp(55000, 4789, head + ethernet(inner)))
+
+
+def gtp(outer_src: str, outer_dst: str, inner: bytes, tunnel: int = 9) -> bytes:
+    head = struct.pack(">BBHI", 0x30, 0xFF, len(inner), tunnel)
+    return ip4(outer_src, outer_dst, 17, udp(2152, 2152, head + inner))
 
 
 Frames = Iterable[tuple[float, bytes]]
@@ -212,3 +223,113 @@ def traffic(
         frame = ethernet(ip4(src, dst, 6 if is_tcp else 17, carried))
         frames.append((START + number * 0.0005, frame))
     return frames
+
+
+def write_short_flows(path: Path, flows: int, packets: int = 10) -> Path:
+    """Write UDP flows of a few packets of 72 random bytes, 250 begun in a second."""
+    data = np.random.default_rng(1)
+    first = np.frombuffer(
+        ethernet(ip4("10.0.0.0", SERVER, 17, udp(40000, 9999, bytes(72)))), np.uint8
+    )
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, ETHERNET))
+        for begin in range(0, flows + packets, 50_000):
+            # At each moment one flow begins, and as many go on as have packets left.
+            moment, nth = np.divmod(np.arange(50_000 * packets), packets)
+            moment += begin
+            flow = moment - nth
+            moment, flow = (x[(flow >= 0) & (flow < flows)] for x in (moment, flow))
+            head = np.empty((len(flow), 4), "<u4")
+            head[:, 0] = START + moment // 250
+            head[:, 1] = moment % 250 * 4000
+            head[:, 2:] = len(first)
+            frames = np.tile(first, (len(flow), 1))
+            frames[:, 27:30] = (flow[:, None] >> np.array([16, 8, 0])) & 255
+            frames[:, 42:] = data.integers(0, 256, (len(flow), 72))
+            file.write(np.hstack([head.view(np.uint8), frames]).tobytes())
+    return path
+
+
+def dialogue(
+    kind: str, sport: int = 40000, dport: int = 9999, packets: int = 60, seed: int = 1
+) -> list[tuple[float, bytes]]:
+    """TCP, UDP and ICMP both ways in an encapsulation, sizes mixed; IP packets."""
+    rng = random.Random(seed)
+    six = kind.startswith("ipv6")
+    extensions = {"ipv6 extensions": (0, 43, 44, 60), "ipv6 mobility": (135,)}
+    ends = (CLIENT6, SERVER6) if six else (CLIENT, SERVER)
+    frames = []
+    for number in range(packets):
+        forth = number < 2 or rng.random() < 0.6
+        (src, here), (dst, there) = (
+            zip(ends, (sport, dport), strict=True)
+            if forth
+            else zip(ends[::-1], (dport, sport), strict=True)
+        )
+        size = rng.choice((0, 1, 17, 63, 64, 65, 500, 1400))
+        body = noise(size, number) if number % 3 else text(size)
+        protocol = rng.choice((6, 6, 17, 58 if six else 1, 50))
+        carried = {
+            6: lambda h=here, t=there, b=body, n=number: tcp(
+                h, t, b, SYN if n < 2 else ACK | PSH, options=4
+            ),
+            17: lambda h=here, t=there, b=body: udp(h, t, b),
+            50: lambda b=body: b,
+        }.get(protocol, lambda b=body, f=forth: echo(b, reply=not f, six=six))()
+        if six:
+            packet = ip6(src, dst, protocol, carried, extensions.get(kind, ()))
+        else:
+            options = 8 if kind == "options" else 0
+            packet = ip4(src, dst, protocol, carried, options=options)
+        frames.append((START + number * 0.05, packet))
+    return frames
+
+
+def encapsulations() -> dict[str, tuple[int, list[tuple[float, bytes]]]]:
+    """Link type and frames of the same talk in every way that captures have it."""
+    outer = ("192.0.2.1", "192.0.2.2")
+    plain = dialogue("plain")
+
+    def mapped(wrap, kind="plain"):
+        return [(time, wrap(packet)) for time, packet in dialogue(kind)]
+
+    whole = udp(40001, 9998, noise(4000, 5))
+    parts = [
+        ip4(CLIENT, SERVER, 17, whole[at : at + 1480], flags=0x2000 * more | at // 8)
+        for at, more in ((0, 1), (1480, 1), (2960, 0))
+    ]
+    quote = struct.pack(">BBHI", 3, 3, 0, 0) + ip4(CLIENT, SERVER, 17, udp(1, 2, b"x"))
+    return {
+        "ethernet": (ETHERNET, mapped(ethernet)),
+        "no padding": (ETHERNET, mapped(lambda p: ethernet(p, pad=False))),
+        "options": (ETHERNET, mapped(ethernet, "options")),
+        "ipv6": (ETHERNET, mapped(ethernet, "ipv6")),
+        "ipv6 extensions": (ETHERNET, mapped(ethernet, "ipv6 extensions")),
+        "ipv6 mobility": (ETHERNET, mapped(ethernet, "ipv6 mobility")),
+        "vlan": (ETHERNET, mapped(lambda p: ethernet(p, vlan=42))),
+        "sll": (LINUX_SLL, mapped(sll)),
+        "raw": (RAW, plain),
+        "gre": (ETHERNET, mapped(lambda p: ethernet(gre(*outer, p)))),
+        "vxlan": (ETHERNET, mapped(lambda p: ethernet(vxlan(*outer, p)))),
+        "gtp": (ETHERNET, mapped(lambda p: ethernet(gtp(*outer, p)))),
+        "fragments": (
+            ETHERNET,
+            [(START + n, ethernet(p)) for n, p in enumerate(parts)],
+        ),
+        "errors": (
+            ETHERNET,
+            [(START + n, ethernet(ip4(SERVER, CLIENT, 1, quote))) for n in range(9)],
+        ),
+        "uploads": (
+            ETHERNET,
+            sorted(
+                tcp_upload(noise(300_000), step=0.02, answer=text(9000))
+                + tcp_upload(text(90_000), sport=40002, dport=80, step=0.05)
+                + udp_flow([noise(100, n) for n in range(300)], step=0.03)
+            ),
+        ),
+        "time goes back": (ETHERNET, mapped(ethernet)[::-1]),
+        "many": (ETHERNET, traffic(2500, 9000)),
+        "nothing": (ETHERNET, []),
+        "no ip": (ETHERNET, [(START, b"\xff" * 60)] * 3),
+    }

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from sites import office, theft
 
 from exfilml import cli
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS
-from exfilml.sources import write_flows
+from exfilml.sources import _pool, write_flows
 
 ROOT = Path(__file__).parent.parent
 
@@ -410,3 +411,24 @@ def test_a_closed_stream_does_not_break_the_run(site, closed):
     )
     assert done.returncode == 0, done.stderr
     assert (site / "closed.csv").stat().st_size > 1000
+
+
+def test_doctor_says_which_loop_reads_captures_and_why(run, monkeypatch):
+    """Asked of the very worker that would read them."""
+    status, out, err = run("doctor")
+    assert (status, err) == (0, "")
+    facts = dict(line.split(":", 1) for line in out.splitlines())
+    assert facts["packet loop"].strip() == "compiled"
+    assert facts["nfstream"].strip() == version("nfstream")
+    code = (
+        "from exfilml.sources import _engine_abi as abi\n"
+        "abi.TESTED = ('6.5.4',)\n"
+        "from exfilml.sources._worker import main; main()"
+    )
+    monkeypatch.setattr(_pool, "COMMAND", (sys.executable, "-c", code))
+    _, out, _ = run("doctor")
+    assert "NFStream's own, several times slower: NFStream 6.6.0 was not tested" in out
+    monkeypatch.setattr(_pool, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    status, out, err = run("doctor")
+    assert (status, out) == (2, "")
+    assert "error: captures cannot be read here: a test capture" in err

@@ -495,5 +495,7 @@ def test_rtp_of_real_captures(capture: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(_plugin, "Side", Sized)
     path = Path(REAL) / "pcap" / "benign" / capture
-    _meter.meter(Job(str(path), None, 120, 1800, True, capture), lambda _: None)
+    _meter.meter_by_plugin(
+        Job(str(path), None, 120, 1800, True, capture), lambda _: None
+    )
     assert any(_facts.find_rtp(side.start, side.sizes) for side in sides)

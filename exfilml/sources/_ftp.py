@@ -14,8 +14,6 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml import payload
-
 APP: Final = "FTP_DATA"
 TCP: Final = 6
 
@@ -59,9 +57,12 @@ def name_transfers(flows: pd.DataFrame, announced: list[Announced]) -> pd.DataFr
     n-th flow is the n-th announcement. Flows whose payload showed another protocol are
     left as they are. The control connection vouches for the application.
     """
-    meant = _match(flows, announced)
+    meant = _match(flows, announced) if announced else {}
     if not meant:
         return flows
+    # Late, because compilers are loaded with it, and most captures hold no FTP.
+    from exfilml import payload
+
     names = ["app", "app_verified"]
     names += [f"{s}_{n}" for s in ("src", "dst") for n in ("declared", "misdeclared")]
     columns: dict[str, list[Any]] = {name: flows[name].tolist() for name in names}

@@ -1,19 +1,23 @@
 """Captures: pcap and pcapng, also compressed with gzip.
 
-NFStream meters them in a worker process (`_worker`, `_meter`), with payload sampled
-per direction (`_plugin`). Bytes are IP bytes, times have NFStream's resolution of a
+NFStream's engine meters them in a worker process (`_worker`, `_meter`), driven by a
+compiled loop (`_engine`) or, where that cannot be used, by NFStream's own with a plugin
+(`_plugin`). Both sample payload per direction and give the same flows. Bytes are IP bytes, times have NFStream's resolution of a
 millisecond.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import zlib
+from functools import cache
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import pandas_dtype
 
 from exfilml.exceptions import SourceError
 from exfilml.schema import COLUMNS, empty_flows
@@ -28,6 +32,7 @@ from exfilml.sources._reading import (
     Reading,
 )
 
+_LOG: Final = logging.getLogger(__name__)
 _GZIP: Final = b"\x1f\x8b\x08"
 _CHUNK: Final = 1 << 16
 MAGICS: Final = (
@@ -119,6 +124,8 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
         shown=str(path),
     )
     batches, found = options.pool.run(job, options.advance)
+    if found.get("plain") is not None:
+        _say_plain(found["plain"])
     damage, impossible = found["damage"], int(found["impossible"])
     flows = name_transfers(
         _to_frame(batches, path.name), [Announced(**a) for a in found["announced"]]
@@ -145,29 +152,30 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
     return Reading(flows, tuple(losses))
 
 
+@cache
+def _say_plain(reason: str) -> None:
+    """Say once that reading is slow, and why; the flows are the same."""
+    _LOG.info("captures are read by NFStream's own loop, slowly: %s", reason)
+
+
 def _to_frame(batches: list[pa.RecordBatch], sensor: str) -> pd.DataFrame:
     """Make a typed flows table of the worker's batches."""
     if not batches:
         return empty_flows()
     table = pa.Table.from_batches(batches)
-    columns = {}
+    known = set(table.column_names)
+    columns: dict[str, Any] = {}
     for column in COLUMNS:
-        if column.name in table.column_names:
+        dtype: Any = pandas_dtype(column.dtype)
+        if column.name in known:
             values = table.column(column.name)
-            if column.dtype == "Int64":
-                series = values.to_pandas(
-                    types_mapper={pa.int64(): pd.Int64Dtype()}.get
-                )
-            elif column.dtype == "boolean":
-                series = values.to_pandas(
-                    types_mapper={pa.bool_(): pd.BooleanDtype()}.get
-                )
-            else:
-                series = values.to_pandas().astype(column.dtype)
-            columns[column.name] = series
+            columns[column.name] = (
+                dtype.__from_arrow__(values)
+                if hasattr(dtype, "__from_arrow__")
+                else values.to_numpy()
+            )
         else:
             value = sensor if column.name == "sensor" else None
-            columns[column.name] = pd.Series(
-                [value] * table.num_rows, dtype=column.dtype
-            )
+            columns[column.name] = pd.Series([value] * table.num_rows, dtype=dtype)
+    # Copied, because Arrow's memory cannot be written.
     return pd.DataFrame(columns)

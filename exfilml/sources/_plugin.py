@@ -19,6 +19,9 @@ sampled and counted as often as they were seen: telling them apart needs state t
 grows with the window, and no verdict rests on it. Packets that ICMP errors quote are
 somebody else's data: counted, not sampled.
 
+It is the reference for the compiled loop (`_engine_loop`), which does the same, and
+takes over where that cannot be used.
+
 How it is fast
 --------------
 With a plugin NFStream copies about thirty fields of each flow out of C for every

@@ -76,7 +76,7 @@ class Worker:
         tuple
             Batches of rows; and what else was found: ``impossible``, the number of
             flows with impossible times, ``announced``, the data connections of FTP,
-            and `Structure.facts`.
+            `Structure.facts`, and ``plain``, why the compiled loop was not used.
 
         Raises
         ------

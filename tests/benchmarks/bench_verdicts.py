@@ -30,8 +30,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exfilml import payload
-from exfilml.sources import _meter, _plugin
+from exfilml.sources import _plugin, _rows
 from exfilml.sources._job import Job
+from exfilml.sources._meter import meter_by_plugin
 
 PLAIN_TARGET = 0.005
 CIPHER_TARGET = 0.95
@@ -113,7 +114,7 @@ def directions(captures: list[Path]) -> list[Direction]:
     found: list[Direction] = []
     capture = ""
 
-    def to_row(state: KeptState, row=_meter.to_row):
+    def to_row(state: KeptState, row=_rows.to_row):
         app, confidence = state.facts[:2] if state.facts else ("", 0)
         for side, kept, evidence in zip(
             ("forth", "back"), state.kept, state.evidence, strict=True
@@ -126,12 +127,14 @@ def directions(captures: list[Path]) -> list[Direction]:
                 )
         return row(state)
 
-    _plugin.FlowState, _meter.to_row = KeptState, to_row
+    _plugin.FlowState, _rows.to_row = KeptState, to_row
     for path in captures:
         capture = path.name
         try:
-            _meter.meter(Job(str(path), None, 120, 1800, True, capture), lambda _: None)
-        except _meter.MeterError as error:
+            meter_by_plugin(
+                Job(str(path), None, 120, 1800, True, capture), lambda _: None
+            )
+        except _rows.MeterError as error:
             print(f"{capture}: {error}", file=sys.stderr)
     return found
 
