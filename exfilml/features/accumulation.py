@@ -75,7 +75,8 @@ def _scattered(asked: Asked) -> NDArray[np.bool_]:
     nameless = hashes["place"] == hashes["remote_ip"]
     nameless &= ~np.isin(hashes["service"], FTP)
     concealed = asked.is_true("judged") & asked.is_true("bare")
-    return concealed & nameless & asked.is_new("service_place")
+    scattered: NDArray[np.bool_] = concealed & nameless & asked.is_new("service_place")
+    return scattered
 
 
 def _excess(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.float64]:
