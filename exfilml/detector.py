@@ -58,7 +58,7 @@ from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
 from exfilml.exceptions import BaselineError, CapabilityWarning, StateWarning
 from exfilml.features import FAMILIES, Asked, FlowFeatures
-from exfilml.features.accumulation import Cases, largest_of_case
+from exfilml.features.cases import Cases, largest_of_case
 from exfilml.forest import BaselineForest
 from exfilml.places import infer_networks, orient, parse_networks, stays_inside
 from exfilml.schema import capability, validate_flows, warn_of_doubtful_rows

@@ -23,7 +23,7 @@ from exfilml.calibration import check_budget, check_rate, false_discovery_thresh
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
-from exfilml.features.accumulation import largest_of_case
+from exfilml.features.cases import largest_of_case
 from exfilml.names import Names
 from exfilml.policy import Policy
 from exfilml.ruling import Ruling

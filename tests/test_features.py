@@ -13,7 +13,7 @@ import exfilml.features
 from exfilml.baseline import Baseline, Observed
 from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_bytes
 from exfilml.features._feature import speaking_level
-from exfilml.features.accumulation import Cases, largest_of_case
+from exfilml.features.cases import Cases, largest_of_case
 from exfilml.places import PRIVATE_NETWORKS, orient
 from exfilml.schema import validate_flows
 

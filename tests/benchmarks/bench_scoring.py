@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 import exfilml
 from exfilml.baseline import Observed
 from exfilml.features import Asked
-from exfilml.features.accumulation import Cases
+from exfilml.features.cases import Cases
 from exfilml.persistence import default_model
 from exfilml.places import orient
 from exfilml.schema import REQUIRED, validate_flows
