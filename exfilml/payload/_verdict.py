@@ -393,12 +393,14 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
        is opaque by definition; a compressed format is compressed.
     2. Under ``UNKNOWN_BELOW`` bytes of content: what the grammar says, else
        unknown.
-    3. Printable: encoded if an encoding is recognised, else text.
+    3. Printable: encoded if an encoding is recognised, else text; unless later slices
+       decide (4).
     4. Randomness not rejected: opaque from ``OPAQUE_BELOW`` bytes on, where the
        test has the power to reject text and records; also when only framing, or a
        preamble of less than half, or windows of less than a third, had to be set
        aside, or when the later slices pass and stand for more than half of the
-       stream. What the trained odds then hold for compressed by far is compressed.
+       stream. What the trained odds then hold for compressed by far is compressed,
+       and so is what begins with a compressed format behind a preamble.
     5. Records with lengths or padding around opaque bytes are opaque.
     6. Text under a repeating key: encoded, and concealed.
     7. Rejected, yet nearly the entropy of random bytes: compressed.
