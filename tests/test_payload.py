@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -412,6 +413,72 @@ def test_preamble_before_ciphertext(preamble: bytes) -> None:
         preamble + random_bytes(4000), random_bytes(2048, 1), stream_bytes=10**6
     )
     assert (found.verdict, found.concealed) == ("opaque", True)
+
+
+TEXTS = {
+    "prose": prose(4000),
+    "records": b"".join(
+        b'{"id": %d, "name": "report", "ok": true}\n' % (i * 7919) for i in range(120)
+    )[:4000],
+    "table": b"".join(
+        b"%d,alpha,%d.%02d,ok\r\n" % (i, i * 37 % 990, i % 100) for i in range(300)
+    )[:4000],
+    "cyrillic": ("Съешь же ещё этих мягких булок, да выпей чаю. " * 60).encode()[:4000],
+}
+PREAMBLES = (16, 64, 100, 200, 300, 350, 400, 500, 600, 800, 2000, 4000)
+
+
+def kept(data: bytes) -> tuple[bytes, bytes]:
+    """Head and slices of a stream in packets of 1,024 bytes."""
+    slices = [data[at : at + SLICE_BYTES] for at in range(4096, len(data) - 64, 1024)]
+    return data[:4096], b"".join(slices[:32])
+
+
+@pytest.mark.parametrize("n", PREAMBLES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_of_any_length_before_ciphertext_does_not_hide_it(
+    text: str, n: int
+) -> None:
+    """What follows the text is judged, and told where it begins."""
+    found = []
+    for seed in range(4):
+        for size in (8192, 30_000, 60_000):
+            data = TEXTS[text][:n] + random_bytes(size, 1000 * n + seed)
+            head, body = kept(data)
+            found += [judge(data), judge_stream(head, body, stream_bytes=len(data))]
+    # One ciphertext in a thousand fails the test, one in a hundred the trained odds.
+    opaque = [x for x in found if (x.verdict, x.concealed) == ("opaque", True)]
+    assert len(opaque) >= len(found) - 3
+    # Less than a window of text that is not ASCII is too short to be seen.
+    near = 64 if text == "cyrillic" else 16
+    assert sum(abs(x.opaque_from - n) <= near for x in opaque) >= len(opaque) - 2
+
+
+@pytest.mark.parametrize("n", [64, 300, 600, 2000])
+@pytest.mark.parametrize("kind", ["raw", "zlib", "gzip"])
+def test_text_before_compressed_data_makes_it_no_ciphertext(kind: str, n: int) -> None:
+    """Compressed data have behind a text the chances to pass that they have alone."""
+    alone = behind = 0
+    for seed in range(12):
+        source = prose(60_000, seed)
+        packed = {
+            "raw": zlib.compress(source, 9)[2:],
+            "zlib": zlib.compress(source),
+            "gzip": gzip.compress(source, mtime=seed),
+        }[kind]
+        for size in (4096, 8192, 20_000):
+            alone += judge(packed[:size]).concealed
+            behind += judge(TEXTS["prose"][:n] + packed[:size]).concealed
+    assert behind <= alone + 1
+
+
+@pytest.mark.parametrize("given", [5, None, [1], "text", 1.5])
+def test_what_is_no_bytes_is_one_clear_error(given: object) -> None:
+    """The error names the type that was given and the one expected."""
+    with pytest.raises(TypeError, match=f"{type(given).__name__}.*bytes-like"):
+        judge(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"{type(given).__name__}.*bytes-like"):
+        judge_stream(b"", given)  # type: ignore[arg-type]
 
 
 def test_long_dialogue_before_ciphertext() -> None:

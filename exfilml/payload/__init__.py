@@ -82,6 +82,11 @@ def judge(data: bytes) -> PayloadEvidence:
     -------
     PayloadEvidence
         Equal to ``judge_stream(data)``.
+
+    Raises
+    ------
+    TypeError
+        If `data` is not bytes-like.
     """
     return judge_stream(data)
 
@@ -122,16 +127,34 @@ def judge_stream(
     PayloadEvidence
         Defined for any bytes, also for none.
 
+    Raises
+    ------
+    TypeError
+        If `head` or `body` is not bytes-like.
+
     Notes
     -----
     Slices may overlap the end of the stream or be short; a count of stream bytes
     below what was seen is taken as what was seen.
     """
-    head = bytes(head)
-    body = bytes(body)
+    head = _bytes_of(head)
+    body = _bytes_of(body)
     seen = len(head) + len(body)
     total = seen if stream_bytes is None else max(seen, stream_bytes)
     return assess(head, body, max(0, slice_bytes), total, protocol, tuple(packets))
+
+
+def _bytes_of(given: object) -> bytes:
+    """Return bytes of what has them; ``bytes(5)`` would be five NULs."""
+    if isinstance(given, bytes):
+        return given
+    try:
+        return memoryview(given).tobytes()  # type: ignore[arg-type]
+    except TypeError:
+        hint = ": encode the text" if isinstance(given, str) else ""
+        raise TypeError(
+            f"payload is {type(given).__name__}, expected bytes-like{hint}"
+        ) from None
 
 
 def warm_up() -> None:

@@ -50,8 +50,9 @@ class PayloadEvidence(NamedTuple):
     concealed
         Opaque, or opaque once decoded, or obscured with a repeating key.
     opaque_from
-        Offset in the stream at which opaque bytes begin, known to 8 bytes; nan where
-        nothing is opaque.
+        Offset in the stream at which opaque bytes begin, known to 16 bytes behind text
+        in ASCII, to 64 behind anything else, and not behind less than 16 bytes of text
+        or 64 of others; nan where nothing is opaque.
     fully_encrypted
         Opaque from the first byte, without any handshake, and not exempt under the
         rules of Wu et al. (2023).

@@ -393,12 +393,14 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
        is opaque by definition; a compressed format is compressed.
     2. Under ``UNKNOWN_BELOW`` bytes of content: what the grammar says, else
        unknown.
-    3. Printable: encoded if an encoding is recognised, else text.
+    3. Printable: encoded if an encoding is recognised, else text; unless later slices
+       decide (4).
     4. Randomness not rejected: opaque from ``OPAQUE_BELOW`` bytes on, where the
        test has the power to reject text and records; also when only framing, or a
        preamble of less than half, or windows of less than a third, had to be set
        aside, or when the later slices pass and stand for more than half of the
-       stream. What the trained odds then hold for compressed by far is compressed.
+       stream. What the trained odds then hold for compressed by far is compressed,
+       and so is what begins with a compressed format behind a preamble.
     5. Records with lengths or padding around opaque bytes are opaque.
     6. Text under a repeating key: encoded, and concealed.
     7. Rejected, yet nearly the entropy of random bytes: compressed.
@@ -421,32 +423,41 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
         text = found[_kernel.PRINTABLE] >= TEXT_SHARE
         return _Judged("text" if text else "structured", 1.0, concealed=False)
     printable = found[_kernel.C_PRINTABLE] / size
-    if printable >= TEXT_SHARE:
+    later = int(found[_kernel.LATER_N])
+    later_decides = (
+        later_share >= LATER_SHARE
+        and later >= PACKED_BELOW
+        and found[_kernel.LATER_P] > OPAQUE_P
+    )
+    if printable >= TEXT_SHARE and not later_decides:
         return _read_text(content[:size].tobytes(), found, size, depth)
     whole = found[_kernel.C_P] > OPAQUE_P
+    followed = bool(found[_kernel.FOLLOWED])
     opaque = int(found[_kernel.OPAQUE_N])
     # Signatures and keys inside short binary messages are random, and no payload.
     if opaque >= OPAQUE_BELOW and (whole or not signed):
         # Slices stand behind; the odds are those of bytes that follow each other.
-        joined = opaque - int(found[_kernel.LATER_N])
+        joined = opaque - later
         if joined < PACKED_BELOW:
             joined = opaque
         # A header short enough to pass in the crowd would tell the odds a lie.
         skip = min(_HEADER_BYTES, joined // 8)
+        start = found[_kernel.OPAQUE_FROM]
+        if handshake is None:
+            if not followed:
+                start = _opaque_start(head, start)
+            if start and _packed_near(head, int(start)):
+                return _Judged("compressed", 1.0, concealed=False)
         return _opaque(
-            content[skip:joined], found[_kernel.OPAQUE_FROM],
+            content[skip:joined], start,
             grammar if grammar in _PACKED_GRAMMARS else magic, handshake,
-            followed=whole,
+            followed=followed,
         )  # fmt: skip
-    later = int(found[_kernel.LATER_N])
-    if (
-        later_share >= LATER_SHARE
-        and later >= PACKED_BELOW
-        and found[_kernel.LATER_P] > OPAQUE_P
-    ):
+    if later_decides:
         return _opaque(
-            content[size - later : size], len(head), magic, handshake, followed=False
-        )
+            content[size - later : size], _opaque_start(head, len(head)), magic,
+            handshake, followed=False,
+        )  # fmt: skip
     if found[_kernel.C_P] > OPAQUE_P:
         if plain:
             return _Judged("structured", 1.0, concealed=False)
@@ -477,6 +488,25 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
     if run is not None:
         return _judge_decoded(run, depth)
     return _Judged("structured", 1.0, concealed=False)
+
+
+def _opaque_start(head: bytes, otherwise: float) -> float:
+    """Where a preamble ends, if what is left of the head is opaque."""
+    start = _kernel.preamble_end(_view(head), 0, len(head), quantiles())
+    rest, _ = _measure(head[start:], b"", 0, -1, 0, search=False)
+    return float(start) if rest[_kernel.C_P] > OPAQUE_P else otherwise
+
+
+def _packed_near(data: bytes, end: int) -> bool:
+    """Whether a compressed format begins where a text or a preamble ends.
+
+    Or a little before: the first bytes of some magic numbers read as text.
+    """
+    return any(
+        _facts.is_packed(_facts.find_magic(data[at : at + _HEADER_BYTES]))
+        for stop in {end, _kernel.text_end(_view(data), 0, len(data))}
+        for at in range(max(1, stop - 8), stop + 1)
+    )
 
 
 def _text_ends(data: bytes) -> int:
