@@ -232,7 +232,7 @@ def test_the_command(detector, today, tmp_path, capfd):
     model, table = tmp_path / "m.exfilml", tmp_path / "today.parquet"
     exfilml.save_model(detector, model)
     exfilml.write_flows(today, table)
-    asked = ["blindspots", str(table), "--model", str(model), "--trials", "1"]
+    asked = ["blindspots", str(table), "--model", str(model), "--trials", "5"]
     plot = tmp_path / "recall.png"
     assert cli.run([*asked, "--quiet", "--plot", str(plot)]) == 0
     out, err = capfd.readouterr()
@@ -242,6 +242,7 @@ def test_the_command(detector, today, tmp_path, capfd):
     assert "planted and scored" not in err
     for options, text in (
         (["--trials", "0"], "trials: got 0"),
+        (["--trials", "4"], "expected 5 or more"),
         (["--alerts-per-day", "0"], "alerts per day"),
         (["--plot", str(tmp_path / "recall.txt")], "suffix must be"),
     ):

@@ -19,14 +19,28 @@ import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.schema import empty_flows, validate_flows
-from exfilml.sources._discover import READERS, Source, expand, find_readers, first_few
+from exfilml.sources._discover import (
+    READERS,
+    Source,
+    expand,
+    find_readers,
+    first_few,
+    is_read,
+)
 from exfilml.sources._labels import read_labels
 from exfilml.sources._parquet import read_parquet
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
 
-__all__ = ["READERS", "read_flows", "read_labels", "read_parquet", "write_flows"]
+__all__ = [
+    "READERS",
+    "is_read",
+    "read_flows",
+    "read_labels",
+    "read_parquet",
+    "write_flows",
+]
 
 
 def read_flows(
