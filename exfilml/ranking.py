@@ -103,8 +103,9 @@ LEAST_CROSSING: Final = 0.01
 FEWEST_TO_CROSS: Final = 100
 LEAST_REASON_BITS: Final = 0.5
 WORTH_TELLING_BITS: Final = 2.0
-# Of what is worth telling: what smoothing leaves of the usual is not even slight.
-SLIGHT_SHARE: Final = 0.1
+# Of what is worth telling: less is what smoothing leaves of the usual, and no reason,
+# however many bits the forest gives it.
+LEAST_EVIDENCE_SHARE: Final = 0.1
 
 
 def score_flows(
@@ -611,14 +612,14 @@ def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
     share = detector.contributions(asked, payload=payload, exact=True)
     said = [feature.reason(asked.told) for feature in features.features]
     evidence = features.matrix(asked)
-    least = SLIGHT_SHARE * features.worth_telling
+    least = LEAST_EVIDENCE_SHARE * features.worth_telling
     sentences = []
     for row in range(asked.n_flows):
         best: list[tuple[float, str]] = []
         slight: list[tuple[float, str]] = []
         for family in range(len(FAMILIES)):
             columns = np.flatnonzero(
-                (features.families == family) & (evidence[row] > 0)
+                (features.families == family) & (evidence[row] >= least)
             )
             if len(columns) == 0:
                 continue
@@ -627,10 +628,7 @@ def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
             worth = evidence[row, strongest] >= features.worth_telling[strongest]
             # Several columns of a family may make up what none of them shows alone.
             told = bits >= (LEAST_REASON_BITS if worth else WORTH_TELLING_BITS)
-            if told:
-                best.append((bits, said[strongest][row]))
-            elif evidence[row, strongest] >= least[strongest]:
-                slight.append((bits, said[strongest][row]))
+            (best if told else slight).append((bits, said[strongest][row]))
         best.sort(key=lambda pair: -pair[0])
         text = "; ".join(part for _, part in best)
         if not text and slight:
