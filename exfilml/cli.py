@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
     from exfilml.detector import Detector
     from exfilml.policy import Policy
+    from exfilml.state import State
 
 EXIT_USER: Final = 2
 EXIT_INTERRUPTED: Final = 130
 TABLE_ROWS: Final = 20
+FEWEST_TRIALS: Final = 5
 
 _FILE = click.Path(path_type=Path)
 _SOURCES = click.argument("source", nargs=-1, required=True, metavar="SOURCE...")
@@ -75,7 +78,7 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
 
     if out.suffix.lower() not in {".parquet", ".csv"}:
         raise OutputError(f"{out}: the suffix must be .parquet or .csv.")
-    _writable(out)
+    _writable(out, source)
     table = _read(source, quiet=quiet)
     write_flows(table, out)
     _say(f"{len(table):,} flows written to {out}")
@@ -120,7 +123,7 @@ def train(
 
     SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
     """
-    _writable(model)
+    _writable(model, source, policy)
     from exfilml.calibration import check_budget
     from exfilml.detector import DEFAULT_ALERTS_PER_DAY, Detector
     from exfilml.persistence import save_model
@@ -229,7 +232,7 @@ def rank(
 
     if out is not None:
         output_format(out)
-        _writable(out)
+        _writable(out, source, model, policy, state)
     from exfilml.persistence import load_state, save_state
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
@@ -238,7 +241,7 @@ def rank(
     detector = _load(model, home)
     memory = None
     if state is not None:
-        _writable(state)
+        _writable(state, source, model, policy)
         memory = load_state(state) if state.exists() else detector.new_state()
     table = _read(source, quiet=quiet)
     if top is None and form == "table" and out is None:
@@ -260,7 +263,7 @@ def rank(
         click.echo(ranking_text(ranking), nl=False)
     else:
         click.echo(to_text(ranking, form), nl=False)
-    _say_counts(ranking, len(table), by)
+    _say_counts(ranking, len(table), by, memory)
     if state is not None and memory is not None:
         save_state(memory, state)
 
@@ -300,7 +303,7 @@ def evaluate(
     from exfilml.terminal import evaluation_text
 
     if plot is not None:
-        _plottable(plot)
+        _plottable(plot, source, model, labels)
     from exfilml.evaluation import evaluate as judge
     from exfilml.ranking import check_options
 
@@ -372,15 +375,21 @@ def blindspots(
     from exfilml.terminal import blindspots_text
 
     if plot is not None:
-        _plottable(plot)
+        _plottable(plot, source, model)
     from exfilml.blindspots import MOST_TRIALS, TRIALS
     from exfilml.blindspots import blindspots as look
+    from exfilml.exceptions import OptionError
     from exfilml.inject import check_count
     from exfilml.ranking import check_options
 
     check_options(alerts_per_day=alerts_per_day)
     count = TRIALS if trials is None else trials
     check_count("trials", count, MOST_TRIALS)
+    if count < FEWEST_TRIALS:
+        raise OptionError(
+            f"trials: got {count}, but so few cannot tell 9 times of 10 from less; "
+            f"expected {FEWEST_TRIALS} or more."
+        )
     detector = _load(model, home)
     found = look(
         detector,
@@ -442,14 +451,14 @@ def drift(
         click.echo(drift_text(found), nl=False)
 
 
-def _plottable(path: Path) -> None:
+def _plottable(path: Path, source: tuple[str, ...], *others: Path | None) -> None:
     from importlib.util import find_spec
 
     from exfilml.exceptions import OutputError
 
     if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
         raise OutputError(f"{path}: the suffix must be .png, .svg or .pdf.")
-    _writable(path)
+    _writable(path, source, *others)
     if find_spec("matplotlib") is None:
         raise OutputError(
             f"{path}: drawing needs matplotlib; install exfilml[notebook]."
@@ -492,7 +501,9 @@ def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
     )
 
 
-def _say_counts(ranking: pd.DataFrame, n_read: int, by: str) -> None:
+def _say_counts(
+    ranking: pd.DataFrame, n_read: int, by: str, memory: State | None
+) -> None:
     """Say what the rows of a ranking do not."""
     from exfilml.terminal import policy_text
 
@@ -519,7 +530,11 @@ def _say_counts(ranking: pd.DataFrame, n_read: int, by: str) -> None:
         )
     if ranking.attrs["windows_not_covered"]:
         windows = ", ".join(ranking.attrs["windows_not_covered"])
-        _say(f"sums over {windows} reach back no further than these flows (--state)")
+        far = "no further than these flows (--state)"
+        if memory is not None and memory.earliest is not None:
+            since = datetime.fromtimestamp(memory.earliest, UTC)
+            far = f"to {since:%Y-%m-%d %H:%M} UTC only"
+        _say(f"sums over {windows} reach back {far}")
 
 
 def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:
@@ -551,9 +566,13 @@ def _load(model: Path | None, home: tuple[str, ...]) -> Detector:
     return detector
 
 
-def _writable(path: Path) -> None:
-    """Refuse an output place before the work, not after it."""
+def _writable(path: Path, source: tuple[str, ...], *others: Path | None) -> None:
+    """Refuse an output place before the work, not after it.
+
+    Also one of the sources or of the other files of the command.
+    """
     from exfilml.exceptions import OutputError
+    from exfilml.sources import is_read
 
     folder = path.parent
     if path.is_dir():
@@ -562,6 +581,17 @@ def _writable(path: Path) -> None:
         raise OutputError(f"{path}: the folder {folder} does not exist; make it first.")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} may not be written to.")
+    # Two names of a file that is yet to be written have nothing else in common.
+    if is_read(path, source) or any(
+        path.resolve() == other.resolve()
+        or (path.exists() and other.exists() and path.samefile(other))
+        for other in others
+        if other is not None
+    ):
+        raise OutputError(
+            f"{path}: is another file of this command, which would be overwritten; "
+            "give the output a name of its own."
+        )
 
 
 def _say(text: str) -> None:

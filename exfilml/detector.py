@@ -41,6 +41,7 @@ One file because fitting and scoring must do the same things in the same order.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -464,11 +465,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         CapabilityWarning
             If the flows show payload and the model never saw any.
         StateWarning
-            If flows begin before the end of what `state` knows.
+            If flows begin before the end of what `state` knows, or if it is of another
+            model; it is then nobody's, and this is said once.
         """
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
+        if state is not None:
+            self._warn_if_foreign(state)
         not_covered = _not_covered(flows, state)
         observed = Observed.of(oriented, state)
         asked = Asked(oriented, observed, self.baseline_, self.known_)
@@ -543,7 +547,29 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         time: sums over trailing windows then reach back beyond the table. Scoring in
         pieces gives the suspicion, flow by flow, of scoring at once.
         """
-        return State()
+        return State(self._identity)
+
+    @property
+    def _identity(self) -> int:
+        """A number for what was learned from; home networks may be set anew."""
+        first, last = (t.isoformat(timespec="microseconds") for t in self.window_)
+        text = f"{first} {last} {self.n_flows_} {self.known_.n_hosts}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little")
+
+    def _warn_if_foreign(self, state: State) -> None:
+        if state.identity in {None, self._identity}:
+            return
+        if state.earliest is not None:
+            warnings.warn(
+                "The state was begun with another model. If that was of this site, as "
+                "before training anew, its sums hold, and this is said once; else they "
+                "are of other hosts: begin anew with detector.new_state() (rank "
+                "--state: another file).",
+                StateWarning,
+                stacklevel=4,
+            )
+        state.identity = None
 
     def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
         """Split the suspicion of each flow over the features, in bits.

@@ -98,8 +98,14 @@ _TEXTS: Final = frozenset(
 ELSEWHERE_SHARE: Final = 0.9
 LEAST_HOSTS: Final = 5
 LEAST_OVERLAP: Final = 0.01
+# Where fewer go in or out, home networks are wrong, or the sensor is inside.
+LEAST_CROSSING: Final = 0.01
+FEWEST_TO_CROSS: Final = 100
 LEAST_REASON_BITS: Final = 0.5
 WORTH_TELLING_BITS: Final = 2.0
+# Of what is worth telling: less is what smoothing leaves of the usual, and no reason,
+# however many bits the forest gives it.
+LEAST_EVIDENCE_SHARE: Final = 0.1
 
 
 def score_flows(
@@ -154,7 +160,6 @@ def score_flows(
     scored, ruling, reached, thresholds = _judged(
         detector, flows, state, alerts_per_day, fdr, policy
     )
-    _warn_if_elsewhere(scored.asked)
     flows = scored.asked.oriented.flows
     alerted = reached & ~ruling.approved
     table = pd.DataFrame(
@@ -207,7 +212,6 @@ def rank_flows(
     scored, ruling, reached, thresholds = _judged(
         detector, flows, state, alerts_per_day, fdr, policy
     )
-    _warn_if_elsewhere(scored.asked)
     _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
     alerted = reached & ~ruling.approved
@@ -269,7 +273,6 @@ def rank_cases(
     scored, ruling, reached, thresholds = _judged(
         detector, flows, state, alerts_per_day, fdr, policy
     )
-    _warn_if_elsewhere(scored.asked)
     _warn_of_flows(detector, scored.asked.oriented.flows)
     flows = scored.asked.oriented.flows
     alerted = reached & ~ruling.approved
@@ -373,7 +376,20 @@ def is_elsewhere(asked: Asked) -> str:
     )
 
 
-def _warn_if_elsewhere(asked: Asked) -> None:
+def _warn_if_elsewhere(asked: Asked, home: tuple[str, ...]) -> None:
+    crossing = asked.oriented.names("direction").each(
+        lambda way: way in {"outbound", "inbound"}, missing=False
+    )
+    if asked.n_flows >= FEWEST_TO_CROSS and crossing.mean() < LEAST_CROSSING:
+        warnings.warn(
+            f"Only {int(crossing.sum()):,} of {asked.n_flows:,} flows have exactly one "
+            f"end in the home networks ({', '.join(home)}): hardly any is seen to go "
+            "out. If these networks are not yours, say which are: --home, or home in "
+            "a policy.",
+            SiteWarning,
+            stacklevel=4,
+        )
+        return
     said = is_elsewhere(asked)
     if said:
         warnings.warn(
@@ -381,7 +397,7 @@ def _warn_if_elsewhere(asked: Asked) -> None:
             "then says nothing; train a model on flows of this site. (Or the home "
             "networks differ: see --home.)",
             SiteWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -429,6 +445,7 @@ def _judged(
         detector = copy.copy(detector)
         detector.home_ = declared.home
     scored = detector.score(flows, state)
+    _warn_if_elsewhere(scored.asked, detector.home_)
     ruling = Ruling.of(declared, scored.asked, scored.case, state)
     scored = replace(scored, apart=scored.apart & ~ruling.outward)
     reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
@@ -595,13 +612,14 @@ def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
     share = detector.contributions(asked, payload=payload, exact=True)
     said = [feature.reason(asked.told) for feature in features.features]
     evidence = features.matrix(asked)
+    least = LEAST_EVIDENCE_SHARE * features.worth_telling
     sentences = []
     for row in range(asked.n_flows):
         best: list[tuple[float, str]] = []
         slight: list[tuple[float, str]] = []
         for family in range(len(FAMILIES)):
             columns = np.flatnonzero(
-                (features.families == family) & (evidence[row] > 0)
+                (features.families == family) & (evidence[row] >= least)
             )
             if len(columns) == 0:
                 continue

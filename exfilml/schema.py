@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 START_DTYPE: Final = "datetime64[us, UTC]"
 
-# An uplink that never rests at 400 Gbit/s moves 2**58 bytes in two months; a larger
-# count in one flow is a wrapped or misread counter.
-# Petabytes; the sum over a thousand such flows is still a number.
+# An uplink that never rests at 400 Gbit/s takes two days for 2**53 bytes, 9 petabytes;
+# a larger count in one flow is a wrapped or misread counter. The sum over a thousand
+# such flows is still a number.
 MAX_BYTES: Final = 2**53
 MAX_PACKETS: Final = 2**50
 MAX_DURATION_S: Final = 10 * 365.25 * 86400.0
@@ -441,7 +441,10 @@ def _count(bad: pd.Series) -> str:
 
 def _examples(series: pd.Series, bad: pd.Series, most: int = 3) -> str:
     rows = np.flatnonzero(bad.to_numpy(dtype=bool))[:most]
-    return ", ".join(f"row {i}: {str(series.iloc[i])[:60]!r}" for i in rows)
+    return ", ".join(
+        f"row {i}: " + ("missing" if pd.isna(v) else repr(str(v)[:60]))
+        for i, v in zip(rows, series.iloc[rows], strict=True)
+    )
 
 
 def _shown(series: pd.Series) -> str:

@@ -256,9 +256,12 @@ class State:
     earliest, latest
         Start of the first and of the latest flow taken in, seconds from 1970; `None`
         before any.
+    identity
+        Which model's flows these are, 0 … 2^64 − 1; `None` if unknown, or of several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, identity: int | None = None) -> None:
+        self.identity = identity
         # Of each kind several trails, each more than twice as long as the next, so
         # that a few flows are added without moving all that is known.
         self.trails: dict[str, list[Trail]] = {kind: [] for kind in KINDS}
@@ -289,7 +292,7 @@ class State:
 
     def merge(self, other: State) -> State:
         """Return the state of the flows of both, such as of two sensors."""
-        merged = State()
+        merged = State(self.identity if self.identity == other.identity else None)
         for one in (self, other):
             if one.earliest is not None and one.latest is not None:
                 merged.note(one.earliest, one.latest)
@@ -327,6 +330,8 @@ class State:
         arrays["span"] = np.array(
             [] if self.earliest is None else [self.earliest, self.latest], dtype="<i8"
         )
+        if self.identity is not None:
+            arrays["identity"] = np.array(self.identity, dtype=np.uint64)
         for kind, trails in self.trails.items():
             whole = Trail.empty(kind)
             for trail in trails:
@@ -349,24 +354,16 @@ class State:
             If it is no state, or damaged.
         """
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            state = cls()
+            arrays = _unpack(data)
             _check(arrays)
+            state = cls(int(arrays["identity"]) if "identity" in arrays else None)
             if len(arrays["span"]):
                 state.note(*arrays["span"].tolist())
             for kind in KINDS:
                 trail = Trail(*(arrays[f"{kind}/{part}"] for part in _PARTS))
                 if len(trail.keys):
                     state.trails[kind].append(trail)
-        except (
-            ValueError,
-            OSError,
-            EOFError,
-            AttributeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except ValueError as error:
             raise StateError(
                 f"Not a state ({len(data):,} bytes): {error}. Expected what "
                 "State.to_bytes gave; begin anew with detector.new_state()."
@@ -375,6 +372,30 @@ class State:
 
 
 _PARTS: Final = {"keys": "uint64", "times": "int64", "sums": "float64"}
+
+
+def _unpack(data: bytes) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a zip.
+
+    Raises
+    ------
+    ValueError
+        In our own words: NumPy's advise to load pickles.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError("it is no zip of arrays") from error
 
 
 def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -391,7 +412,8 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(else_say)
 
     parts = {f"{kind}/{part}" for kind in KINDS for part in _PARTS}
-    require(holds=set(arrays) == {"format", "span"} | parts, else_say="other members")
+    members = set(arrays) - {"identity"}
+    require(holds=members == {"format", "span"} | parts, else_say="other members")
     given = str(arrays["format"])[:40]
     require(holds=given == _FORMAT, else_say=f"format {given!r}, not {_FORMAT!r}")
     span = arrays["span"]
@@ -400,6 +422,12 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
         holds=proper and bool((np.abs(span) < _LATEST).all()),
         else_say="an impossible span of time",
     )
+    if "identity" in arrays:
+        identity = arrays["identity"]
+        require(
+            holds=identity.dtype == np.uint64 and identity.shape == (),
+            else_say="an impossible identity",
+        )
     for kind, names in KINDS.items():
         keys, times, sums = (arrays[f"{kind}/{part}"] for part in _PARTS)
         dtypes = [a.dtype.name for a in (keys, times, sums)]

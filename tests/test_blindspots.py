@@ -227,21 +227,24 @@ def test_no_flows_are_refused(detector, today):
         exfilml.blindspots(detector, today.head(0))
 
 
-def test_the_command(detector, today, tmp_path, capfd):
+def test_the_command(detector, today, tmp_path, capfd, monkeypatch):
     pytest.importorskip("matplotlib")
     model, table = tmp_path / "m.exfilml", tmp_path / "today.parquet"
     exfilml.save_model(detector, model)
     exfilml.write_flows(today, table)
     asked = ["blindspots", str(table), "--model", str(model), "--trials", "1"]
     plot = tmp_path / "recall.png"
+    monkeypatch.setattr(cli, "FEWEST_TRIALS", 1)
     assert cli.run([*asked, "--quiet", "--plot", str(plot)]) == 0
     out, err = capfd.readouterr()
     assert "Smallest upload in a day" in out
     assert "tls" in out
     assert plot.stat().st_size > 0
     assert "planted and scored" not in err
+    monkeypatch.undo()
     for options, text in (
         (["--trials", "0"], "trials: got 0"),
+        (["--trials", "4"], "expected 5 or more"),
         (["--alerts-per-day", "0"], "alerts per day"),
         (["--plot", str(tmp_path / "recall.txt")], "suffix must be"),
     ):

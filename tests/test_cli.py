@@ -127,7 +127,9 @@ def test_rank_remembers_what_a_state_file_keeps(site, run, tmp_path):
     memory = ("--state", tmp_path / "memory")
     status, _, err = run(*base, *memory)
     assert status == 0
-    assert "reach back no further than these flows (--state)" in err
+    assert "sums over 14 d reach back to 2026-03-09 00:" in err
+    assert "UTC only" in err
+    assert "(--state)" not in err
     first = (tmp_path / "memory").read_bytes()
     status, _, err = run(*base, *memory)
     assert status == 0
@@ -306,6 +308,50 @@ def test_each_mistake_gives_one_line_and_status_2(site, run, arguments, texts):
     assert lines[0].startswith("error: ")
     for text in texts:
         assert text in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("flows", "{t}", "--out", "{t}"),
+        ("flows", "{folder}", "--out", "{t}"),
+        ("flows", "{m}", "{link}", "--out", "{t}"),
+        ("train", "{t}", "--model", "{t}"),
+        ("train", "{t}", "--model", "{folder}/../{name}/t.parquet"),
+        ("train", "{t}", "--model", "{p}", "--policy", "{p}"),
+        ("rank", "{t}", "--model", "{m}", "--out", "{t}"),
+        ("rank", "{t}", "--model", "{m}", "--state", "{t}"),
+        ("rank", "{t}", "--model", "{m}", "--state", "{m}"),
+        ("rank", "{t}", "--model", "{m}", "--out", "{new}", "--state", "{new}"),
+        ("evaluate", "{t}", "--model", "{m}", "--labels", "{plot}", "--plot", "{plot}"),
+        ("blindspots", "{t}", "--model", "{plot}", "--plot", "{plot}"),
+    ],
+)
+def test_no_input_is_overwritten(site, run, tmp_path, arguments):
+    """Under any of its names, as a file, in a folder, or as another option's file."""
+    pytest.importorskip("matplotlib")
+    places = {"folder": tmp_path, "name": tmp_path.name}
+    for short, file in (("t", "t.parquet"), ("m", "m.exfilml"), ("plot", "x.png")):
+        places[short] = tmp_path / file
+        source = "today.parquet" if short == "t" else "m.exfilml"
+        places[short].write_bytes((site / source).read_bytes())
+    places |= {"p": tmp_path / "p.toml", "new": tmp_path / "new.csv"}
+    places["p"].write_text("")
+    places["link"] = tmp_path / "link"
+    places["link"].symlink_to(places["t"])
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    status, out, err = run(*(a.format(**places) for a in arguments))
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "is another file of this command" in err
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_an_earlier_output_in_the_folder_may_be_written_again(site, run, tmp_path):
+    (tmp_path / "today.parquet").write_bytes((site / "today.parquet").read_bytes())
+    for _ in range(2):
+        asked = ("rank", tmp_path, "--model", site / "m.exfilml")
+        assert run(*asked, "--out", tmp_path / "cases.csv")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from sites import office, theft
 
 from exfilml import Detector, rank_cases, rank_flows, score_flows
-from exfilml.exceptions import CalibrationWarning, OptionError
+from exfilml.exceptions import CalibrationWarning, OptionError, SiteWarning
+from exfilml.policy import Policy
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS, SCORE_COLUMNS
 
 
@@ -54,6 +55,30 @@ def test_reasons_say_what_and_how_much(detector, flows):
     reasons = rank_flows(detector, flows, top=1)["reasons"].iloc[0]
     for part in ("5.0 MB", "10.20.0.12", "tcp/8443"):
         assert part in reasons
+
+
+def test_what_all_flows_of_a_service_do_is_no_reason(detector, flows):
+    """TLS over https is opaque after a handshake in every flow of the baseline."""
+    reasons = rank_flows(detector, flows)["reasons"]
+    assert not reasons.str.contains(r"\([1-9]\d* of \d+ such flows").any()
+    assert (reasons == "nothing unusual").any()
+    assert reasons.str.startswith("slight evidence only: ").any()
+
+
+@pytest.mark.parametrize("home", ["0.0.0.0/0", "172.16.0.0/12"])
+@pytest.mark.parametrize("ranker", [score_flows, rank_flows, rank_cases])
+def test_home_networks_that_nothing_crosses_are_warned_of(
+    detector, flows, ranker, home
+):
+    """Once, and with the networks; a few flows inside say nothing."""
+    policy = Policy(home=(home,))
+    with pytest.warns(SiteWarning) as said:
+        ranker(detector, flows, policy=policy)
+    (text,) = (str(w.message) for w in said)
+    assert text.startswith("Only 0 of 621 flows have exactly one end")
+    assert home in text
+    assert "--home" in text
+    ranker(detector, flows.iloc[:4], policy=policy)
 
 
 def test_row_order_changes_no_ranking(detector, flows):

@@ -188,7 +188,7 @@ def test_values_that_mean_the_same_are_converted(column, given, expected):
         ("start", pd.Timestamp("1969-06-01", tz="UTC"), "outside 1970–2200"),
         ("start", pd.NaT, "."),
         ("src_ip", "10.0.0.256", "not an IPv4 or IPv6 address"),
-        ("src_ip", None, "not an IPv4 or IPv6 address"),
+        ("src_ip", None, "not an IPv4 or IPv6 address: row 0: missing"),
         ("dst_ip", 17, "expected text"),
         ("src_port", 65536, "outside 0 … 65535 port: row 0: '65536'"),
         ("src_port", None, "1 of 1 rows missing"),

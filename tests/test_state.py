@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 
 import numpy as np
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from sites import office, theft
 
 import exfilml.state
-from exfilml import Detector, rank_cases, rank_flows, score_flows
+from exfilml import (
+    Detector,
+    load_model,
+    rank_cases,
+    rank_flows,
+    save_model,
+    score_flows,
+)
 from exfilml.exceptions import StateError, StateWarning
 from exfilml.state import KINDS, WINDOWS, State, Uploads, trailing
 
@@ -168,8 +176,40 @@ def test_damaged_bytes_are_one_clear_error(seed):
 
 @pytest.mark.parametrize("data", [b"", b"nothing", b"PK\x03\x04", b"\x80\x04K\x01."])
 def test_what_is_no_state_is_refused(data):
-    with pytest.raises(StateError, match="Not a state"):
+    with pytest.raises(StateError, match="Not a state") as refused:
         State.from_bytes(data)
+    assert "it is no zip of arrays. Expected" in str(refused.value)
+    assert "pickle" not in str(refused.value)
+
+
+def packed(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def test_pickles_and_single_arrays_are_refused_in_our_own_words():
+    single = io.BytesIO()
+    np.save(single, np.zeros(3))
+    for data in (single.getvalue(), packed(format=np.array([None], dtype=object))):
+        with pytest.raises(StateError, match=r"\): it is no zip of arrays\. Expected"):
+            State.from_bytes(data)
+
+
+@pytest.mark.parametrize("identity", [None, 0, 2**64 - 1])
+def test_an_identity_is_kept_and_survives_only_its_own_kind(identity):
+    state = State.from_bytes(State(identity).to_bytes())
+    assert state.identity == identity
+    assert state.merge(State(identity)).identity == identity
+    assert state.merge(State(7)).identity is None
+
+
+@pytest.mark.parametrize("identity", [np.array(-1), np.zeros(2, np.uint64)])
+def test_an_impossible_identity_is_refused(identity):
+    with np.load(io.BytesIO(State(1).to_bytes())) as file:
+        arrays = dict(file) | {"identity": identity}
+    with pytest.raises(StateError, match="an impossible identity"):
+        State.from_bytes(packed(**arrays))
 
 
 # --- as users meet it -----------------------------------------------------------------
@@ -217,6 +257,25 @@ def test_flows_that_a_state_knows_already_are_warned_of(detector, today):
     score_flows(detector, today, state=state)
     with pytest.warns(StateWarning, match="what is given twice counts twice"):
         score_flows(detector, today, state=state)
+
+
+def test_a_state_of_another_model_is_warned_of_once(detector, today):
+    other = Detector(random_state=0, n_estimators=20).fit(office(1400))
+    state = State.from_bytes(other.new_state().to_bytes())
+    score_flows(other, today.iloc[:200], state=state)
+    with pytest.warns(StateWarning, match="begun with another model"):
+        score_flows(detector, today.iloc[200:300], state=state)
+    score_flows(detector, today.iloc[300:], state=state)
+
+
+def test_a_stored_model_knows_its_states_whatever_the_home(detector, today, tmp_path):
+    """And a state that names no model is usable with all."""
+    save_model(detector, tmp_path / "m.exfilml")
+    again = load_model(tmp_path / "m.exfilml")
+    again.home_ = ("10.0.0.0/8",)
+    for state in (again.new_state(), State()):
+        for model, rows in ((detector, slice(0, 99)), (again, slice(99, None))):
+            score_flows(model, today.iloc[rows], state=state)
 
 
 def test_windows_that_reach_back_too_far_are_named(detector, today):

@@ -19,7 +19,14 @@ import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.schema import empty_flows, validate_flows
-from exfilml.sources._discover import READERS, Source, expand, find_readers, first_few
+from exfilml.sources._discover import (
+    READERS,
+    Source,
+    expand,
+    find_readers,
+    first_few,
+    is_read,
+)
 from exfilml.sources._doctor import examine
 from exfilml.sources._labels import read_labels
 from exfilml.sources._parquet import read_parquet
@@ -30,6 +37,7 @@ from exfilml.sources._store import write_flows
 __all__ = [
     "READERS",
     "examine",
+    "is_read",
     "read_flows",
     "read_labels",
     "read_parquet",

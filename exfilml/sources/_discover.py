@@ -51,6 +51,27 @@ def expand(source: Source | Iterable[Source]) -> tuple[list[Path], bool]:
     return [path for files, _ in parts for path in files], all(s for _, s in parts)
 
 
+def is_read(path: Path, source: Source | Iterable[Source]) -> bool:
+    """Say whether a file is one of those that are read for a source.
+
+    Raises
+    ------
+    SourceError
+        If there is no such source.
+    """
+    files, named = expand(source)
+    if not any(f.exists() and path.exists() and path.samefile(f) for f in files):
+        return False
+    if named:
+        return True
+    try:
+        _detect(path)
+    except SourceError:
+        # What is passed over in a folder may well be the output of an earlier run.
+        return False
+    return True
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     # Links to folders are not followed: they may go round in circles.
     for here, _, names in os.walk(folder):
