@@ -33,7 +33,8 @@ def registered_domain(text: str) -> str | None:
 
     Addresses given as names give `None`.
     """
-    name = text.strip().rstrip(".").lower()
+    # A packet engine that cuts long names from the left can leave a dot there.
+    name = text.strip().strip(".").lower()
     named_port = name.count(":") == 1 or (name.startswith("[") and "]:" in name)
     host = name.rsplit(":", 1)[0] if named_port else name
     if not host:

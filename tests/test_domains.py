@@ -20,7 +20,9 @@ from exfilml.domains import REMEMBERED, registered_domain
         ("203.0.113.7", None),
         ("203.0.113.7:8080", None),
         ("[2001:db8::1]", None),
+        (".cut.from.the.left.example.com", "example.com"),
         ("", None),
+        ("...", None),
     ],
 )
 def test_registered_domain(name, expected):
