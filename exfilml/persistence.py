@@ -43,7 +43,7 @@ from exfilml.baseline import (
     Baseline,
     windows_of,
 )
-from exfilml.calibration import Calibrator
+from exfilml.calibration import BUDGETS, Calibrator
 from exfilml.detector import Detector, Learned
 from exfilml.exceptions import (
     ExfilmlError,
@@ -356,7 +356,9 @@ def _check_parameters(parameters: Mapping[str, Any]) -> None:
 
     sane: dict[str, Any] = {
         "home": lambda v: v is None or networks(v),
-        "alerts_per_day": lambda v: type(v) in {int, float} and 0 < v <= MOST_COUNT,
+        "alerts_per_day": lambda v: (
+            type(v) in {int, float} and BUDGETS[0] <= v <= BUDGETS[1]
+        ),
         "n_estimators": whole(1, 2**31),
         "max_samples": lambda v: v == "auto" or share(v) or whole(1, 2**53)(v),
         "n_jobs": lambda v: v is None or whole(-(2**31), 2**31)(v),

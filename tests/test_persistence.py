@@ -284,7 +284,7 @@ def test_every_parameter_that_can_be_fitted_can_be_stored(options, tmp_path, flo
     assert same_scores(loaded.score(flows), fitted.score(flows))
 
 
-@pytest.mark.parametrize("alerts_per_day", [-1.0, float("nan"), "many"])
+@pytest.mark.parametrize("alerts_per_day", [-1.0, float("nan"), "many", 5e9])
 def test_a_parameter_that_fails_later_is_not_stored(detector, alerts_per_day, tmp_path):
     odd = copy.copy(detector).set_params(alerts_per_day=alerts_per_day)
     with pytest.raises(OptionError, match="alerts_per_day"):
@@ -480,6 +480,7 @@ def change_manifest(data: bytes, path, value) -> bytes:
         (["parameters"], [], "parameters is"),
         (["parameters", "alerts_per_day"], -1, "alerts_per_day"),
         (["parameters", "alerts_per_day"], "5", "alerts_per_day"),
+        (["parameters", "alerts_per_day"], 5_000_000_000, "alerts_per_day"),
         (["parameters", "n_estimators"], 0, "n_estimators"),
         (["parameters", "home"], "10.0.0.0/8", "home"),
         (["parameters", "random_state"], 1.5, "random_state"),
