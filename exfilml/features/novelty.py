@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Tables whose keys are the first parts of others' keys.
-_FIRST: Final = {"local_ip": "host", "service": "service"}
-
-
 def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     """Bits of surprise where the flow's key of `table` was never seen, else 0.
 
@@ -46,9 +42,8 @@ def _unseen(asked: Asked, table: str, level: str | None) -> NDArray[np.float64]:
     """
     tally = asked.tally(table)
     bits: NDArray[np.float64] = surprise(np.array(tally.unseen_share))
-    if level in _FIRST:
-        firsts = _FIRST[level]
-        bits = _by_row(tally, asked.tally(firsts))[asked.rows(firsts)]
+    if level == "service":
+        bits = _by_row(tally, asked.tally(level))[asked.rows(level)]
     elif level is not None:
         # What a key that was never seen leaves is the site's.
         bits = lookup(*_by_first(tally), asked.observed.hashes[level], float(bits))
@@ -75,9 +70,60 @@ def _by_row(tally: Tally, firsts: Tally) -> NDArray[np.float64]:
     return by_row
 
 
+def _unseen_for_host(asked: Asked, table: str, name: str) -> NDArray[np.float64]:
+    """Bits of surprise where the host never showed a name, else 0.
+
+    ``(n · own + 5 · others) / (n + 5)`` of a host that was seen n times: *own* is Good
+    and Turing's estimate from its habits, *others* is −log2 of the share of what hosts
+    of the site use that no more other hosts use than this. To a host that was never
+    seen all is new, and what stands out is what hardly anybody else here uses.
+    """
+    tally = asked.tally(table)
+    new = np.flatnonzero(asked.is_new(table))
+    own, pull = _habits(tally, asked.tally("host"))
+    rows = asked.rows("host")[new]
+    users = lookup(*tally.by_second, asked.observed.hashes[name][new], 0.0)
+    rare = _rarity(tally)
+    others = rare[np.minimum(users.astype(np.int64), len(rare) - 1)]
+    bits = np.zeros(asked.n_flows)
+    bits[new] = np.minimum(own[rows] + pull[rows] * others, asked.beyond_usual[new])
+    return bits
+
+
+def _habits(
+    tally: Tally, hosts: Tally
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what each host's own habits add to a surprise, and what others' weigh.
+
+    As `blend`, for the rows of the table of hosts and one for those never seen.
+    """
+    if ("habits",) not in tally.derived:
+        who, total, once = tally.by_first
+        n = np.append(lookup(who, total, hosts.first, 0.0), 0.0)
+        alone = np.append(lookup(who, once, hosts.first, 0.0), 0.0)
+        own = surprise((alone + 1.0) / (n + 2.0))
+        tally.derived["habits",] = (blend(n, own, 0.0), blend(n, 0.0 * own, 1.0))
+    own, pull = tally.derived["habits",]
+    return own, pull
+
+
+def _rarity(tally: Tally) -> NDArray[np.float64]:
+    """Surprise at what so many other hosts use, in bits, by their number from 0 on.
+
+    Each name that a host uses is one observation, and one is added as in `_unseen`.
+    """
+    if ("rarity",) not in tally.derived:
+        _, users = tally.by_second
+        seen = np.cumsum(np.bincount(users, users, minlength=2))
+        # A name with c users has c − 1 others to each of them.
+        tally.derived["rarity",] = (surprise((seen[1:] + 1.0) / (seen[-1] + 2.0)),)
+    (rare,) = tally.derived["rarity",]
+    return rare
+
+
 def place_for_host(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(unseen place | host) where this host never used the place, in bits."""
-    return _unseen(asked, "host_place", "local_ip")
+    return _unseen_for_host(asked, "host_place", "place")
 
 
 def place_for_service(asked: Asked) -> NDArray[np.float64]:
@@ -110,7 +156,7 @@ def network_for_service(asked: Asked) -> NDArray[np.float64]:
 
 def service_for_host(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(unseen service | host) where this host never used it, in bits."""
-    return _unseen(asked, "host_service", "local_ip")
+    return _unseen_for_host(asked, "host_service", "service")
 
 
 def _unseen_name(asked: Asked, table: str, name: str) -> NDArray[np.float64]:
@@ -119,7 +165,7 @@ def _unseen_name(asked: Asked, table: str, name: str) -> NDArray[np.float64]:
     Most flows have none by their nature, and a forest would isolate those that do.
     """
     missing = asked.observed.hashes[name] == 0
-    return np.where(missing, 0.0, _unseen(asked, table, "local_ip"))
+    return np.where(missing, 0.0, _unseen_for_host(asked, table, name))
 
 
 def fingerprint_for_host(asked: Asked) -> NDArray[np.float64]:

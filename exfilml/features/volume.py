@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exfilml.features._feature import (
+    BLEND,
     Asked,
     Feature,
     column,
@@ -45,8 +46,13 @@ def above_service(asked: Asked) -> NDArray[np.float64]:
 
 
 def above_host(asked: Asked) -> NDArray[np.float64]:
-    """log2 upload bytes above the mark of this local host, in doublings."""
-    return _excess(asked, "host")
+    """log2 upload bytes above the mark of this local host, in doublings.
+
+    Weighed ``n / (n + 5)`` by how often the host was seen: of one that was never seen,
+    the service alone says what is much.
+    """
+    (n,) = asked.take("host", "n")
+    return _excess(asked, "host") * n / (n + BLEND)
 
 
 def above_host_service(asked: Asked) -> NDArray[np.float64]:
