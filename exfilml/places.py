@@ -452,6 +452,20 @@ def _speaker(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:
     return Names.one_of(["remote", "local"], codes)
 
 
+# Whose server speaks first: FTP (RFC 959), SSH (RFC 4253), telnet (RFC 854), SMTP
+# (RFC 5321), POP3 (RFC 1939), IMAP (RFC 9051), NNTP (RFC 3977), MySQL, VNC (RFC 6143).
+GREETING: Final = frozenset(
+    {
+        *("ftp", "ssh", "telnet", "smtp", "submission", "pop3", "imap2", "nntp"),
+        *("mysql", "tcp/5900"),
+    }
+)
+# Nobody answers these: syslog (RFC 5426), traps of SNMP (RFC 3416), IPFIX and NetFlow
+# (RFC 7011), sFlow (RFC 3176), StatsD.
+ONE_WAY: Final = frozenset(
+    {"syslog/udp", "snmp-trap/udp", "udp/2055", "udp/4739", "udp/6343", "udp/8125"}
+)
+
 # Hosts of a site answer for these by asking others in turn: resolvers, mail relays,
 # web and SOCKS proxies.
 RELAYING: Final = frozenset(

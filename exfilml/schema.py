@@ -188,6 +188,7 @@ CONN_STATES: Final = (
     "midstream",  # TCP, both sides sent, no handshake in the capture
     "one_sided",  # one side alone sent: the initiator, as far as can be told
     "rejected",  # TCP reset, or answered by a reset, before any payload
+    "unsolicited",  # ICMP replies that nothing asked for
 )
 _ENDS: Final = ("src_ip", "src_port", "dst_ip", "dst_port", "protocol")
 LABEL_COLUMNS: Final = (

@@ -158,7 +158,7 @@ class Tally:
     values: Mapping[str, NDArray[np.float64]]
     forgotten: tuple[float, float] = (0.0, 0.0)
     # What was worked out from the values, so that it is done once.
-    derived: dict[tuple[str, ...], tuple[NDArray[Any], ...]] = field(
+    derived: dict[tuple[str, ...], tuple[Any, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 

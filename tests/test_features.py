@@ -12,10 +12,12 @@ from sites import office, theft
 import exfilml.features
 from exfilml.baseline import Baseline, Observed
 from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures, human_bytes
-from exfilml.features._feature import speaking_level
+from exfilml.features._feature import PEERS, speaking_level
+from exfilml.features._peers import Peers
 from exfilml.features.cases import Cases, largest_of_case
 from exfilml.places import PRIVATE_NETWORKS, orient
 from exfilml.schema import validate_flows
+from exfilml.tally import hash_names
 
 ALL = FlowFeatures(payload=True)
 # Evidence of names that the made-up site does not show.
@@ -217,6 +219,142 @@ def test_who_speaks_first_where_the_other_does_is_odd():
     nobody = pd.array([None], dtype="str")
     silent = odd.assign(first_speaker=nobody, conn_state=nobody)
     assert evidence(silent, known)[["first_speaker", "conduct"]].isna().all(axis=None)
+
+
+def test_to_a_new_host_only_what_hardly_anybody_uses_is_novel(baseline):
+    """Ten hosts use the web; one service and one place are nobody's."""
+    novel = ["new_service_host", "new_place_host"]
+    common = theft(office(20), src_ip="10.20.0.99", dst_port=443, dst_ip="198.18.0.1")
+    rare = theft(office(20), src_ip="10.20.0.99", dst_port=6667, dst_ip="203.0.113.7")
+    known_host = theft(office(20), dst_port=6667, dst_ip="203.0.113.7")
+    web, odd, usual = (
+        evidence(flows, baseline)[novel].iloc[0] for flows in (common, rare, known_host)
+    )
+    assert (web < 0.5).all()
+    assert odd["new_service_host"] > 4.0
+    assert odd["new_place_host"] > web["new_place_host"] + 0.5
+    # Of a host with habits they decide.
+    assert usual["new_service_host"] > 4.0
+    assert evidence(common, baseline)["volume_host"].iloc[0] == 0.0
+
+
+def test_habits_come_to_decide_as_a_host_is_seen():
+    """One flow is no habit, a hundred are."""
+    bits = []
+    for n in (0, 1, 10, 100, 1000):
+        flows = office(1500)
+        again = flows[(flows["src_ip"] == "10.20.0.12") & (flows["dst_port"] == 443)]
+        mine = pd.concat([again] * 20, ignore_index=True).iloc[:n]
+        mine = mine.assign(src_ip=pd.array(["10.20.0.99"] * n, dtype="str"))
+        mixed = validate_flows(pd.concat([flows, mine], ignore_index=True))
+        known = Baseline.learn(Observed.of(orient(mixed, PRIVATE_NETWORKS)))
+        ssh = theft(office(20), src_ip="10.20.0.99", dst_port=22)
+        bits.append(evidence(ssh, known)["new_service_host"].iloc[0])
+    assert bits == sorted(bits)
+    assert bits[0] < 0.5
+    assert bits[-1] > 5.0
+
+
+def test_hosts_are_grouped_by_the_service_that_tells_them_apart():
+    """All use the web; some send mail, two share a service that no one else has."""
+    flows = office(3000, hosts=12)
+    host = flows["src_ip"].str.rpartition(".")[2].astype(int)
+    flows["dst_port"] = 443
+    flows.loc[(host < 14) & (flows.index % 5 == 0), "dst_port"] = 25
+    flows.loc[(host >= 14) & (host < 16) & (flows.index % 5 == 0), "dst_port"] = 6667
+    # Once is no habit.
+    flows.loc[flows.index[host == 20][:1], "dst_port"] = 6667
+    known = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
+    peers = Peers.of(known.tables["host_service"])
+    names = [f"10.20.0.{h}" for h in range(10, 23)]
+    groups = peers.groups_of(hash_names(pd.Series(names, dtype="str"))).tolist()
+    mail, chat, rest, nobody = groups[:4], groups[4:6], groups[6:12], groups[12]
+    assert [len(set(group)) for group in (mail, chat, rest)] == [1, 1, 1]
+    assert len({mail[0], chat[0], rest[0], nobody}) == 4
+    assert peers.tally.count.sum() == known.tables["host_service"].count.sum()
+
+
+def test_peers_speak_where_a_host_has_done_little():
+    """Four hosts send mail; three of them use SSH too, and so do no clients."""
+    flows = office(3000, hosts=8)
+    server = flows["src_ip"].isin([f"10.20.0.{h}" for h in range(10, 14)])
+    new = flows["src_ip"] == "10.20.0.10"
+    flows["dst_port"] = np.where(server & (flows.index % 2 == 0), 25, 443)
+    flows.loc[server & ~new & (flows.index % 10 == 0), "dst_port"] = 22
+    known = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
+    said = [
+        speaking_level(
+            ask(theft(office(20), src_ip=f"10.20.0.{host}", dst_port=22), known),
+            ("site", "service", PEERS, "host_service"),
+            "n",
+            site_first=True,
+        )
+        for host in (10, 11, 14)
+    ]
+    assert said == [
+        ["for hosts of its kind and this service"],
+        ["for this host and service"],
+        ["for this service"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "column", "usual", "odd"),
+    [
+        (25, 6, "first_speaker", "dst", "src"),
+        (514, 17, "conn_state", "one_sided", "established"),
+    ],
+)
+def test_what_standards_say_holds_before_a_site_has_seen_it(
+    port, protocol, column, usual, odd, baseline
+):
+    """No flow of these services was seen."""
+    flows = office(1500)
+    flows = flows[flows["dst_port"] != port]
+    known = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
+    name = {"conn_state": "conduct"}.get(column, column)
+    sent = theft(office(20), dst_port=port).assign(protocol=protocol)
+    bits = [
+        evidence(
+            validate_flows(sent.assign(**{column: pd.array([how], dtype="str")})), known
+        )[name].iloc[0]
+        for how in (usual, odd)
+    ]
+    assert bits[0] == 0.0
+    assert bits[1] > 2.0
+
+
+def test_the_server_that_greets_may_be_the_local_one(baseline):
+    """A mail server of the site is asked from outside, and greets."""
+    flows = theft(office(20), dst_port=110)
+    swapped = flows.assign(
+        src_ip=flows["dst_ip"].to_numpy(),
+        dst_ip=flows["src_ip"].to_numpy(),
+        first_speaker=pd.array(["dst"], dtype="str"),
+        src_bytes=flows["dst_bytes"].to_numpy(),
+        dst_bytes=flows["src_bytes"].to_numpy(),
+    )
+    assert evidence(validate_flows(swapped), baseline)["first_speaker"].iloc[0] == 0.0
+
+
+def test_icmp_replies_that_nothing_asked_for_are_odd(baseline):
+    """Where pings are answered."""
+    pings = office(200, seed=5).assign(dst_port=0, src_port=0, protocol=1)
+    known = Baseline.learn(
+        Observed.of(
+            orient(
+                validate_flows(pd.concat([office(1500), pings], ignore_index=True)),
+                PRIVATE_NETWORKS,
+            )
+        )
+    )
+    sent = theft(office(20), dst_port=0).assign(
+        protocol=1, src_port=0, conn_state=pd.array(["unsolicited"], dtype="str")
+    )
+    asked = ask(validate_flows(sent), known)
+    assert ALL.table(asked)["conduct"].iloc[0] > 4.0
+    (said,) = (f.reason(asked)[0] for f in FEATURES if f.name == "conduct")
+    assert said.startswith("conversation of replies that nothing asked for (0 of 200")
 
 
 def test_novelty_without_an_upload_is_none(baseline):

@@ -29,7 +29,9 @@ from exfilml.sources._labels import read_labels
 START = pd.Timestamp("2024-03-01T12:00:00Z")
 KNOWN = {
     "first_speaker": ("src", "dst"),
-    "conn_state": ("established", "midstream", "one_sided", "rejected"),
+    "conn_state": (
+        *("established", "midstream", "one_sided", "rejected", "unsolicited"),
+    ),
     "src_verdict": ("opaque", "text", "unknown"),
     "dst_verdict": ("opaque", "text", "unknown"),
 }

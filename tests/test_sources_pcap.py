@@ -206,6 +206,35 @@ def test_icmp_payload_follows_eight_header_bytes_and_has_no_ports(
     ]
 
 
+@pytest.mark.parametrize("six", [False, True])
+@pytest.mark.parametrize(
+    ("who_says", "how"),
+    [
+        ("q", "one_sided"),
+        ("qR", "established"),
+        ("r", "unsolicited"),
+        ("rrr", "unsolicited"),
+        # Both ends tunnel through replies.
+        ("rR", "unsolicited"),
+        # A ping that was on its way when the capture began.
+        ("rQr", "established"),
+        ("qRr", "unsolicited"),
+    ],
+)
+def test_icmp_replies_that_nothing_asked_for_are_told(six, who_says, how, tmp_path):
+    """Small letters are the client's; `q` asks, `r` replies."""
+    make, number = (c.ip6, 58) if six else (c.ip4, 1)
+    client, server = (c.CLIENT6, c.SERVER6) if six else (c.CLIENT, c.SERVER)
+    frames = []
+    for at, letter in enumerate(who_says):
+        ends = (client, server) if letter.islower() else (server, client)
+        message = c.echo(c.noise(64, at), reply=letter in "rR", six=six)
+        frames.append((c.START + at, c.ethernet(make(*ends, number, message))))
+    flows = read_here(c.write_pcap(tmp_path / "x.pcap", frames))
+    assert flows["conn_state"].tolist() == [how]
+    assert flows["src_ip"].tolist() == [client]
+
+
 def test_protocols_without_ports_have_the_ip_payload(tmp_path, samples):
     bodies = [c.noise(1000, n) for n in range(50)]
     frames = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from exfilml.baseline import TABLES, Baseline, Observed, windows_of
+from exfilml.features._peers import Peers
 from exfilml.places import Oriented
 from exfilml.tally import Tally, combine
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # How many observations a specific level needs before it counts as much as the
 # general one it falls back to.
 BLEND: Final = 5.0
+
+# Name of the table of peer groups by service.
+PEERS: Final = "peer_service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,22 @@ class Asked:
 
     def keys(self, tally: str) -> NDArray[np.uint64]:
         """Return what each flow is counted under in a table of the baseline."""
-        names = TABLES[tally].keys
+        if tally == PEERS:
+            names: tuple[str, ...] = ("peers", "service")
+        else:
+            names = TABLES[tally].keys
         if names not in self._keys:
-            parts = [self.observed.hashes[k] for k in names]
+            parts = [self._hashes(k) for k in names]
             nothing = np.zeros(self.n_flows, dtype=np.uint64)
             self._keys[names] = combine(*parts) if parts else nothing
         return self._keys[names]
+
+    def _hashes(self, name: str) -> NDArray[np.uint64]:
+        hashes = self.observed.hashes
+        if name == "peers":
+            peers = Peers.of(self.baseline.tables["host_service"])
+            return peers.groups_of(hashes["local_ip"])
+        return hashes[name]
 
     def rows(self, tally: str) -> NDArray[np.int64]:
         """Return the row of each flow in a table of the baseline, −1 if unseen."""
@@ -97,7 +111,9 @@ class Asked:
         return self._new[tally]
 
     def tally(self, name: str) -> Tally:
-        """Return a table of the baseline."""
+        """Return a table of the baseline, or that of `PEERS`, which follows from it."""
+        if name == PEERS:
+            return Peers.of(self.baseline.tables["host_service"]).tally
         return self.baseline.tables[name]
 
     def take(self, tally: str, *names: str) -> list[NDArray[np.float64]]:
@@ -275,6 +291,7 @@ _LEVEL_NAMES: Final = {
     "site": "at this site",
     "service": "for this service",
     "subnet_service": "for this network and service",
+    "peer_service": "for hosts of its kind and this service",
     "host_service": "for this host and service",
     "host": "for this host",
     "service_place": "for this place",

@@ -18,6 +18,7 @@ import numpy as np
 
 from exfilml.baseline import SUMMED, windows_of
 from exfilml.features._feature import (
+    PEERS,
     Asked,
     Feature,
     human_bytes,
@@ -71,7 +72,7 @@ def _excess(asked: Asked, what: str, tables: tuple[str, ...]) -> NDArray[np.floa
     return excess
 
 
-_CASE = ("site", "service", "host_service")
+_CASE = ("site", "service", PEERS, "host_service")
 _SERVICE = ("site", "service")
 _HOST = ("site", "host")
 
@@ -80,7 +81,7 @@ def case_sum(asked: Asked) -> NDArray[np.float64]:
     """log2 upload of the case over a window above its mark, in doublings.
 
     The mark is mean + 2 standard deviations of such sums for this host and service,
-    blended with the service's and the site's; the window is the one of 5 minutes, an
+    blended with its peers', the service's and the site's; the window is the one of 5 minutes, an
     hour, a day and 14 days where the sum exceeds it most.
     """
     return _excess(asked, "case_up", _CASE)

@@ -66,7 +66,7 @@ def _by_row(tally: Tally, firsts: Tally) -> NDArray[np.float64]:
         site = float(surprise(np.array(tally.unseen_share)))
         bits = lookup(*_by_first(tally), firsts.first, site)
         tally.derived["unseen", "rows"] = (np.append(bits, site),)
-    (by_row,) = tally.derived["unseen", "rows"]
+    by_row: NDArray[np.float64] = tally.derived["unseen", "rows"][0]
     return by_row
 
 
@@ -117,7 +117,7 @@ def _rarity(tally: Tally) -> NDArray[np.float64]:
         seen = np.cumsum(np.bincount(users, users, minlength=2))
         # A name with c users has c − 1 others to each of them.
         tally.derived["rarity",] = (surprise((seen[1:] + 1.0) / (seen[-1] + 2.0)),)
-    (rare,) = tally.derived["rarity",]
+    rare: NDArray[np.float64] = tally.derived["rarity",][0]
     return rare
 
 

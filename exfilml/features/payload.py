@@ -194,7 +194,12 @@ def _say_concealed(asked: Asked) -> list[str]:
 def _say_bare_host(asked: Asked) -> list[str]:
     judged, bare = asked.take("host", "judged", "bare")
     return [
-        f"{what} ({host} did so in {k:.0f} of {n:.0f} flows of the baseline)"
+        f"{what} ("
+        + (
+            f"{host} did so in {k:.0f} of {n:.0f} flows of the baseline)"
+            if n
+            else f"the baseline has no flow of {host})"
+        )
         for what, host, n, k in zip(
             _appearance(asked), column(asked, "local_ip"), judged, bare, strict=True
         )

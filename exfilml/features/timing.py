@@ -53,8 +53,12 @@ def odd_hour(asked: Asked) -> NDArray[np.float64]:
 def _say_odd_hour(asked: Asked) -> list[str]:
     own, total = _activity(asked)
     return [
-        f"at {start:%H:%M} UTC, when {host} is seldom active ({k:.0f} of its {n:.0f} flows "
-        "within an hour of that)"
+        f"at {start:%H:%M} UTC, when "
+        + (
+            f"{host} is seldom active ({k:.0f} of its {n:.0f} flows within an hour of that)"
+            if n
+            else "few hosts are active here"
+        )
         for start, host, k, n in zip(
             asked.oriented["start"], column(asked, "local_ip"), own, total, strict=True
         )

@@ -3,7 +3,7 @@
 Each level keeps mean and variance of log2 upload bytes over flows. Its *mark* is
 mean + 2 standard deviations, which 2 % of log-normal uploads exceed, blended with
 the mark of the next more general level while the level has few flows:
-host and service → local network and service → service → site, known place and service → service, host → site.
+host and service → peer group and service → local network and service → service → site, known place and service → service, host → site.
 Evidence is how many doublings the upload lies above the mark.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from exfilml.features._feature import (
     BLEND,
+    PEERS,
     Asked,
     Feature,
     column,
@@ -31,7 +32,7 @@ USUAL_SHARE: Final = 0.95
 _LEVELS: Final = {
     "host": ("site", "host"),
     "service": ("site", "service"),
-    "host_service": ("site", "service", "subnet_service", "host_service"),
+    "host_service": ("site", "service", "subnet_service", PEERS, "host_service"),
     "service_place": ("site", "service", "service_place"),
 }
 

@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 from exfilml._jit import compiled
 from exfilml.sources import _engine_calls as calls
 from exfilml.sources._plugin import (
+    ANSWERED,
+    ASKED,
     HEAD_BYTES,
     ICMP,
     ICMPV6,
@@ -447,6 +449,18 @@ def _is_error(protocol: Any, data: Any, start: Any, first: Any, last: Any) -> An
 
 
 @compiled
+def _does(protocol: Any, kind: Any) -> Any:
+    """Say what a message of ICMP does: asks, answers, neither."""
+    if protocol == ICMP:
+        if kind in (8, 13, 15, 17):
+            return np.int64(ASKED)
+        return np.int64(ANSWERED if kind in (0, 14, 16, 18) else 0)
+    if kind in (128, 139):
+        return np.int64(ASKED)
+    return np.int64(ANSWERED if kind in (129, 140) else 0)
+
+
+@compiled
 def _keep(
     memory: Any, clock: Any, number: Any, source: Any, taken: Any, size: Any
 ) -> None:
@@ -487,6 +501,8 @@ def _sample(packet: Any, number: Any, opening: Any, memory: Any, clock: Any) -> 
             side.flags |= flags
             if opening and flow.parts == 0:
                 flow.first_flags = flags
+        elif protocol in (ICMP, ICMPV6) and start < length:
+            side.flags |= _does(protocol, data[start])
         size = np.int64(packet.payload_size)
         first = start + np.int64(packet.transport_size) - size
     else:

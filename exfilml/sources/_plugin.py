@@ -60,6 +60,17 @@ TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _SIZED: Final = frozenset({TCP, UDP, ICMP, ICMPV6})
 # Types of ICMP and ICMPv6 that quote the packet they complain about (RFC 792, RFC 4443).
 _ERRORS: Final = {ICMP: frozenset({3, 4, 5, 11, 12}), ICMPV6: frozenset({1, 2, 3, 4})}
+# What messages of both do: echo, timestamp, information and mask (RFC 792, RFC 950),
+# echo and node information (RFC 4443, RFC 4620).
+ASKED: Final = 1
+ANSWERED: Final = 2
+_DOES: Final = {
+    ICMP: {
+        **dict.fromkeys((8, 13, 15, 17), ASKED),
+        **dict.fromkeys((0, 14, 16, 18), ANSWERED),
+    },
+    ICMPV6: {128: ASKED, 139: ASKED, 129: ANSWERED, 140: ANSWERED},
+}
 _EXTENSIONS: Final = frozenset({0, 43, 44, 60, 135})
 _FRAGMENT: Final = 44
 # NFStream's names for its two timeouts, in `NFlow.expiration_id`.
@@ -72,7 +83,7 @@ class Side:
     Attributes
     ----------
     flags
-        OR of the TCP flags.
+        OR of the TCP flags; of ICMP messages, of `ASKED` and `ANSWERED`.
     payload
         Payload bytes according to the headers.
     head
@@ -278,7 +289,7 @@ class SampledFlow(NFlow):  # type: ignore[misc]
 
     __slots__ = ()
 
-    def update(
+    def update(  # noqa: C901 - one packet, read once
         self,
         packet: Any,
         idle_timeout: int,
@@ -329,6 +340,8 @@ class SampledFlow(NFlow):  # type: ignore[misc]
             start, _ = transport(ffi.buffer(content, packet.ip_content_len))
         if protocol == TCP and start + 13 < packet.ip_content_len:
             side.flags |= content[start + 13]
+        elif protocol in _DOES and start < packet.ip_content_len:
+            side.flags |= _DOES[protocol].get(content[start], 0)
         if not size:
             return None
         if not side.payload:
@@ -417,6 +430,8 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
             side.flags |= flags
             if state.facts is None:
                 state.first_flags = flags
+        elif state.protocol in _DOES and start < len(data):
+            side.flags |= _DOES[state.protocol].get(data[start], 0)
         size = packet.payload_size
         if size:
             state.speaks(side)

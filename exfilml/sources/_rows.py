@@ -12,7 +12,7 @@ from exfilml.payload import is_verified
 from exfilml.places import iana_services
 from exfilml.schema import COLUMNS, LAST_YEAR, MAX_DURATION_S
 from exfilml.sources._ftp import Announced
-from exfilml.sources._plugin import TCP, UDP, FlowState
+from exfilml.sources._plugin import ANSWERED, ASKED, ICMP, ICMPV6, TCP, UDP, FlowState
 
 # Network cards merge packets up to 64 kB, and libpcap's largest record is this.
 SNAPSHOT: Final = 262144
@@ -178,7 +178,13 @@ def answers_first(state: FlowState) -> bool:
 
 def conversation(state: FlowState) -> str:
     """Name how the conversation went, one of `exfilml.schema.CONN_STATES`."""
-    flags = state.sides[0].flags | state.sides[1].flags
+    here, there = (side.flags for side in state.sides)
+    if state.protocol in (ICMP, ICMPV6) and (
+        (here & ANSWERED and not there & ASKED)
+        or (there & ANSWERED and not here & ASKED)
+    ):
+        return "unsolicited"
+    flags = here | there
     silent = not (state.sides[0].payload or state.sides[1].payload)
     if state.protocol == TCP and silent and flags & _RST and not flags & _FIN:
         return "rejected"
