@@ -6,6 +6,7 @@
     python datasets/compare.py develop --netflow    from flow records, without payload
     python datasets/compare.py --ablate             what each family of evidence earns
     python datasets/compare.py develop --honest 50  first cases that are no theft
+    python datasets/compare.py develop --newcomers  with hosts the baseline never saw
 
 Every method sees the same captures and the same cases (one local host, place and
 service), and gives a case the score of its highest flow, or for upload and ratio that
@@ -22,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comparison import ablation, tables
+from comparison import ablation, newcomers, tables
 from comparison.data import FOLDERS, REAL, Data
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--honest", type=int, metavar="N",
         help="list the first N cases that are no theft and rank above one",
     )  # fmt: skip
+    mode.add_argument(
+        "--newcomers", action="store_true", help="false alarms of unknown hosts"
+    )
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="forests for each ablation"
     )
@@ -92,6 +96,8 @@ def text_of(asked: argparse.Namespace, data: Data) -> str:
     if asked.ablate:
         each = asked.ablate == "features"
         return ablation.table(seen, asked.seeds, each=each, n_jobs=asked.jobs)
+    if asked.newcomers:
+        return newcomers.table(seen)
     ran = tables.Compared.of(seen)
     if asked.honest:
         return tables.dismissals(ran, asked.honest)
@@ -119,6 +125,7 @@ def main(
             "netflow": asked.netflow,
             "ablation": asked.ablate,
             "honest": asked.honest,
+            "newcomers": asked.newcomers,
         }
         name = "-".join([asked.data, *(kind for kind, on in kinds.items() if on)])
         write(README, name, text)

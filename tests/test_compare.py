@@ -17,7 +17,7 @@ from exfilml.schema import capability
 sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
 
 import compare
-from comparison import ablation, tables
+from comparison import ablation, newcomers, tables
 from comparison.data import Data
 
 
@@ -144,3 +144,14 @@ def test_writing_where_there_is_no_place_is_refused(tmp_path):
     readme.write_text("nothing", encoding="utf-8")
     with pytest.raises(SystemExit, match="no place"):
         compare.write(readme, "sample", "text")
+
+
+def test_hosts_left_out_of_the_baseline_are_counted_apart(data):
+    text = newcomers.table(data)
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == newcomers.SHARES
+    assert "10 hosts" in text
+    new = [int(row.split("|")[1]) for row in rows]
+    assert sum(new) == 10
+    # The one host that steals is new once, and its three thefts are in that row.
+    assert sorted(row.split(" of ")[1].split()[0] for row in rows) == ["0"] * 3 + ["3"]
