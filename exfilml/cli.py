@@ -505,13 +505,15 @@ def _say_counts(
     ranking: pd.DataFrame, n_read: int, by: str, memory: State | None
 ) -> None:
     """Say what the rows of a ranking do not."""
-    from exfilml.terminal import policy_text
+    from exfilml.export import printable
+    from exfilml.ruling import sentence_of
 
     total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
     counted = f"{n_read:,} flows read" + (f", {total:,} cases" * (by == "case"))
     _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
     if "policy" in ranking.attrs:
-        _say(policy_text(ranking.attrs))
+        counts, suppressed = ranking.attrs["policy"], ranking.attrs["suppressed"]
+        _say(printable(sentence_of(counts, suppressed)))
     for seeing, about in ranking.attrs["thresholds"].items():
         bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
         _say(

@@ -88,23 +88,6 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def policy_text(attrs: dict[Any, Any]) -> str:
-    """Count in one line what the policy approved, re-armed and found broken."""
-    about = attrs["policy"]
-    changes = f" ({_counted(about['changes'])})" if about["changes"] else ""
-    text = (
-        f"policy: cases approved: {about['approved']:,}, of them above the threshold: "
-        f"{attrs['suppressed']:,}; re-armed: {about['rearmed']:,}{changes}; approvals "
-        f"that met no case: {about['unused']:,}; cases that break a rule: "
-        f"{_counted(about['broken']) or 'none'}"
-    )
-    return printable(text)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
 def evaluation_text(found: Evaluation) -> str:
     """Lay out an evaluation: its figures, then a line for each scenario."""
     header = ("label", "scenario", "rank", "bits", "", "up", "gone before", "cases")
