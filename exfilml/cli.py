@@ -276,6 +276,7 @@ def rank(
     "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
 )
 @_OTHER_HOME
+@_POLICY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=_FILE, help="Draw precision over recall: .png, .svg or .pdf."
@@ -287,6 +288,7 @@ def evaluate(
     model: Path | None,
     alerts_per_day: float | None,
     home: tuple[str, ...],
+    policy: Path | None,
     plot: Path | None,
     *,
     as_json: bool,
@@ -303,11 +305,12 @@ def evaluate(
     from exfilml.terminal import evaluation_text
 
     if plot is not None:
-        _plottable(plot, source, model, labels)
+        _plottable(plot, source, model, labels, policy)
     from exfilml.evaluation import evaluate as judge
     from exfilml.ranking import check_options
 
     check_options(alerts_per_day=alerts_per_day)
+    declared = _declared(policy, home)
     truth = read_labels(labels)
     detector = _load(model, home)
     found = judge(
@@ -315,6 +318,7 @@ def evaluate(
         _read(source, quiet=quiet),
         truth,
         alerts_per_day=alerts_per_day,
+        policy=declared,
         progress=None if quiet else lambda step: _say(f"{step} …"),
     )
     if as_json:

@@ -97,7 +97,7 @@ def evaluation_text(found: Evaluation) -> str:
             printable(row["scenario"]),
             str(row["rank"]),
             f"{row['suspicion']:.1f}",
-            "ALERT" if row["alert"] else "",
+            _outcome(row),
             human_bytes(row["up_bytes"]),
             "" if pd.isna(row["bytes_before"]) else human_bytes(row["bytes_before"]),
             str(row["cases"]),
@@ -116,6 +116,14 @@ def evaluation_text(found: Evaluation) -> str:
     lines[0] = click.style(lines[0], underline=True)
     text = [printable(line) for line in found.lines()]
     return "\n".join([*text, "", *lines]) + "\n"
+
+
+def _outcome(row: dict[Any, Any]) -> str:
+    if row["alert"]:
+        return "ALERT"
+    if row["approved"]:
+        return "APPROVED"
+    return "missed" if row["label"] == "exfil" else ""
 
 
 def blindspots_text(found: Blindspots) -> str:
