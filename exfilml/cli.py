@@ -24,7 +24,9 @@ from exfilml.exceptions import ExfilmlError, ExfilmlWarning
 if TYPE_CHECKING:
     import pandas as pd
 
+    from exfilml.blindspots import Blindspots
     from exfilml.detector import Detector
+    from exfilml.evaluation import Evaluation
     from exfilml.policy import Policy
     from exfilml.state import State
 
@@ -326,14 +328,7 @@ def evaluate(
     else:
         click.echo(evaluation_text(found), nl=False)
     if plot is not None:
-        from matplotlib.figure import Figure
-
-        from exfilml.export import complete_file
-
-        figure = Figure(layout="tight")
-        found.plot(figure.subplots())
-        with complete_file(plot) as part:
-            figure.savefig(part, format=plot.suffix[1:].lower())
+        _draw(found, plot, (6.4, 4.8))
         _say(f"precision and recall drawn in {plot}")
 
 
@@ -354,6 +349,7 @@ def evaluate(
     help="Of all draws.",
 )
 @_OTHER_HOME
+@_POLICY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=_FILE, help="Draw recall: .png, .svg or .pdf.")
 @_QUIET
@@ -364,6 +360,7 @@ def blindspots(
     trials: int | None,
     seed: int,
     home: tuple[str, ...],
+    policy: Path | None,
     plot: Path | None,
     *,
     as_json: bool,
@@ -379,7 +376,7 @@ def blindspots(
     from exfilml.terminal import blindspots_text
 
     if plot is not None:
-        _plottable(plot, source, model)
+        _plottable(plot, source, model, policy)
     from exfilml.blindspots import MOST_TRIALS, TRIALS
     from exfilml.blindspots import blindspots as look
     from exfilml.exceptions import OptionError
@@ -394,21 +391,19 @@ def blindspots(
             f"trials: got {count}, but so few cannot tell 9 times of 10 from less; "
             f"expected {FEWEST_TRIALS} or more."
         )
+    declared = _declared(policy, home)
     detector = _load(model, home)
     found = look(
         detector,
         _read(source, quiet=quiet),
         trials=count,
         alerts_per_day=alerts_per_day,
+        policy=declared,
         seed=seed,
         progress=None if quiet else lambda step: _say(f"{step} …"),
     )
     if plot is not None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 8), layout="tight")
-        found.plot(figure.subplots())
-        figure.savefig(plot)
+        _draw(found, plot, (9, 8))
         _say(f"recall drawn in {plot}")
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
@@ -467,6 +462,19 @@ def _plottable(path: Path, source: tuple[str, ...], *others: Path | None) -> Non
         raise OutputError(
             f"{path}: drawing needs matplotlib; install exfilml[notebook]."
         )
+
+
+def _draw(
+    found: Evaluation | Blindspots, path: Path, inches: tuple[float, float]
+) -> None:
+    from matplotlib.figure import Figure
+
+    from exfilml.export import complete_file
+
+    figure = Figure(figsize=inches, layout="tight")
+    found.plot(figure.subplots())
+    with complete_file(path) as part:
+        figure.savefig(part, format=path.suffix[1:].lower())
 
 
 @app.command()
