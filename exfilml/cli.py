@@ -207,7 +207,13 @@ def train(
 @click.option(
     "--state",
     type=_FILE,
-    help="Memory of earlier runs, for sums over days: read if there, then written.",
+    help="Memory of earlier runs with this model, for sums over days: read if there, "
+    "then written.",
+)
+@click.option(
+    "--adopt-state",
+    is_flag=True,
+    help="Take over a --state of an earlier model of this site.",
 )
 @_QUIET
 def rank(
@@ -223,6 +229,7 @@ def rank(
     out: Path | None,
     state: Path | None,
     *,
+    adopt_state: bool,
     quiet: bool,
 ) -> None:
     """Rank flows or cases by suspicion, with reasons.
@@ -235,16 +242,18 @@ def rank(
     if out is not None:
         output_format(out)
         _writable(out, source, model, policy, state)
-    from exfilml.persistence import load_state, save_state
+    from exfilml.exceptions import OptionError
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    if adopt_state and state is None:
+        raise OptionError("--adopt-state needs --state FILE, the state to take over.")
     declared = _declared(policy, home)
     detector = _load(model, home)
     memory = None
     if state is not None:
         _writable(state, source, model, policy)
-        memory = load_state(state) if state.exists() else detector.new_state()
+        memory = _remembered(state, detector, adopt=adopt_state)
     table = _read(source, quiet=quiet)
     if top is None and form == "table" and out is None:
         top = TABLE_ROWS
@@ -258,16 +267,20 @@ def rank(
         fdr=fdr,
         policy=declared,
     )
-    if out is not None:
-        write_table(ranking, out)
-        _say(f"{len(ranking):,} rows written to {out}")
-    elif form == "table":
-        click.echo(ranking_text(ranking), nl=False)
-    else:
-        click.echo(to_text(ranking, form), nl=False)
-    _say_counts(ranking, len(table), by, memory)
-    if state is not None and memory is not None:
-        save_state(memory, state)
+    try:
+        if out is not None:
+            write_table(ranking, out)
+            _say(f"{len(ranking):,} rows written to {out}")
+        else:
+            as_table = form == "table"
+            text = ranking_text(ranking) if as_table else to_text(ranking, form)
+            click.echo(text, nl=False)
+        _say_counts(ranking, len(table), by, memory)
+    except BrokenPipeError:
+        # Who reads only the first rows has seen the flows all the same.
+        _remember(memory, state, ranking)
+        raise
+    _remember(memory, state, ranking)
 
 
 @app.command()
@@ -549,6 +562,44 @@ def _say_counts(
             since = datetime.fromtimestamp(memory.earliest, UTC)
             far = f"to {since:%Y-%m-%d %H:%M} UTC only"
         _say(f"sums over {windows} reach back {far}")
+
+
+def _remembered(path: Path, detector: Detector, *, adopt: bool) -> State:
+    """Read the state of earlier runs, or begin one."""
+    from exfilml.exceptions import StateError
+    from exfilml.persistence import load_state
+
+    if not path.exists():
+        if adopt:
+            raise StateError(
+                f"{path}: does not exist, expected the state to take over; look at the "
+                "name, or leave --adopt-state out to begin a new one."
+            )
+        _say(f"{path}: a new state, no earlier run is known")
+        return detector.new_state()
+    memory = load_state(path)
+    if adopt:
+        return detector.new_state(after=memory)
+    if not detector.has_begun(memory):
+        raise StateError(
+            f"{path}: this state ({memory.span}) was begun with another model, expected "
+            "one of the model given; it is left as it was. If that model was of this "
+            "site too, as before training anew, add --adopt-state; else give --state a "
+            "new file."
+        )
+    return memory
+
+
+def _remember(memory: State | None, path: Path | None, ranking: pd.DataFrame) -> None:
+    """Store a state, unless it would take in what does not belong to it."""
+    from exfilml.persistence import save_state
+
+    if memory is None or path is None:
+        return
+    if ranking.attrs["follows"]:
+        save_state(memory, path)
+    else:
+        _say(f"{path}: left as it was; give --state another file for these flows")
 
 
 def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:

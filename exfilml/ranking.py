@@ -155,6 +155,8 @@ def score_flows(
         If both thresholds are given, or one is out of range.
     PolicyError
         If the policy is none.
+    StateError
+        If the state was begun with another model.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
     judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
@@ -199,10 +201,11 @@ def rank_flows(
         the number of rows before `top` cut them (``total``), of alerts among them
         (``alerted``) and of rows that stay inside the site (``inside``: ranked after all
         that leave, never alerted), the windows of `exfilml.state` that reach back
-        further than is known (``windows_not_covered``), and by capability from which suspicion on a case alerts and
-        how often normal operation then does (``thresholds``, see `_alerts`). Cases
-        that only an approval keeps from alerting are ``suppressed``; where there is a
-        policy, ``policy`` has `Ruling.counts`.
+        further than is known (``windows_not_covered``), whether the flows go on where
+        the state left off (``follows``), and by capability from which suspicion on a
+        case alerts and how often normal operation then does (``thresholds``, see
+        `_alerts`). Cases that only an approval keeps from alerting are ``suppressed``;
+        where there is a policy, ``policy`` has `Ruling.counts`.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
@@ -744,6 +747,7 @@ def _noted(table: pd.DataFrame, judged: Judged, *, by_case: bool) -> pd.DataFram
         "thresholds": judged.thresholds,
         "windows_not_covered": list(scored.not_covered),
         "inside": int(scored.apart[every].sum()),
+        "follows": scored.follows,
         "suppressed": int(judged.suppressed.sum()),
     }
     if (counts := judged.ruling.counts) is not None:

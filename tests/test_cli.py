@@ -17,6 +17,7 @@ import pytest
 from sites import office, theft
 
 from exfilml import cli
+from exfilml.persistence import load_state
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS
 from exfilml.sources import _pool, write_flows
 
@@ -139,6 +140,89 @@ def test_rank_remembers_what_a_state_file_keeps(site, run, tmp_path):
     status, out, err = run(*base, *memory)
     assert (status, out) == (2, "")
     assert "Not a state (7 bytes)" in err
+
+
+def remembering(site, run, folder, *options, source="today.parquet", model="m"):
+    """Rank with a state file in a folder."""
+    return run(
+        *("rank", site / source, "--model", site / f"{model}.exfilml"),
+        *("--state", folder / "memory", *options),
+    )
+
+
+@pytest.fixture
+def retrained(site):
+    arguments = [str(site / "baseline.parquet"), "--model", str(site / "new.exfilml")]
+    write_flows(office(580), site / "baseline.parquet")
+    assert cli.run(["train", *arguments]) == 0
+    write_flows(office(600), site / "baseline.parquet")
+
+
+@pytest.mark.usefixtures("retrained")
+def test_a_state_of_another_model_is_refused_before_the_work(site, run, tmp_path):
+    status, _, err = remembering(site, run, tmp_path)
+    assert status == 0
+    assert "memory: a new state, no earlier run is known" in err
+    before = (tmp_path / "memory").read_bytes()
+    (site / "damaged.pcap").write_bytes(b"no capture")
+    status, out, err = remembering(
+        site, run, tmp_path, source="damaged.pcap", model="new"
+    )
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "memory: this state (2026-03-09T00:" in line
+    assert "was begun with another model, expected one of the model given" in line
+    assert "--adopt-state" in line
+    assert (tmp_path / "memory").read_bytes() == before
+    assert not list(tmp_path.glob(".exfilml*"))
+
+
+@pytest.mark.usefixtures("retrained")
+def test_a_state_of_an_earlier_model_can_be_taken_over(site, run, tmp_path):
+    assert remembering(site, run, tmp_path)[0] == 0
+    status, _, err = remembering(site, run, tmp_path, "--adopt-state", model="new")
+    assert status == 0
+    assert "what is given twice counts twice" in err
+    assert remembering(site, run, tmp_path, model="new")[0] == 0
+    assert remembering(site, run, tmp_path, model="m")[0] == 2
+
+
+def test_there_must_be_a_state_to_take_over(site, run, tmp_path):
+    status, out, err = remembering(site, run, tmp_path, "--adopt-state")
+    assert (status, out) == (2, "")
+    assert "memory: does not exist, expected the state to take over" in err
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    status, out, err = run(*base, "--adopt-state")
+    assert (status, out) == (2, "")
+    assert "--adopt-state needs --state" in err
+
+
+def test_flows_of_another_site_leave_a_state_as_it_was(site, run, tmp_path):
+    assert remembering(site, run, tmp_path)[0] == 0
+    before = (tmp_path / "memory").read_bytes()
+    foreign = office(300, seed=2, days=1, first_day="2026-03-11")
+    foreign["src_ip"] = foreign["src_ip"].str.replace("10.20.", "10.77.")
+    write_flows(foreign, site / "foreign.parquet")
+    status, out, err = remembering(site, run, tmp_path, source="foreign.parquet")
+    assert status == 0
+    assert len(out.splitlines()) > 20
+    assert "do not follow what the state knew" in err
+    assert "memory: left as it was; give --state another file for these flows" in err
+    assert (tmp_path / "memory").read_bytes() == before
+
+
+def test_a_state_is_kept_although_the_reader_closes_early(site, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exfilml", "rank", str(site / "today.parquet")]
+        + ["--model", str(site / "m.exfilml"), "--state", str(tmp_path / "memory")]
+        + ["--format", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) in (0, 1)
+    assert load_state(tmp_path / "memory").n_rows > 0
 
 
 def test_nothing_from_a_packet_reaches_the_terminal_unescaped(site, run):
