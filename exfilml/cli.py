@@ -250,9 +250,10 @@ def rank(
         raise OptionError("--adopt-state needs --state FILE, the state to take over.")
     declared = _declared(policy, home)
     detector = _load(model, home)
-    memory = None
+    memory = stamp = None
     if state is not None:
         _writable(state, source, model, policy)
+        stamp = _stamp(state)
         memory = _remembered(state, detector, adopt=adopt_state)
     table = _read(source, quiet=quiet)
     if top is None and form == "table" and out is None:
@@ -278,9 +279,9 @@ def rank(
         _say_counts(ranking, len(table), by, memory)
     except BrokenPipeError:
         # Who reads only the first rows has seen the flows all the same.
-        _remember(memory, state, ranking)
+        _remember(memory, state, stamp, ranking)
         raise
-    _remember(memory, state, ranking)
+    _remember(memory, state, stamp, ranking)
 
 
 @app.command()
@@ -590,16 +591,37 @@ def _remembered(path: Path, detector: Detector, *, adopt: bool) -> State:
     return memory
 
 
-def _remember(memory: State | None, path: Path | None, ranking: pd.DataFrame) -> None:
-    """Store a state, unless it would take in what does not belong to it."""
+def _remember(
+    memory: State | None,
+    path: Path | None,
+    stamp: tuple[int, ...] | None,
+    ranking: pd.DataFrame,
+) -> None:
+    """Store a state, unless that would lose what the file knows."""
+    from exfilml.exceptions import OutputError
     from exfilml.persistence import save_state
 
     if memory is None or path is None:
         return
-    if ranking.attrs["follows"]:
-        save_state(memory, path)
-    else:
+    if not ranking.attrs["follows"]:
         _say(f"{path}: left as it was; give --state another file for these flows")
+        return
+    if _stamp(path) != stamp:
+        raise OutputError(
+            f"{path}: another run has written it meanwhile, and does not know these "
+            "flows; it is left as it is. Let runs that share a state wait for each "
+            "other, and rank these flows again."
+        )
+    save_state(memory, path)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is written, `None` if there is none."""
+    try:
+        known = path.stat()
+    except OSError:
+        return None
+    return known.st_ino, known.st_size, known.st_mtime_ns
 
 
 def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:
@@ -639,16 +661,16 @@ def _writable(path: Path, source: tuple[str, ...], *others: Path | None) -> None
     from exfilml.exceptions import OutputError
     from exfilml.sources import is_read
 
-    folder = path.parent
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give a file name.")
+    folder = (Path(os.path.realpath(path)) if path.is_symlink() else path).parent
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; make it first.")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} may not be written to.")
     # Two names of a file that is yet to be written have nothing else in common.
     if is_read(path, source) or any(
-        path.resolve() == other.resolve()
+        os.path.realpath(path) == os.path.realpath(other)
         or (path.exists() and other.exists() and path.samefile(other))
         for other in others
         if other is not None

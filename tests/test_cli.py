@@ -139,7 +139,7 @@ def test_rank_remembers_what_a_state_file_keeps(site, run, tmp_path):
     (tmp_path / "memory").write_bytes(b"nothing")
     status, out, err = run(*base, *memory)
     assert (status, out) == (2, "")
-    assert "Not a state (7 bytes)" in err
+    assert "memory: not a state (7 bytes): it is no zip of arrays. Expected" in err
 
 
 def remembering(site, run, folder, *options, source="today.parquet", model="m"):
@@ -209,6 +209,39 @@ def test_flows_of_another_site_leave_a_state_as_it_was(site, run, tmp_path):
     assert "do not follow what the state knew" in err
     assert "memory: left as it was; give --state another file for these flows" in err
     assert (tmp_path / "memory").read_bytes() == before
+
+
+def test_runs_that_share_a_state_do_not_lose_each_others_flows(
+    site, run, tmp_path, monkeypatch
+):
+    """The second to end says so, and leaves what the first has written."""
+    read = cli._read
+    assert remembering(site, run, tmp_path)[0] == 0
+
+    def slow(source, *, quiet):
+        monkeypatch.setattr(cli, "_read", read)
+        assert remembering(site, run, tmp_path)[0] == 0
+        return read(source, quiet=quiet)
+
+    monkeypatch.setattr(cli, "_read", slow)
+    status, out, err = remembering(site, run, tmp_path)
+    assert status == 2
+    assert "ALERT" in out
+    assert "memory: another run has written it meanwhile" in err
+    once = tmp_path / "once"
+    once.mkdir()
+    for _ in range(2):
+        assert remembering(site, run, once)[0] == 0
+    assert (tmp_path / "memory").read_bytes() == (once / "memory").read_bytes()
+
+
+def test_a_link_to_a_state_stays_one(site, run, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "memory").symlink_to(tmp_path / "real" / "memory")
+    for _ in range(2):
+        assert remembering(site, run, tmp_path)[0] == 0
+    assert (tmp_path / "memory").is_symlink()
+    assert load_state(tmp_path / "real" / "memory").n_rows > 0
 
 
 def test_a_state_is_kept_although_the_reader_closes_early(site, tmp_path):
@@ -372,7 +405,22 @@ def test_the_shipped_model_is_used_without_one(site, run):
             ["give one"],
         ),
         (("rank", "{today}", "--policy", "no.toml"), ["no.toml", "cannot be read"]),
-        (("rank", "{today}", "--policy", "{today}"), ["not a TOML file"]),
+        (("rank", "{today}", "--policy", "{today}"), ["not a TOML file: no text"]),
+        (("rank", "{today}", "--model", "{model}", "--state", "."), ["is a folder"]),
+        (
+            ("rank", "{today}", "--model", "{model}", "--state", "{typo}"),
+            ["typo.toml: not a state", "expected a file", "another name"],
+        ),
+        (("evaluate", "{today}", "--labels", "{typo}"), ["no labels file, columns"]),
+        (
+            ("evaluate", "{today}", "--labels", "{today}", "--policy", "{typo}"),
+            ["typo.toml, [[approve]] number 1: unknown key 'onwer'"],
+        ),
+        (
+            ("blindspots", "{today}", "--policy", "{typo}"),
+            ["typo.toml, [[approve]] number 1: unknown key 'onwer'"],
+        ),
+        (("drift", "{typo}", "{today}"), ["no exfilml model file", "train SOURCE"]),
         (
             ("rank", "{today}", "--policy", "{typo}"),
             ["typo.toml, [[approve]] number 1: unknown key 'onwer'", "mean 'owner'"],
@@ -391,7 +439,7 @@ def test_each_mistake_gives_one_line_and_status_2(site, run, arguments, texts):
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     for text in texts:
-        assert text in err
+        assert text.lower() in err.lower()
 
 
 @pytest.mark.parametrize(
