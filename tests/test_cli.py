@@ -350,6 +350,32 @@ def test_a_policy_approves_and_what_it_did_is_counted(site, run, tmp_path):
     assert "above the threshold: 0; re-armed: 1 (upload 1);" in err
 
 
+def test_evaluate_and_blindspots_tell_what_an_approval_hides(
+    site, run, tmp_path, monkeypatch
+):
+    policy, labels = tmp_path / "office.toml", tmp_path / "labels.csv"
+    policy.write_text(POLICY.format(most="10 MB"))
+    labels.write_text(
+        "src_ip,src_port,dst_ip,dst_port,protocol,start,end,label,scenario\n"
+        "10.20.0.12,,203.0.113.9,8443,6,,,exfil,burst\n"
+        "10.20.0.12,,203.0.113.9,4444,6,,,exfil,odd port\n"
+    )
+    base = (site / "today.parquet", "--model", site / "m.exfilml", "-q")
+    status, out, _ = run("evaluate", *base, "--labels", labels, "--policy", policy)
+    assert status == 0
+    assert "hidden by an approval: 1 of 2 scenarios: burst (approved: test" in out
+    assert "\x1b[31m" not in out
+    judged = run("evaluate", *base, "--labels", labels, "--policy", policy, "--json")
+    assert json.loads(judged[1])["suppressed_true"] == 1
+    everything = POLICY.format(most="10 MB").replace('service = "tcp/8443"', "")
+    policy.write_text(everything.replace("203.0.113.0/24", "0.0.0.0/0"))
+    monkeypatch.setattr(cli, "FEWEST_TRIALS", 1)
+    status, out, _ = run("blindspots", *base, "--trials", 1, "--policy", policy)
+    assert status == 0
+    assert "hidden by approvals, seeing payload: " in out
+    assert "* an approval keeps uploads quiet that would alert" in out
+
+
 def test_home_networks_of_the_option_come_before_the_policys(site, run, tmp_path):
     base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
     policy = tmp_path / "office.toml"
