@@ -279,8 +279,7 @@ def rank(
         _say_counts(ranking, len(table), by, memory)
     except BrokenPipeError:
         # Who reads only the first rows has seen the flows all the same.
-        _remember(memory, state, stamp, ranking)
-        raise
+        _drop_stdout()
     _remember(memory, state, stamp, ranking)
 
 
