@@ -18,16 +18,25 @@ equal terms.
 **The smallest upload** is where recall reaches `REACHED` and stays there for all
 larger sizes of the grid, interpolated linearly in log(size) between the last size
 below and the first size at or above. If the smallest size of the grid is reached
-already, the answer is "at most"; if the largest is not, there is none.
+already, the answer is "at most": such an upload alerts for what it is or where it goes
+rather than for its size. If the largest is not reached, there is none. Bytes are data,
+before any encoding and header.
+
+**With a policy** trials alert as cases do in `exfilml.rank_cases`: broken rules add bits,
+and what an approval covers raises no alert. Such trials are counted apart: a place
+that is approved is a blind spot that the site has made itself. Approvals hold as they
+do on the last day of the flows, and rules as if each trial were alone.
 
 One file because a figure means nothing apart from how it was counted.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,12 +53,12 @@ from exfilml.inject import (
     Site,
     Transfer,
     check_count,
-    notes_of,
     reserved_networks,
 )
 from exfilml.names import Names
 from exfilml.places import EPHEMERAL_FROM
-from exfilml.ranking import alerted_cases
+from exfilml.policy import Policy
+from exfilml.ranking import at_home, judge
 from exfilml.schema import PAYLOAD_COLUMNS, capability, validate_flows
 from exfilml.tally import combine, hash_names
 
@@ -87,12 +96,13 @@ class Blindspots:
     table
         A row for each cell of the grid: ``capability`` (``payload`` or ``volume``),
         ``carrier``, ``place``, ``flows`` (a day), ``up_bytes`` (of data, a day),
-        ``trials``, ``alerted``, ``recall``, and its 90 % interval ``low`` and
-        ``high``.
+        ``trials``, ``alerted``, ``suppressed`` (only an approval keeps them from
+        alerting), ``recall``, and its 90 % interval ``low`` and ``high``.
     smallest
         A row for each capability, carrier, place and number of flows: ``up_bytes``,
         the smallest upload a day seen 9 times of 10 (NaN for none), ``bound``
-        (``at most``, ``about`` or ``none``) and ``largest``, the largest tried.
+        (``at most``, ``about`` or ``none``), ``largest``, the largest tried, and
+        ``suppressed``, over all sizes.
     budget
         Alert budget in cases a day.
     trials
@@ -108,29 +118,17 @@ class Blindspots:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return a sentence for each carrier and place, and the notes."""
+        """Return what is seen least, what approvals keep quiet, and the notes."""
         lines = [
-            (
-                f"{len(self.table):,} kinds of upload, {self.trials} trials each, at a "
-                f"budget of {self.budget:g} alerts a day; bytes are data before any "
-                "encoding and header"
-            )
+            f"seen least, {SEEING[str(name)]}: {_least(rows)}"
+            for name, rows in self.smallest.groupby("capability", sort=False)
         ]
-        for (carrier, place), rows in self.smallest.groupby(
-            ["carrier", "place"], sort=False
-        ):
-            said = [
-                f"{_threshold(of)} ({SEEING[str(name)]})"
-                for name, of in rows.groupby("capability", sort=False)
-            ]
-            what = CARRIERS[str(carrier)].title
-            lines.append(f"{what}, {place} place: {'; '.join(said)}")
-        if (self.smallest["bound"] == "at most").any():
-            lines.append(
-                "note: where ≤ stands the smallest size tried alerts already, for what "
-                "it is or where it goes rather than for its size; a new place lies in a "
-                "network that the site never used"
-            )
+        for name, rows in self.table.groupby("capability", sort=False):
+            if quiet := int(rows["suppressed"].sum()):
+                lines.append(
+                    f"hidden by approvals, {SEEING[str(name)]}: {quiet:,} of "
+                    f"{int(rows['trials'].sum()):,} trials, which would alert"
+                )
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,24 +211,19 @@ class Blindspots:
         return ax
 
 
-def _threshold(rows: pd.DataFrame) -> str:
-    """Say from which size on the pacings of a curve are seen."""
-    tried = human_bytes(float(rows["largest"].max()))
-    seen = rows[rows["bound"] != "none"].sort_values("up_bytes")
-    if seen.empty:
-        return f"not seen up to {tried} a day"
-    said = [
-        ("≤ " if bound == "at most" else "") + human_bytes(float(size))
-        for bound, size in zip(seen["bound"], seen["up_bytes"], strict=True)
-    ]
-    ways = ["one flow" if n == 1 else f"{n} flows" for n in seen["flows"]]
-    text = f"from {said[-1]} a day on, 9 of 10 would alert"
-    if said[0] != said[-1]:
-        text += f" in {ways[-1]}, from {said[0]} on in {ways[0]}"
-    lost = rows.loc[rows["bound"] == "none", "flows"]
-    if len(lost):
-        text += f"; not seen up to {tried} in {' or '.join(map(str, lost))} flows"
-    return text
+def _least(rows: pd.DataFrame) -> str:
+    """Name the upload that may be largest before it alerts 9 times of 10."""
+    size = rows["up_bytes"].fillna(np.inf)
+    worst = rows[size == size.max()].to_dict("records")
+    row = worst[0]
+    unseen = row["bound"] == "none"
+    much = "> " * unseen + human_bytes(row["largest"] if unseen else row["up_bytes"])
+    more = f", and {len(worst) - 1} others alike" if len(worst) > 1 else ""
+    pace = "one flow" if row["flows"] == 1 else f"{row['flows']} flows"
+    return (
+        f"{CARRIERS[row['carrier']].title} to {row['place']} places, in {pace}: "
+        f"{much}{more}"
+    )
 
 
 def blindspots(
@@ -243,6 +236,7 @@ def blindspots(
     places: Sequence[str] = PLACES,
     trials: int = TRIALS,
     alerts_per_day: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Callable[[str], object] | None = None,
 ) -> Blindspots:
@@ -267,6 +261,9 @@ def blindspots(
         Uploads of each kind, from other hosts or at other times.
     alerts_per_day
         Alert budget in cases a day; `None` for the detector's own.
+    policy
+        What the site declares, or the path of a policy file, as in
+        `exfilml.rank_cases`.
     seed
         Of all draws.
     progress
@@ -278,6 +275,8 @@ def blindspots(
         If there are no flows, or none leaves the site.
     OptionError
         If an option has an impossible value.
+    PolicyError
+        If the policy is none.
 
     Warns
     -----
@@ -288,6 +287,8 @@ def blindspots(
     grid = _grid(sizes, pacings, carriers, places, trials)
     budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
     check_budget(budget)
+    declared = None if policy is None else Policy.of(policy)
+    detector = at_home(detector, declared)
     tell("surveying the site")
     flows = validate_flows(flows)
     site = Site.of(flows, detector.home_)
@@ -300,26 +301,30 @@ def blindspots(
         [transfer for transfer in grid for _ in range(trials)],
         [trial for _ in grid for trial in range(trials)],
     )
-    notes += [f"{note}: left out" for note in notes_of(plan)]
+    notes += _lacking(plan)
+    if declared is not None and len(flows):
+        declared, gone = _standing(declared, flows["start"].max().date())
+        notes += gone
     plan = plan[plan["place"] == plan["asked"]]
     if plan.empty:
         raise OptionError(
             f"places {tuple(places)!r}: the flows lead to no such place for any of the "
             "carriers. Ask for new places too, or give more flows."
         )
-    alerted = {name: np.zeros(len(plan), dtype=bool) for name in seen}
+    outcome = {name: np.zeros((len(plan), 2), dtype=bool) for name in seen}
     done, total = 0, int(plan["flows"].sum())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CalibrationWarning)
         for batch in _batches(plan):
             rows = _apart(planter.rows(plan.iloc[batch]))
             for name in seen:
-                alerts = _alerts(detector, rows, name, budget)
-                alerted[name][np.isin(plan.index, alerts)] = True
+                of_batch = _alerts(detector, rows, name, budget, declared)
+                for column, transfers in enumerate(of_batch):
+                    outcome[name][np.isin(plan.index, transfers), column] = True
             before, done = done, done + int(plan["flows"].iloc[batch].sum())
             if done * TOLD // total > before * TOLD // total:
                 tell(f"{done:,} of {total:,} flows planted and scored")
-    table = _count(plan, alerted)
+    table = _count(plan, outcome)
     return Blindspots(
         table=table,
         smallest=_smallest(table),
@@ -420,33 +425,77 @@ def _apart(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(start=rows["start"] + pd.to_timedelta(turn * APART_DAYS, "D"))
 
 
+def _lacking(plan: pd.DataFrame) -> Iterator[str]:
+    """Say which carriers have no known place, or none that is near one."""
+    for asked, rows in plan.groupby("asked", sort=False):
+        titles = [
+            CARRIERS[str(name)].title + ("" if lack.all() else " (some hosts)")
+            for name, lack in (rows["place"] != asked).groupby(
+                rows["carrier"], sort=False
+            )
+            if lack.any()
+        ]
+        if titles:
+            yield (
+                f"left out, because the site's flows lead to no {asked} place: "
+                f"{', '.join(titles)}"
+            )
+
+
+def _standing(policy: Policy, day: dt.date) -> tuple[Policy, list[str]]:
+    """Return a policy with the approvals that hold on a day, for good.
+
+    Trials are moved far apart in time, and must not outlive an approval by that.
+    """
+    standing = tuple(
+        replace(approval, expires=dt.date.max)
+        for approval in policy.approvals
+        if approval.expires >= day
+    )
+    gone = len(policy.approvals) - len(standing)
+    notes = [f"approvals that have expired by {day}, and hide nothing: {gone:,}"]
+    return replace(policy, approvals=standing), notes * bool(gone)
+
+
 def _alerts(
-    detector: Detector, rows: pd.DataFrame, name: str, budget: float
-) -> NDArray[np.int64]:
-    """Return the transfers of which a case alerts."""
+    detector: Detector,
+    rows: pd.DataFrame,
+    name: str,
+    budget: float,
+    policy: Policy | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the transfers of which a case alerts, and those that are hushed up.
+
+    Of the latter an approval covers a case that would alert, and no other does.
+    """
     if name == "volume":
         hidden = [f"{side}_{c}" for side in ("src", "dst") for c in PAYLOAD_COLUMNS]
         rows = validate_flows(rows.drop(columns=[*hidden, "first_speaker"]))
-    scored = detector.score(rows)
-    alerted = alerted_cases(detector, scored, alerts_per_day=budget)
-    found: NDArray[np.int64] = np.unique(
-        rows["transfer"].to_numpy()[alerted[scored.case]]
+    transfer = rows["transfer"].to_numpy(dtype=np.int64)
+    judged = judge(detector, rows, alerts_per_day=budget, policy=policy, trial=transfer)
+    alerts, quiet = (
+        np.unique(transfer[cases[judged.scored.case]])
+        for cases in (judged.alerted, judged.suppressed)
     )
-    return found
+    return alerts, np.setdiff1d(quiet, alerts)
 
 
-def _count(plan: pd.DataFrame, alerted: dict[str, NDArray[np.bool_]]) -> pd.DataFrame:
+def _count(plan: pd.DataFrame, outcome: dict[str, NDArray[np.bool_]]) -> pd.DataFrame:
     """Return recall and its interval for each cell."""
     from scipy.stats import norm
 
     parts = [
         plan[["carrier", "place", "flows", "up_bytes"]].assign(
-            capability=name, alerted=hits
+            capability=name, alerted=hits[:, 0], suppressed=hits[:, 1]
         )
-        for name, hits in alerted.items()
+        for name, hits in outcome.items()
     ]
-    cells = pd.concat(parts).groupby(_CELL, sort=False)["alerted"]
-    table = cells.agg(trials="size", alerted="sum").reset_index()
+    cells = pd.concat(parts).groupby(_CELL, sort=False)
+    table = cells.agg(
+        trials=("alerted", "size"),
+        alerted=("alerted", "sum"),
+        suppressed=("suppressed", "sum"),
+    ).reset_index()
     n, share = table["trials"], table["alerted"] / table["trials"]
     z = float(norm.ppf(0.5 + CONFIDENCE / 2.0))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -472,5 +521,7 @@ def _smallest(table: pd.DataFrame) -> pd.DataFrame:
             share = (REACHED - recall[at]) / (recall[at + 1] - recall[at])
             found = size[at] * (size[at + 1] / size[at]) ** share
             bound = "about"
-        rows.append((*key, found, bound, int(size[-1])))
-    return pd.DataFrame(rows, columns=[*_CURVE, "up_bytes", "bound", "largest"])
+        quiet = int(curve["suppressed"].sum())
+        rows.append((*key, found, bound, int(size[-1]), quiet))
+    columns = [*_CURVE, "up_bytes", "bound", "largest", "suppressed"]
+    return pd.DataFrame(rows, columns=columns)

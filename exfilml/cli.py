@@ -24,7 +24,9 @@ from exfilml.exceptions import ExfilmlError, ExfilmlWarning
 if TYPE_CHECKING:
     import pandas as pd
 
+    from exfilml.blindspots import Blindspots
     from exfilml.detector import Detector
+    from exfilml.evaluation import Evaluation
     from exfilml.policy import Policy
     from exfilml.state import State
 
@@ -205,7 +207,13 @@ def train(
 @click.option(
     "--state",
     type=_FILE,
-    help="Memory of earlier runs, for sums over days: read if there, then written.",
+    help="Memory of earlier runs with this model, for sums over days: read if there, "
+    "then written.",
+)
+@click.option(
+    "--adopt-state",
+    is_flag=True,
+    help="Take over a --state of an earlier model of this site.",
 )
 @_QUIET
 def rank(
@@ -221,6 +229,7 @@ def rank(
     out: Path | None,
     state: Path | None,
     *,
+    adopt_state: bool,
     quiet: bool,
 ) -> None:
     """Rank flows or cases by suspicion, with reasons.
@@ -233,16 +242,19 @@ def rank(
     if out is not None:
         output_format(out)
         _writable(out, source, model, policy, state)
-    from exfilml.persistence import load_state, save_state
+    from exfilml.exceptions import OptionError
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
+    if adopt_state and state is None:
+        raise OptionError("--adopt-state needs --state FILE, the state to take over.")
     declared = _declared(policy, home)
     detector = _load(model, home)
-    memory = None
+    memory = stamp = None
     if state is not None:
         _writable(state, source, model, policy)
-        memory = load_state(state) if state.exists() else detector.new_state()
+        stamp = _stamp(state)
+        memory = _remembered(state, detector, adopt=adopt_state)
     table = _read(source, quiet=quiet)
     if top is None and form == "table" and out is None:
         top = TABLE_ROWS
@@ -256,16 +268,19 @@ def rank(
         fdr=fdr,
         policy=declared,
     )
-    if out is not None:
-        write_table(ranking, out)
-        _say(f"{len(ranking):,} rows written to {out}")
-    elif form == "table":
-        click.echo(ranking_text(ranking), nl=False)
-    else:
-        click.echo(to_text(ranking, form), nl=False)
-    _say_counts(ranking, len(table), by, memory)
-    if state is not None and memory is not None:
-        save_state(memory, state)
+    try:
+        if out is not None:
+            write_table(ranking, out)
+            _say(f"{len(ranking):,} rows written to {out}")
+        else:
+            as_table = form == "table"
+            text = ranking_text(ranking) if as_table else to_text(ranking, form)
+            click.echo(text, nl=False)
+        _say_counts(ranking, len(table), by, memory)
+    except BrokenPipeError:
+        # Who reads only the first rows has seen the flows all the same.
+        _drop_stdout()
+    _remember(memory, state, stamp, ranking)
 
 
 @app.command()
@@ -276,6 +291,7 @@ def rank(
     "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
 )
 @_OTHER_HOME
+@_POLICY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot", type=_FILE, help="Draw precision over recall: .png, .svg or .pdf."
@@ -287,6 +303,7 @@ def evaluate(
     model: Path | None,
     alerts_per_day: float | None,
     home: tuple[str, ...],
+    policy: Path | None,
     plot: Path | None,
     *,
     as_json: bool,
@@ -303,11 +320,12 @@ def evaluate(
     from exfilml.terminal import evaluation_text
 
     if plot is not None:
-        _plottable(plot, source, model, labels)
+        _plottable(plot, source, model, labels, policy)
     from exfilml.evaluation import evaluate as judge
     from exfilml.ranking import check_options
 
     check_options(alerts_per_day=alerts_per_day)
+    declared = _declared(policy, home)
     truth = read_labels(labels)
     detector = _load(model, home)
     found = judge(
@@ -315,6 +333,7 @@ def evaluate(
         _read(source, quiet=quiet),
         truth,
         alerts_per_day=alerts_per_day,
+        policy=declared,
         progress=None if quiet else lambda step: _say(f"{step} …"),
     )
     if as_json:
@@ -322,14 +341,7 @@ def evaluate(
     else:
         click.echo(evaluation_text(found), nl=False)
     if plot is not None:
-        from matplotlib.figure import Figure
-
-        from exfilml.export import complete_file
-
-        figure = Figure(layout="tight")
-        found.plot(figure.subplots())
-        with complete_file(plot) as part:
-            figure.savefig(part, format=plot.suffix[1:].lower())
+        _draw(found, plot, (6.4, 4.8))
         _say(f"precision and recall drawn in {plot}")
 
 
@@ -350,6 +362,7 @@ def evaluate(
     help="Of all draws.",
 )
 @_OTHER_HOME
+@_POLICY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=_FILE, help="Draw recall: .png, .svg or .pdf.")
 @_QUIET
@@ -360,6 +373,7 @@ def blindspots(
     trials: int | None,
     seed: int,
     home: tuple[str, ...],
+    policy: Path | None,
     plot: Path | None,
     *,
     as_json: bool,
@@ -375,7 +389,7 @@ def blindspots(
     from exfilml.terminal import blindspots_text
 
     if plot is not None:
-        _plottable(plot, source, model)
+        _plottable(plot, source, model, policy)
     from exfilml.blindspots import MOST_TRIALS, TRIALS
     from exfilml.blindspots import blindspots as look
     from exfilml.exceptions import OptionError
@@ -390,21 +404,19 @@ def blindspots(
             f"trials: got {count}, but so few cannot tell 9 times of 10 from less; "
             f"expected {FEWEST_TRIALS} or more."
         )
+    declared = _declared(policy, home)
     detector = _load(model, home)
     found = look(
         detector,
         _read(source, quiet=quiet),
         trials=count,
         alerts_per_day=alerts_per_day,
+        policy=declared,
         seed=seed,
         progress=None if quiet else lambda step: _say(f"{step} …"),
     )
     if plot is not None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 8), layout="tight")
-        found.plot(figure.subplots())
-        figure.savefig(plot)
+        _draw(found, plot, (9, 8))
         _say(f"recall drawn in {plot}")
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
@@ -465,6 +477,19 @@ def _plottable(path: Path, source: tuple[str, ...], *others: Path | None) -> Non
         )
 
 
+def _draw(
+    found: Evaluation | Blindspots, path: Path, inches: tuple[float, float]
+) -> None:
+    from matplotlib.figure import Figure
+
+    from exfilml.export import complete_file
+
+    figure = Figure(figsize=inches, layout="tight")
+    found.plot(figure.subplots())
+    with complete_file(path) as part:
+        figure.savefig(part, format=path.suffix[1:].lower())
+
+
 @app.command()
 @click.argument("model", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -505,13 +530,15 @@ def _say_counts(
     ranking: pd.DataFrame, n_read: int, by: str, memory: State | None
 ) -> None:
     """Say what the rows of a ranking do not."""
-    from exfilml.terminal import policy_text
+    from exfilml.export import printable
+    from exfilml.ruling import sentence_of
 
     total, alerted = ranking.attrs["total"], ranking.attrs["alerted"]
     counted = f"{n_read:,} flows read" + (f", {total:,} cases" * (by == "case"))
     _say(f"{counted}; {alerted:,} alerted; {len(ranking):,} shown")
     if "policy" in ranking.attrs:
-        _say(policy_text(ranking.attrs))
+        counts, suppressed = ranking.attrs["policy"], ranking.attrs["suppressed"]
+        _say(printable(sentence_of(counts, suppressed)))
     for seeing, about in ranking.attrs["thresholds"].items():
         bits, (low, high) = about["suspicion"], about["normal_alerts_per_day"]
         _say(
@@ -535,6 +562,65 @@ def _say_counts(
             since = datetime.fromtimestamp(memory.earliest, UTC)
             far = f"to {since:%Y-%m-%d %H:%M} UTC only"
         _say(f"sums over {windows} reach back {far}")
+
+
+def _remembered(path: Path, detector: Detector, *, adopt: bool) -> State:
+    """Read the state of earlier runs, or begin one."""
+    from exfilml.exceptions import StateError
+    from exfilml.persistence import load_state
+
+    if not path.exists():
+        if adopt:
+            raise StateError(
+                f"{path}: does not exist, expected the state to take over; look at the "
+                "name, or leave --adopt-state out to begin a new one."
+            )
+        _say(f"{path}: a new state, no earlier run is known")
+        return detector.new_state()
+    memory = load_state(path)
+    if adopt:
+        return detector.new_state(after=memory)
+    if not detector.has_begun(memory):
+        raise StateError(
+            f"{path}: this state ({memory.span}) was begun with another model, expected "
+            "one of the model given; it is left as it was. If that model was of this "
+            "site too, as before training anew, add --adopt-state; else give --state a "
+            "new file."
+        )
+    return memory
+
+
+def _remember(
+    memory: State | None,
+    path: Path | None,
+    stamp: tuple[int, ...] | None,
+    ranking: pd.DataFrame,
+) -> None:
+    """Store a state, unless that would lose what the file knows."""
+    from exfilml.exceptions import OutputError
+    from exfilml.persistence import save_state
+
+    if memory is None or path is None:
+        return
+    if not ranking.attrs["follows"]:
+        _say(f"{path}: left as it was; give --state another file for these flows")
+        return
+    if _stamp(path) != stamp:
+        raise OutputError(
+            f"{path}: another run has written it meanwhile, and does not know these "
+            "flows; it is left as it is. Let runs that share a state wait for each "
+            "other, and rank these flows again."
+        )
+    save_state(memory, path)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is written, `None` if there is none."""
+    try:
+        known = path.stat()
+    except OSError:
+        return None
+    return known.st_ino, known.st_size, known.st_mtime_ns
 
 
 def _declared(path: Path | None, home: tuple[str, ...]) -> Policy | None:
@@ -574,16 +660,16 @@ def _writable(path: Path, source: tuple[str, ...], *others: Path | None) -> None
     from exfilml.exceptions import OutputError
     from exfilml.sources import is_read
 
-    folder = path.parent
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give a file name.")
+    folder = (Path(os.path.realpath(path)) if path.is_symlink() else path).parent
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; make it first.")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} may not be written to.")
     # Two names of a file that is yet to be written have nothing else in common.
     if is_read(path, source) or any(
-        path.resolve() == other.resolve()
+        os.path.realpath(path) == os.path.realpath(other)
         or (path.exists() and other.exists() and path.samefile(other))
         for other in others
         if other is not None

@@ -57,7 +57,12 @@ from sklearn.utils.validation import check_is_fitted
 from exfilml._jit import compiled
 from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
-from exfilml.exceptions import BaselineError, CapabilityWarning, StateWarning
+from exfilml.exceptions import (
+    BaselineError,
+    CapabilityWarning,
+    StateError,
+    StateWarning,
+)
 from exfilml.features import FAMILIES, Asked, FlowFeatures
 from exfilml.features.cases import Cases, largest_of_case
 from exfilml.forest import BaselineForest
@@ -65,6 +70,7 @@ from exfilml.places import infer_networks, orient, parse_networks, stays_inside
 from exfilml.schema import capability, validate_flows, warn_of_doubtful_rows
 from exfilml.stability import Bins
 from exfilml.state import SPANS_S, State
+from exfilml.tally import combine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +87,9 @@ EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
 DAY_S: Final = 86400.0
+# A few hosts may well be up for the first time, and a short while knows few.
+FEWEST_HOSTS: Final = 5
+FEWEST_KNOWN: Final = 20
 # Ties in time are broken by content, so that row order does not matter.
 TIME_ORDER: Final = ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
 # More bits than any suspicion has.
@@ -208,6 +217,9 @@ class Scored:
         bool, shape (n_cases,): stays inside the site.
     not_covered
         Windows of `exfilml.state` that reach back beyond the first flow known.
+    follows
+        Whether the flows go on where the state left off; else it is probably of
+        another site, or their clock is wrong.
     """
 
     asked: Asked
@@ -224,6 +236,7 @@ class Scored:
     apart: NDArray[np.bool_]
 
     not_covered: tuple[str, ...]
+    follows: bool = True
 
     @property
     def ranked_cases(self) -> NDArray[np.float64]:
@@ -460,21 +473,42 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             What came before, from `new_state`; the flows are added to it. `None` for
             nothing.
 
+        Raises
+        ------
+        FlowsError
+            If `flows` is no flows table.
+        StateError
+            If `state` was begun with another model; it is left as it was.
+
         Warns
         -----
         CapabilityWarning
             If the flows show payload and the model never saw any.
         StateWarning
-            If flows begin before the end of what `state` knows, or if it is of another
-            model; it is then nobody's, and this is said once.
+            If flows begin before the end of what `state` knows, or seem to be of
+            another site or time than that.
         """
         check_is_fitted(self, "learned_")
         flows = validate_flows(flows)
         oriented = orient(flows, self.home_)
-        if state is not None:
-            self._warn_if_foreign(state)
+        if state is not None and not self.has_begun(state):
+            raise StateError(
+                f"The state ({state.span}) was begun with another model, expected one "
+                "that new_state() of this detector gave. If that model was of this "
+                "site too, as before training anew, take its sums over: "
+                "new_state(after=state); else begin with new_state()."
+            )
         not_covered = _not_covered(flows, state)
+        earlier = None if state is None else state.copy()
         observed = Observed.of(oriented, state)
+        doubt = "" if earlier is None else _does_not_follow(earlier, flows, observed)
+        if earlier is not None and doubt:
+            warnings.warn(
+                f"The flows do not follow what the state knew ({earlier.span}): "
+                f"{doubt}. Keep the state from before, and give these flows another.",
+                StateWarning,
+                stacklevel=2,
+            )
         asked = Asked(oriented, observed, self.baseline_, self.known_)
         visible = ~flows["src_sampled_bytes"].array.isna()
         if visible.any() and "payload" not in self.learned_:
@@ -486,7 +520,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=2,
             )
             visible[:] = False
-        return self._score(asked, visible, not_covered)
+        scored = self._score(asked, visible, not_covered)
+        return replace(scored, follows=not doubt)
 
     def _score(
         self, asked: Asked, visible: NDArray[np.bool_], not_covered: tuple[str, ...]
@@ -540,14 +575,26 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             not_covered=not_covered,
         )
 
-    def new_state(self) -> State:
-        """Return an empty memory for scoring a stream of tables.
+    def new_state(self, after: State | None = None) -> State:
+        """Return a memory for scoring a stream of tables.
 
         Give it to `exfilml.score_flows` and its siblings with each table, in order of
         time: sums over trailing windows then reach back beyond the table. Scoring in
         pieces gives the suspicion, flow by flow, of scoring at once.
+
+        Parameters
+        ----------
+        after
+            State of an earlier model *of the same site*, whose sums go on: they depend
+            on the traffic, not on the model. It is not changed. `None` for nothing.
         """
-        return State(self._identity)
+        state = State() if after is None else after.copy()
+        state.identity = self._identity
+        return state
+
+    def has_begun(self, state: State) -> bool:
+        """Say whether a state is this model's own, or of no model in particular."""
+        return state.identity in {None, self._identity}
 
     @property
     def _identity(self) -> int:
@@ -556,20 +603,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         text = f"{first} {last} {self.n_flows_} {self.known_.n_hosts}"
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little")
-
-    def _warn_if_foreign(self, state: State) -> None:
-        if state.identity in {None, self._identity}:
-            return
-        if state.earliest is not None:
-            warnings.warn(
-                "The state was begun with another model. If that was of this site, as "
-                "before training anew, its sums hold, and this is said once; else they "
-                "are of other hosts: begin anew with detector.new_state() (rank "
-                "--state: another file).",
-                StateWarning,
-                stacklevel=4,
-            )
-        state.identity = None
 
     def explain(self, flows: pd.DataFrame, *, exact: bool = True) -> pd.DataFrame:
         """Split the suspicion of each flow over the features, in bits.
@@ -708,6 +741,34 @@ def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
             )
         first = min(first, state.earliest)
     return tuple(name for name, span in SPANS_S.items() if last - first < span)
+
+
+def _does_not_follow(earlier: State, flows: pd.DataFrame, observed: Observed) -> str:
+    """Say why flows do not go on where a state left off, "" if they do."""
+    if earlier.latest is None or len(flows) == 0:
+        return ""
+    start = np.sort(flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64))
+    longest = max(SPANS_S.values()) * 1_000_000
+    # From there on nothing of it is in any window.
+    first = np.searchsorted(start, earlier.latest * 1_000_000 + longest, "right")
+    late = len(start) - int(first)
+    if 0 < late < len(start) / 2 and start[first] - start[first - 1] > longest:
+        return (
+            f"{late:,} of {len(start):,} start so much later than the others that all "
+            "of it is forgotten, as if the clock of a sensor were wrong"
+        )
+    n_hosts = len(np.unique(observed.hashes["local_ip"]))
+    known = earlier.trails["host_service"]
+    n_known = max((np.count_nonzero(np.diff(t.keys)) for t in known), default=0)
+    if late or n_hosts < FEWEST_HOSTS or n_known < FEWEST_KNOWN:
+        return ""
+    keys = combine(observed.hashes["local_ip"], observed.hashes["service"])
+    if len(earlier.only("host_service", np.unique(keys)).keys):
+        return ""
+    return (
+        f"it knows none of the services of their {n_hosts:,} local hosts, as if it were "
+        "of another site"
+    )
 
 
 def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:

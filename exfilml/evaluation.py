@@ -16,15 +16,18 @@ One file because a figure means nothing apart from how it was counted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from exfilml.exceptions import LabelsError, OptionError
-from exfilml.ranking import alerted_cases
+from exfilml.policy import Policy
+from exfilml.ranking import Judged, judge, ranked_suspicion
+from exfilml.ruling import Ruling, sentence_of
 from exfilml.schema import (
     START_DTYPE,
     check_labels,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from exfilml.detector import Detector, Scored
+    from exfilml.detector import Detector
 
 POSITIVE: Final = "exfil"
 NEGATIVE: Final = ("", "hard-negative")
@@ -339,13 +342,18 @@ class Evaluation:
         Alert budget in cases a day.
     table
         A row for each labelled scenario: ``label scenario cases rank suspicion alert
-        up_bytes bytes_before`` (rank of its best case; its own uploaded bytes there,
-        and how many of them were gone when fewer than 20 cases that are no theft
+        approved up_bytes bytes_before`` (rank of its best case; which approval covers
+        one of its cases, if none alerts, else ""; its own uploaded bytes in the best
+        case, and how many of them were gone when fewer than 20 cases that are no theft
         would have come before it; missing where that never was).
     precision, recall
         float64: the curve over cases.
     notes
         What did not fit.
+    suppressed, suppressed_true
+        Cases that only an approval keeps from alerting, and thefts among them.
+    policy
+        What the policy did, as `exfilml.ruling.Ruling.counts`; `None` without one.
     """
 
     cases: dict[str, float]
@@ -365,6 +373,9 @@ class Evaluation:
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
     notes: tuple[str, ...]
+    suppressed: int = 0
+    suppressed_true: int = 0
+    policy: dict[str, Any] | None = None
 
     @property
     def false_alarms_per_1000_cases(self) -> float:
@@ -398,6 +409,7 @@ class Evaluation:
                 f"{self.alerts_true:,} right; {self.scenarios_found} of {self.scenarios} "
                 "scenarios found"
             ),
+            *self._lost(),
             (
                 f"false alarms: {self.false_alarms:,} / {self.n_normal:,} cases × 1,000 = "
                 f"{self.false_alarms_per_1000_cases:.1f} per 1,000 cases"
@@ -409,6 +421,25 @@ class Evaluation:
             ),
             *(f"note: {note}" for note in self.notes),
         ]
+
+    def _lost(self) -> Iterator[str]:
+        """Name the thefts that raise no alert, and say whose doing that is."""
+        lost = self.table[(self.table["label"] == POSITIVE) & ~self.table["alert"]]
+        hidden = lost["approved"] != ""
+        of = f"of {self.scenarios} scenarios"
+        if not hidden.all():
+            named = ", ".join(lost.loc[~hidden, "scenario"])
+            yield f"missed: {int((~hidden).sum())} {of}: {named}"
+        if hidden.any():
+            named = "; ".join(
+                f"{row['scenario']} ({row['approved']})"
+                for row in lost[hidden].to_dict("records")
+            )
+            yield f"hidden by an approval: {int(hidden.sum())} {of}: {named}"
+        if self.policy is not None:
+            yield sentence_of(self.policy, self.suppressed) + (
+                f"; thefts among the suppressed alerts: {self.suppressed_true:,}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain JSON values."""
@@ -424,6 +455,7 @@ class Evaluation:
                 "budget",
             ),
             *("alerts", "alerts_true", "false_alarms", "scenarios_found", "scenarios"),
+            *("suppressed", "suppressed_true", "policy"),
         )
         return {
             **{name: getattr(self, name) for name in names},
@@ -472,6 +504,7 @@ def evaluate(
     labels: pd.DataFrame,
     *,
     alerts_per_day: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Callable[[str], object] | None = None,
 ) -> Evaluation:
@@ -487,6 +520,9 @@ def evaluate(
         As `exfilml.read_labels` gives it.
     alerts_per_day
         Alert budget in cases a day; `None` for the detector's own.
+    policy
+        What the site declares, or the path of a policy file, as in
+        `exfilml.rank_cases`.
     seed
         Of the bootstrap.
     progress
@@ -500,29 +536,34 @@ def evaluate(
         If labels leave nothing to find, or nothing to tell it from.
     OptionError
         If the flows overlap the detector's baseline in time.
+    PolicyError
+        If the policy is none.
     """
     tell = progress or (lambda _: None)
     check_labels(labels)
     flows = validate_flows(flows)
     _refuse_overlap(detector, flows)
+    declared = None if policy is None else Policy.of(policy)
     tell("scoring flows")
-    scored = detector.score(flows)
+    budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
+    judged = judge(detector, flows, alerts_per_day=budget, policy=declared)
+    scored, alerted = judged.scored, judged.alerted
     tell("matching labels")
     truth = Truth.of(flows, labels, scored.case)
-    budget = detector.alerts_per_day if alerts_per_day is None else alerts_per_day
-    alerted = alerted_cases(detector, scored, alerts_per_day=budget)
     positive = truth.case_label == POSITIVE
     counted = truth.judged
     tell("resampling")
-    by_case = measure(scored.ranked_cases[counted], positive[counted], seed=seed)
-    judged = counted[scored.case]
+    by_case = measure(judged.ranked_cases[counted], positive[counted], seed=seed)
+    of_counted = counted[scored.case]
     by_flow = measure(
-        scored.ranked_flows[judged], (truth.label == POSITIVE)[judged], seed=seed
+        judged.ranked_flows[of_counted],
+        (truth.label == POSITIVE)[of_counted],
+        seed=seed,
     )
     tell("following scenarios")
-    table = _scenarios(detector, flows, scored, truth, alerted)
+    table = _scenarios(detector, judged, truth, declared)
     wanted = table["label"] == POSITIVE
-    ranks = _ranks(scored.ranked_cases[counted], positive[counted])
+    ranks = _ranks(judged.ranked_cases[counted], positive[counted])
     span = (flows["start"].max() - flows["start"].min()).total_seconds()
     return Evaluation(
         cases=by_case,
@@ -542,6 +583,9 @@ def evaluate(
         precision=np.arange(1, len(ranks) + 1) / ranks,
         recall=np.arange(1, len(ranks) + 1) / len(ranks),
         notes=truth.notes,
+        suppressed=int(judged.suppressed.sum()),
+        suppressed_true=int((judged.suppressed & positive).sum()),
+        policy=judged.ruling.counts,
     )
 
 
@@ -560,14 +604,10 @@ def _refuse_overlap(detector: Detector, flows: pd.DataFrame) -> None:
 
 
 def _scenarios(
-    detector: Detector,
-    flows: pd.DataFrame,
-    scored: Scored,
-    truth: Truth,
-    alerted: NDArray[np.bool_],
+    detector: Detector, judged: Judged, truth: Truth, policy: Policy | None
 ) -> pd.DataFrame:
     """Return a row for each labelled scenario, found ones first."""
-    suspicion = scored.ranked_cases
+    scored, suspicion = judged.scored, judged.ranked_cases
     # Ties rank last, as everywhere here.
     order = np.lexsort((truth.case_label == POSITIVE, -suspicion))
     rank = np.empty(len(suspicion), dtype=np.int64)
@@ -580,22 +620,26 @@ def _scenarios(
     for (label, scenario), group in labelled.groupby(["label", "scenario"], sort=True):
         cases = group["case"].unique()
         best = int(cases[np.argmin(rank[cases])])
-        own = np.zeros(len(flows))
+        own = np.zeros(len(scored.case))
         at = group.index[group["case"] == best]
         own[at] = scored.asked.up[at]
         before = None
         if label == POSITIVE:
-            mine = np.flatnonzero(scored.case == best)
             others = suspicion[truth.case_label != POSITIVE]
-            before = _bytes_before(detector, flows.iloc[mine], own[mine], others)
+            before = _bytes_before(detector, judged, best, own, others, policy)
+        alert = bool(judged.alerted[cases].any())
+        approved = cases[judged.ruling.approved[cases]]
         rows.append(
             {
                 "label": label,
                 "scenario": scenario,
                 "cases": len(cases),
                 "rank": int(rank[best]),
-                "suspicion": float(suspicion[best]),
-                "alert": bool(alerted[cases].any()),
+                "suspicion": float(scored.case_suspicion[best]),
+                "alert": alert,
+                "approved": ""
+                if alert or len(approved) == 0
+                else judged.ruling.note_of(int(approved[0])),
                 "up_bytes": float(own.sum()),
                 "bytes_before": before,
             }
@@ -607,28 +651,46 @@ def _scenarios(
 
 def _bytes_before(
     detector: Detector,
-    flows: pd.DataFrame,
+    judged: Judged,
+    case: int,
     own: NDArray[np.float64],
     others: NDArray[np.float64],
+    policy: Policy | None,
 ) -> float | None:
     """Return the bytes a scenario had uploaded when its case would have come up.
 
-    `own` are its bytes in each of the case's flows.
+    `own` are its bytes in each flow, those of other cases left out.
 
     The case is scored on its first flows, by bisection, against all that cases which
-    are no theft do in the whole table: a little late rather than early.
+    are no theft do in the whole table: a little late rather than early. An approval
+    is held against all that there was at the time.
     """
-    order = np.argsort(flows["start"].to_numpy(), kind="stable")
-    flows, own = flows.iloc[order], own[order]
+    asked, code = judged.scored.asked, judged.scored.case
+    flows = asked.oriented.flows
+    start = flows["start"].to_numpy()
+    mine = np.flatnonzero(code == case)
+    mine = mine[np.argsort(start[mine], kind="stable")]
     limit = np.sort(others)[-PAGE] if len(others) >= PAGE else -np.inf
+    rules = None if policy is None else replace(policy, approvals=())
 
     def comes_up(n: int) -> bool:
-        return bool(detector.score(flows.iloc[:n]).ranked_cases.max() > limit)
+        first = mine[:n]
+        if ranked_suspicion(detector, flows.iloc[first], rules).max() <= limit:
+            return False
+        # No approval is about any of its flows.
+        if not judged.ruling.note_of(case):
+            return True
+        # What the host sent elsewhere since may have re-armed it.
+        if n == len(mine):
+            return not judged.ruling.approved[case]
+        known = np.flatnonzero(start <= start[first[-1]])
+        ruling = Ruling.of(policy, asked.only(known), code[known])
+        return not ruling.approved[case]
 
-    low, high = 0, len(flows)
+    low, high = 0, len(mine)
     if not comes_up(high):
         return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if comes_up(middle) else (middle, high)
-    return float(own[:high].sum())
+    return float(own[mine[:high]].sum())

@@ -41,7 +41,7 @@ class ModelFileError(ExfilmlError):
 
 
 class StateError(ExfilmlError, ValueError):
-    """A state of earlier calls is foreign or damaged."""
+    """A state of earlier calls is of another model, or damaged."""
 
 
 class OutputError(ExfilmlError):
@@ -77,4 +77,4 @@ class BaselineWarning(ExfilmlWarning):
 
 
 class StateWarning(ExfilmlWarning):
-    """Flows do not follow what a state knows, so that some may count twice."""
+    """Flows do not follow what a state knows: some may count twice, or be foreign."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -139,7 +140,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 def complete_file(path: str | Path) -> Iterator[Path]:
     """Give a place to write to; what was written appears as `path` when all is done.
 
-    After an error or Ctrl-C nothing is left, and an older file of that name stands.
+    After an error or Ctrl-C nothing is left, and an older file of that name stands. A
+    link stays one, and what it leads to is written.
 
     Raises
     ------
@@ -147,6 +149,9 @@ def complete_file(path: str | Path) -> Iterator[Path]:
         If the place cannot be written.
     """
     target = Path(path)
+    # What no system takes for a name is refused below.
+    with contextlib.suppress(OSError, ValueError):
+        target = Path(os.path.realpath(path)) if target.is_symlink() else target
     # Another name each time: two writers, or a file of the user, are not in the way.
     part = target.parent / f".exfilml-{secrets.token_hex(8)}.part"
     try:

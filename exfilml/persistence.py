@@ -265,7 +265,11 @@ def load_state(path: str | Path) -> State:
     try:
         return State.from_bytes(data)
     except StateError as error:
-        raise StateError(f"{path}: {error}") from error
+        raise StateError(
+            f"{path}: not a state ({len(data):,} bytes): {error.__cause__}. Expected a "
+            "file that save_state, or rank --state, wrote; give another name to begin "
+            "anew."
+        ) from error
 
 
 def model_card(detector: Detector) -> dict[str, Any]:
@@ -542,7 +546,10 @@ def _sizes(archive: zipfile.ZipFile, packed: int) -> dict[str, int]:
     if len(sizes) != len(members):
         raise ModelFileError("a member appears twice.")
     if MANIFEST not in sizes:
-        raise ModelFileError("no exfilml model file: a zip without a manifest.")
+        raise ModelFileError(
+            "no exfilml model file: a zip without a manifest, such as a state. "
+            "`exfilml train SOURCE --model FILE` makes one."
+        )
     # zipfile unpacks bzip2 and lzma without a limit; and models are not encrypted.
     methods = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
     if any(m.compress_type not in methods or m.flag_bits & 1 for m in members):

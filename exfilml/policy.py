@@ -220,7 +220,13 @@ class Policy:
                 "file in TOML."
             )
         try:
-            table = tomllib.loads(data.decode("utf-8"))
+            # Windows editors begin a text with a mark of byte order.
+            table = tomllib.loads(data.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise PolicyError(
+                f"{path}: not a TOML file: no text in UTF-8; README shows an example of "
+                "a policy."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise PolicyError(
                 f"{path}: not a TOML file: {error}; README shows an example of a policy."

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -155,26 +155,23 @@ def score_flows(
         If both thresholds are given, or one is out of range.
     PolicyError
         If the policy is none.
+    StateError
+        If the state was begun with another model.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    scored, ruling, reached, thresholds = _judged(
-        detector, flows, state, alerts_per_day, fdr, policy
-    )
-    flows = scored.asked.oriented.flows
-    alerted = reached & ~ruling.approved
+    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    scored = judged.scored
     table = pd.DataFrame(
         {
             "suspicion": scored.suspicion,
             "p_value": scored.p_value,
-            "alert": alerted[scored.case],
+            "alert": judged.alerted[scored.case],
             "capability": _capability(scored).array,
             "not_visible": _not_visible(scored).array,
         },
-        index=flows.index,
+        index=scored.asked.oriented.flows.index,
     )
-    return ruling.noted(
-        _noted(table, scored, alerted[scored.case], thresholds), reached
-    )
+    return _noted(table, judged, by_case=False)
 
 
 def rank_flows(
@@ -204,20 +201,20 @@ def rank_flows(
         the number of rows before `top` cut them (``total``), of alerts among them
         (``alerted``) and of rows that stay inside the site (``inside``: ranked after all
         that leave, never alerted), the windows of `exfilml.state` that reach back
-        further than is known (``windows_not_covered``), and by capability from which suspicion on a case alerts and
-        how often normal operation then does (``thresholds``, see `_alerts`), and what
-        the policy did (``suppressed`` and ``policy``, see `Ruling.noted`).
+        further than is known (``windows_not_covered``), whether the flows go on where
+        the state left off (``follows``), and by capability from which suspicion on a
+        case alerts and how often normal operation then does (``thresholds``, see
+        `_alerts`). Cases that only an approval keeps from alerting are ``suppressed``;
+        where there is a policy, ``policy`` has `Ruling.counts`.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored, ruling, reached, thresholds = _judged(
-        detector, flows, state, alerts_per_day, fdr, policy
-    )
-    _warn_of_flows(detector, scored.asked.oriented.flows)
-    flows = scored.asked.oriented.flows
-    alerted = reached & ~ruling.approved
+    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    scored = judged.scored
     oriented = scored.asked.oriented
+    flows = oriented.flows
+    _warn_of_flows(detector, flows)
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
-    ranked = scored.ranked_flows - ruling.below[scored.case]
+    ranked = judged.ranked_flows
     order = _order(ranked, scored.asked.up, begin, scored.asked.tie, top)
     chosen = flows.iloc[order]
     ours = oriented.rows(order)
@@ -226,11 +223,11 @@ def rank_flows(
             "rank": np.arange(1, len(order) + 1),
             "suspicion": scored.suspicion[order],
             "p_value": scored.p_value[order],
-            "alert": alerted[scored.case[order]],
+            "alert": judged.alerted[scored.case[order]],
             "case": _case_names(scored, order),
             "capability": _capability(scored, order).tolist(),
             "not_visible": _not_visible(scored, order).tolist(),
-            "reasons": ruling.about_flows(
+            "reasons": judged.ruling.about_flows(
                 order, list(_reasons(detector, scored, order))
             ),
             **{c: chosen[c] for c in FLOW_COLUMNS[5:13]},
@@ -238,8 +235,7 @@ def rank_flows(
         },
         index=chosen.index,
     )
-    table = _typed(table[list(FLOW_COLUMNS)], scored, alerted[scored.case], thresholds)
-    return ruling.noted(table, reached)
+    return _noted(_typed(table[list(FLOW_COLUMNS)]), judged, by_case=False)
 
 
 def rank_cases(
@@ -270,20 +266,17 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    scored, ruling, reached, thresholds = _judged(
-        detector, flows, state, alerts_per_day, fdr, policy
-    )
-    _warn_of_flows(detector, scored.asked.oriented.flows)
+    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    scored = judged.scored
     flows = scored.asked.oriented.flows
-    alerted = reached & ~ruling.approved
+    _warn_of_flows(detector, flows)
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
     up = np.bincount(code, asked.up, minlength=n_cases)
     begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
     first_seen = np.full(n_cases, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, code, begin)
-    ranked = scored.ranked_cases - ruling.below
-    order = _order(ranked, up, first_seen, np.arange(n_cases), top)
+    order = _order(judged.ranked_cases, up, first_seen, np.arange(n_cases), top)
     largest = largest_of_case(asked.up, code, asked.tie)[order]
     leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
     # Only the flows of ranked cases are summed up, each case under its rank.
@@ -302,7 +295,7 @@ def rank_cases(
         "rank": np.arange(1, len(order) + 1),
         "suspicion": scored.case_suspicion[order],
         "p_value": scored.case_p_value[order],
-        "alert": alerted[order],
+        "alert": judged.alerted[order],
         "case": _case_names(scored, worst),
         "dst_port": leading["dst_port"].astype("Int64").mask(changing).array,
         "flows": np.bincount(code, minlength=n_cases)[order],
@@ -313,7 +306,7 @@ def rank_cases(
         "down_bytes": sums["down_bytes"].array,
         "capability": _capability(scored, worst).tolist(),
         "not_visible": _not_visible(scored, worst).tolist(),
-        "reasons": ruling.about_cases(
+        "reasons": judged.ruling.about_cases(
             order, worst, _case_reasons(detector, scored, order)
         ),
     }
@@ -322,7 +315,7 @@ def rank_cases(
     for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
         columns[name] = leading[name].array
     table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
-    return ruling.noted(_typed(table, scored, alerted, thresholds), reached)
+    return _noted(_typed(table), judged, by_case=True)
 
 
 def check_options(
@@ -421,47 +414,136 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
         )
 
 
-def _judged(
+@dataclass(frozen=True)
+class Judged:
+    """Flows that were scored and held against a policy; tables are views of this.
+
+    Attributes
+    ----------
+    scored
+        Suspicion with the bits of broken rules.
+    ruling
+        What the policy says.
+    reached
+        bool, shape (n_cases,): would alert if nothing were approved.
+    thresholds
+        As `_alerts` gives them.
+    """
+
+    scored: Scored
+    ruling: Ruling
+    reached: NDArray[np.bool_]
+    thresholds: dict[str, dict[str, Any]]
+
+    @property
+    def alerted(self) -> NDArray[np.bool_]:
+        """Which cases alert, shape (n_cases,)."""
+        return self.reached & ~self.ruling.approved
+
+    @property
+    def suppressed(self) -> NDArray[np.bool_]:
+        """Which cases only an approval keeps from alerting, shape (n_cases,)."""
+        return self.reached & self.ruling.approved
+
+    @property
+    def ranked_cases(self) -> NDArray[np.float64]:
+        """Suspicion of cases as they are ranked: approved ones come last."""
+        return self.scored.ranked_cases - self.ruling.below
+
+    @property
+    def ranked_flows(self) -> NDArray[np.float64]:
+        """Suspicion of flows as they are ranked: those of approved cases come last."""
+        return self.scored.ranked_flows - self.ruling.below[self.scored.case]
+
+
+def judge(
+    detector: Detector,
+    flows: pd.DataFrame,
+    *,
+    state: State | None = None,
+    alerts_per_day: float | None = None,
+    fdr: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
+    trial: NDArray[np.int64] | None = None,
+) -> Judged:
+    """Score flows, hold them against a policy, and say which cases alert.
+
+    Parameters
+    ----------
+    detector, flows, state, alerts_per_day, fdr, policy
+        As in `score_flows`.
+    trial
+        As in `Ruling.leading`.
+    """
+    declared = None if policy is None else Policy.of(policy)
+    scored, ruling = _held(detector, flows, declared, state)
+    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
+    if declared is not None:
+        scored = _with_bits(scored, ruling)
+        limit = np.full(len(reached), np.inf)
+        for name, about in thresholds.items():
+            if (bits := about["suspicion"]) is not None:
+                limit[scored.case_with_payload == (name == "payload")] = bits
+        ranked = scored.ranked_cases
+        leading = ruling.leading(ranked - ruling.below, trial)
+        reached |= leading & (ranked >= limit)
+    return Judged(scored, ruling, reached, thresholds)
+
+
+def ranked_suspicion(
+    detector: Detector, flows: pd.DataFrame, policy: Policy | None = None
+) -> NDArray[np.float64]:
+    """Return `Judged.ranked_cases` alone, whatever the budget."""
+    scored, ruling = _held(detector, flows, policy, None)
+    return _with_bits(scored, ruling).ranked_cases - ruling.below
+
+
+def at_home(detector: Detector, policy: Policy | None) -> Detector:
+    """Return the detector with the home networks that a policy declares, if any."""
+    if policy is None or policy.home is None:
+        return detector
+    moved = copy.copy(detector)
+    moved.home_ = policy.home
+    return moved
+
+
+def _held(
+    detector: Detector, flows: pd.DataFrame, policy: Policy | None, state: State | None
+) -> tuple[Scored, Ruling]:
+    scored = at_home(detector, policy).score(flows, state)
+    ruling = Ruling.of(policy, scored.asked, scored.case, state)
+    return replace(scored, apart=scored.apart & ~ruling.outward), ruling
+
+
+def _with_bits(scored: Scored, ruling: Ruling) -> Scored:
+    return replace(
+        scored,
+        suspicion=scored.suspicion + ruling.flow_bits,
+        case_suspicion=scored.case_suspicion + ruling.case_bits,
+    )
+
+
+def _judged_here(
     detector: Detector,
     flows: pd.DataFrame,
     state: State | None,
     alerts_per_day: float | None,
     fdr: float | None,
     policy: Policy | str | os.PathLike[str] | None,
-) -> tuple[Scored, Ruling, NDArray[np.bool_], dict[str, dict[str, Any]]]:
-    """Score flows and hold them against the policy.
-
-    Returns
-    -------
-    scored, ruling
-        Suspicion with the bits of broken rules.
-    reached : numpy.ndarray of bool, shape (n_cases,)
-        Which cases alert unless they are approved.
-    thresholds
-        As `_alerts` gives them.
-    """
+) -> Judged:
+    """Judge flows, and warn if they are not of the detector's site."""
     declared = None if policy is None else Policy.of(policy)
-    if declared is not None and declared.home is not None:
-        detector = copy.copy(detector)
-        detector.home_ = declared.home
-    scored = detector.score(flows, state)
-    _warn_if_elsewhere(scored.asked, detector.home_)
-    ruling = Ruling.of(declared, scored.asked, scored.case, state)
-    scored = replace(scored, apart=scored.apart & ~ruling.outward)
-    reached, thresholds = _alerts(detector, scored, alerts_per_day, fdr)
-    if declared is not None:
-        scored = replace(
-            scored,
-            suspicion=scored.suspicion + ruling.flow_bits,
-            case_suspicion=scored.case_suspicion + ruling.case_bits,
-        )
-        limit = np.full(len(reached), np.inf)
-        for name, about in thresholds.items():
-            if (bits := about["suspicion"]) is not None:
-                limit[scored.case_with_payload == (name == "payload")] = bits
-        ranked = scored.ranked_cases
-        reached |= ruling.leading(ranked - ruling.below) & (ranked >= limit)
-    return scored, ruling, reached, thresholds
+    judged = judge(
+        detector,
+        flows,
+        state=state,
+        alerts_per_day=alerts_per_day,
+        fdr=fdr,
+        policy=declared,
+    )
+    home = at_home(detector, declared).home_
+    _warn_if_elsewhere(judged.scored.asked, home)
+    return judged
 
 
 def _order(
@@ -649,30 +731,25 @@ def _case_reasons(
     ]
 
 
-def _typed(
-    table: pd.DataFrame,
-    scored: Scored,
-    alerted: NDArray[np.bool_],
-    thresholds: dict[str, dict[str, Any]],
-) -> pd.DataFrame:
-    """Give text columns one dtype, and note in ``attrs`` what the rows do not say."""
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Give text columns one dtype."""
     kinds: dict[str, Any] = {c: "str" for c in table.columns if c in _TEXTS}
-    return _noted(table.astype(kinds), scored, alerted, thresholds)
+    return table.astype(kinds)
 
 
-def _noted(
-    table: pd.DataFrame,
-    scored: Scored,
-    alerted: NDArray[np.bool_],
-    thresholds: dict[str, dict[str, Any]],
-) -> pd.DataFrame:
+def _noted(table: pd.DataFrame, judged: Judged, *, by_case: bool) -> pd.DataFrame:
     """Note in ``attrs`` what the rows do not say."""
-    by_case = len(alerted) == len(scored.apart)
+    scored, alerted = judged.scored, judged.alerted
+    every = slice(None) if by_case else scored.case
     table.attrs = {
-        "total": len(alerted),
-        "alerted": int(alerted.sum()),
-        "thresholds": thresholds,
+        "total": len(alerted[every]),
+        "alerted": int(alerted[every].sum()),
+        "thresholds": judged.thresholds,
         "windows_not_covered": list(scored.not_covered),
-        "inside": int((scored.apart if by_case else scored.apart[scored.case]).sum()),
+        "inside": int(scored.apart[every].sum()),
+        "follows": scored.follows,
+        "suppressed": int(judged.suppressed.sum()),
     }
+    if (counts := judged.ruling.counts) is not None:
+        table.attrs["policy"] = counts
     return table

@@ -177,13 +177,20 @@ class Ruling:
         np.maximum.at(bits, self._case, self.flow_bits)
         return bits
 
-    def leading(self, suspicion: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def leading(
+        self,
+        suspicion: NDArray[np.float64],
+        trial: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.bool_]:
         """Say which case is the worst of its host that breaks a rule, for each rule.
 
         Parameters
         ----------
         suspicion
             float64, shape (n_cases,), as cases are ranked: approved ones last.
+        trial
+            int64, shape (n_flows,): flows of different trials know nothing of each
+            other, so that a host has a worst case in each; `None` for one trial.
 
         Returns
         -------
@@ -194,6 +201,7 @@ class Ruling:
             {
                 "host": self._asked.observed.hashes["local_ip"][at],
                 "rule": self.broken[at],
+                "trial": 0 if trial is None else trial[at],
                 "case": self._case[at],
                 "suspicion": suspicion[self._case[at]],
             }
@@ -201,7 +209,7 @@ class Ruling:
         # Cases are numbered by what they are, so that row order decides nothing.
         worst = frame.sort_values(["suspicion", "case"], ascending=[False, True])
         found = np.zeros(len(self.approved), dtype=bool)
-        found[worst.drop_duplicates(["host", "rule"])["case"]] = True
+        found[worst.drop_duplicates(["host", "rule", "trial"])["case"]] = True
         return found
 
     @property
@@ -209,36 +217,31 @@ class Ruling:
         """How much lower each case ranks than its suspicion says, shape (n_cases,)."""
         return np.where(self.approved, BELOW, 0.0)
 
-    def noted(self, table: pd.DataFrame, reached: NDArray[np.bool_]) -> pd.DataFrame:
-        """Count in ``attrs`` of a table what its rows do not say.
+    @property
+    def counts(self) -> dict[str, Any] | None:
+        """What the policy did, in plain numbers; `None` without one.
 
-        ``suppressed`` is the number of cases that only an approval keeps from
-        alerting. Where there is a policy, ``policy`` counts the cases that are
-        ``approved``, all of them, or ``rearmed``; those re-armed by each of the
-        ``changes`` (upload, payload, destination, expired); those that break each
-        rule (``broken``); and the approvals that are about no case (``unused``).
-
-        Parameters
-        ----------
-        table
-            Its ``attrs`` are extended.
-        reached
-            bool, shape (n_cases,): would alert if nothing were approved.
+        Cases that are ``approved``, all of them, or ``rearmed``; those re-armed by each
+        of the ``changes`` (upload, payload, destination, expired); those that break
+        each rule (``broken``); and the approvals that are about no case (``unused``).
         """
-        table.attrs["suppressed"] = int((self.approved & reached).sum())
-        if self._policy is not None:
-            at = np.flatnonzero(self.broken >= 0)
-            pairs = np.unique(self._case[at] * (len(self._rules) + 1) + self.broken[at])
-            rules, times = np.unique(pairs % (len(self._rules) + 1), return_counts=True)
-            names = [self._rules[rule][0] for rule in rules.tolist()]
-            table.attrs["policy"] = {
-                "approved": int(self.approved.sum()),
-                "unused": self._met.count(False),
-                "rearmed": len(self._changes),
-                "changes": dict(Counter(chain(*self._changes.values()))),
-                "broken": dict(zip(names, times.tolist(), strict=True)),
-            }
-        return table
+        if self._policy is None:
+            return None
+        at = np.flatnonzero(self.broken >= 0)
+        pairs = np.unique(self._case[at] * (len(self._rules) + 1) + self.broken[at])
+        rules, times = np.unique(pairs % (len(self._rules) + 1), return_counts=True)
+        names = [self._rules[rule][0] for rule in rules.tolist()]
+        return {
+            "approved": int(self.approved.sum()),
+            "unused": self._met.count(False),
+            "rearmed": len(self._changes),
+            "changes": dict(Counter(chain(*self._changes.values()))),
+            "broken": dict(zip(names, times.tolist(), strict=True)),
+        }
+
+    def note_of(self, case: int) -> str:
+        """Say which approval covers a case, or was re-armed by it; "" for none."""
+        return self._notes.get(case, "")
 
     def about_flows(self, rows: NDArray[np.int64], reasons: list[str]) -> list[str]:
         """Put what the policy says of some flows before their reasons."""
@@ -467,6 +470,21 @@ class Ruling:
         remembered = totals.reindex(pd.MultiIndex.from_arrays([host, day])).to_numpy()
         most: NDArray[np.float64] = np.maximum(sent, np.nan_to_num(remembered))
         return most
+
+
+def sentence_of(counts: dict[str, Any], suppressed: int) -> str:
+    """Say in a line what a policy did: `Ruling.counts`, and alerts that it suppressed."""
+
+    def listed(of: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in of.items())
+
+    changes = f" ({listed(counts['changes'])})" if counts["changes"] else ""
+    return (
+        f"policy: cases approved: {counts['approved']:,}, of them above the threshold: "
+        f"{suppressed:,}; re-armed: {counts['rearmed']:,}{changes}; approvals that met "
+        f"no case: {counts['unused']:,}; cases that break a rule: "
+        f"{listed(counts['broken']) or 'none'}"
+    )
 
 
 def _escaped(text: str) -> str:

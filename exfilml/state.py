@@ -269,10 +269,15 @@ class State:
         self.latest: int | None = None
 
     def __repr__(self) -> str:
+        return f"State({self.span})"
+
+    @property
+    def span(self) -> str:
+        """What is known, in words."""
         if self.earliest is None or self.latest is None:
-            return "State(empty)"
+            return "empty"
         first, last = (np.datetime64(t, "s") for t in (self.earliest, self.latest))
-        return f"State({first} to {last} UTC, {self.n_rows:,} sums)"
+        return f"{first} to {last} UTC, {self.n_rows:,} sums"
 
     @property
     def n_rows(self) -> int:
@@ -289,6 +294,10 @@ class State:
             assert self.latest is not None
             trail = Trail.of(new.keys, seconds, new.amounts, self.latest)
             self.append(self.trails[kind], trail)
+
+    def copy(self) -> State:
+        """Return a state that goes on by itself from what is known."""
+        return self.merge(State(self.identity))
 
     def merge(self, other: State) -> State:
         """Return the state of the flows of both, such as of two sensors."""

@@ -88,23 +88,6 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def policy_text(attrs: dict[Any, Any]) -> str:
-    """Count in one line what the policy approved, re-armed and found broken."""
-    about = attrs["policy"]
-    changes = f" ({_counted(about['changes'])})" if about["changes"] else ""
-    text = (
-        f"policy: cases approved: {about['approved']:,}, of them above the threshold: "
-        f"{attrs['suppressed']:,}; re-armed: {about['rearmed']:,}{changes}; approvals "
-        f"that met no case: {about['unused']:,}; cases that break a rule: "
-        f"{_counted(about['broken']) or 'none'}"
-    )
-    return printable(text)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
 def evaluation_text(found: Evaluation) -> str:
     """Lay out an evaluation: its figures, then a line for each scenario."""
     header = ("label", "scenario", "rank", "bits", "", "up", "gone before", "cases")
@@ -114,7 +97,7 @@ def evaluation_text(found: Evaluation) -> str:
             printable(row["scenario"]),
             str(row["rank"]),
             f"{row['suspicion']:.1f}",
-            "ALERT" if row["alert"] else "",
+            _outcome(row),
             human_bytes(row["up_bytes"]),
             "" if pd.isna(row["bytes_before"]) else human_bytes(row["bytes_before"]),
             str(row["cases"]),
@@ -135,37 +118,59 @@ def evaluation_text(found: Evaluation) -> str:
     return "\n".join([*text, "", *lines]) + "\n"
 
 
+def _outcome(row: dict[Any, Any]) -> str:
+    if row["alert"]:
+        return "ALERT"
+    if row["approved"]:
+        return "APPROVED"
+    return "missed" if row["label"] == "exfil" else ""
+
+
 def blindspots_text(found: Blindspots) -> str:
-    """Lay out the smallest uploads that are seen, then what that means in sentences."""
-    pacings = sorted(found.smallest["flows"].unique())
-    header = ("carrier", "place", "judged by", *(f"in {n}" for n in pacings))
-    cells: dict[tuple[str, str, str], dict[int, str]] = {}
+    """Lay out the smallest uploads that are seen, and what to know about them."""
+    by = ["payload", "volume"]
+    columns = [
+        (name, n)
+        for name in by
+        for n in sorted(found.smallest["flows"].unique())
+        if (found.smallest["capability"] == name).any()
+    ]
+    cells: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
     for row in found.smallest.to_dict("records"):
-        size = (
-            f"> {human_bytes(row['largest'])}"
-            if row["bound"] == "none"
-            else "≤ " * (row["bound"] == "at most") + human_bytes(row["up_bytes"])
-        )
-        key = (row["carrier"], row["place"], row["capability"])
-        cells.setdefault(key, {})[row["flows"]] = size
-    # What is judged by payload and by volumes alone stands side by side.
-    order = list(dict.fromkeys(key[:2] for key in cells))
-    cells = dict(sorted(cells.items(), key=lambda item: order.index(item[0][:2])))
-    rows = [(*key, *(of.get(n, "") for n in pacings)) for key, of in cells.items()]
+        key = (row["carrier"], row["place"])
+        cells.setdefault(key, {})[row["capability"], row["flows"]] = _smallest(row)
+    header = ("carrier", "place", *(f"{name} in {n}" for name, n in columns))
+    rows = [
+        (*key, *(of.get(column, "") for column in columns)) for key, of in cells.items()
+    ]
     widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
     lines = [
         "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
+            cell.ljust(width) if i < 2 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in (header, *rows)
     ]
     lines[0] = click.style(lines[0], underline=True)
     title = (
-        "Smallest upload in a day that alerts 9 times of 10, in so many flows "
-        f"(budget: {found.budget:g} alerts a day)"
+        "Smallest upload in a day that alerts 9 times of 10, cut into so many flows "
+        f"({found.budget:g} alerts a day, {found.trials} trials of each)"
     )
-    return "\n".join([title, "", *lines, "", *_wrapped(found.lines())]) + "\n"
+    shown = "".join(cell for row in rows for cell in row[2:])
+    marks = {
+        "≤": "the smallest size tried alerts already",
+        ">": "the largest size tried alerts too seldom",
+        "*": "an approval keeps uploads quiet that would alert",
+    }
+    legend = "   ".join(f"{m} {what}" for m, what in marks.items() if m in shown)
+    about = [*([legend] if legend else []), *_wrapped(found.lines())]
+    return "\n".join([title, "", *lines, "", *about]) + "\n"
+
+
+def _smallest(row: dict[Any, Any]) -> str:
+    bound = {"none": "> ", "at most": "≤ "}.get(row["bound"], "")
+    size = row["largest"] if row["bound"] == "none" else row["up_bytes"]
+    return bound + human_bytes(size) + ("*" if row["suppressed"] else "")
 
 
 def drift_text(found: Drift) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,10 @@ from exfilml import cli
 from exfilml.blindspots import REACHED, _batches, _smallest
 from exfilml.exceptions import CalibrationWarning, FlowsError, OptionError
 from exfilml.inject import CARRIERS, PLACES, Planter, Site, Transfer
+from exfilml.terminal import blindspots_text
+
+# The function of that name stands before the module in the package.
+module = sys.modules["exfilml.blindspots"]
 
 GRID = {
     "sizes": (1_000, 30_000, 1_000_000, 30_000_000),
@@ -118,7 +124,7 @@ def test_the_smallest_upload_is_interpolated():
     def curve(*recall):
         sizes = [10, 100, 1000, 10_000][: len(recall)]
         table = pd.DataFrame({"up_bytes": sizes, "recall": recall}).assign(
-            capability="payload", carrier="tls", place="new", flows=1
+            capability="payload", carrier="tls", place="new", flows=1, suppressed=0
         )
         row = _smallest(table).iloc[0]
         return row["bound"], row["up_bytes"]
@@ -134,9 +140,12 @@ def test_the_smallest_upload_is_interpolated():
 
 def test_sentences_and_json_say_the_same(found):
     lines = found.lines()
-    assert "at a budget of 5 alerts a day" in lines[0]
-    (tls,) = (line for line in lines if line.startswith("TLS, known place"))
-    assert "9 of 10 would alert" in tls or "not seen up to 30 MB" in tls
+    for capability, line in zip(("payload", "volume"), lines, strict=True):
+        rows = found.smallest[found.smallest["capability"] == capability]
+        size = rows["up_bytes"].fillna(np.inf)
+        worst = rows[size == size.max()].iloc[0]
+        title = CARRIERS[worst["carrier"]].title
+        assert f": {title} to {worst['place']} places, in " in line
     said = json.loads(json.dumps(found.to_dict()))
     assert len(said["table"]) == len(found.table)
     assert {row["bound"] for row in said["smallest"]} <= {"at most", "about", "none"}
@@ -175,7 +184,7 @@ def test_places_that_the_site_lacks_are_left_out_and_named(detector, today):
         detector, today, **{**GRID, "carriers": ("icmp",), "trials": 2}
     )
     assert set(found.table["place"]) == {"new", "near"}
-    assert "ICMP echo: the site's flows lead to no known place" in found.notes[0]
+    assert "lead to no known place: ICMP echo" in found.notes[0]
     with pytest.raises(OptionError, match="no such place for any"):
         exfilml.blindspots(detector, today, carriers=["icmp"], places=["known"])
 
@@ -198,6 +207,97 @@ def test_a_budget_beyond_the_calibration_is_warned_of_once(detector, today):
             **{**GRID, "carriers": ("tls",), "trials": 2},
         )
     assert len(warned) == 2  # one for each capability
+
+
+# --- under a policy ------------------------------------------------------------------
+
+FEW = {
+    "sizes": (100_000, 1_000_000, 30_000_000),
+    "pacings": (1, 20),
+    "places": ("new",),
+    "trials": 6,
+}
+APPROVAL = {
+    "network": "0.0.0.0/0",
+    "payload": ["opaque", "unseen"],
+    "max_upload_per_day": "5 MB",
+    "reason": "anything",
+    "owner": "lab",
+    "expires": dt.date(2026, 3, 17),
+}
+
+
+def under(policy, detector, today, *carriers):
+    declared = None if policy is None else exfilml.Policy.parse(policy)
+    return exfilml.blindspots(
+        detector, today, carriers=carriers, policy=declared, **FEW
+    )
+
+
+def test_what_an_approval_hides_is_counted_apart(detector, today):
+    """Up to its ceiling nothing alerts that else would; beyond it all is as before."""
+    plain, approved = (
+        under(policy, detector, today, "tcp-odd", "tls")
+        for policy in (None, {"approve": [APPROVAL]})
+    )
+    assert plain.table["suppressed"].sum() == 0
+    within = plain.table["up_bytes"] <= 1_000_000
+    # In TLS an upload is not of the payload that is approved.
+    covered = within & ~(
+        (plain.table["carrier"] == "tls") & (plain.table["capability"] == "payload")
+    )
+    assert plain.table.loc[covered, "alerted"].sum() > 0
+    hidden = approved.table["suppressed"]
+    assert (hidden[covered] == plain.table.loc[covered, "alerted"]).all()
+    assert (approved.table.loc[covered, "alerted"] == 0).all()
+    rest = approved.table[~covered]
+    pd.testing.assert_frame_equal(rest, plain.table[~covered])
+    lines = [line for line in approved.lines() if line.startswith("hidden by")]
+    seen = approved.table.groupby("capability")["suppressed"].sum()
+    assert f"seeing payload: {seen['payload']} of 72 trials" in lines[0]
+    assert f"from volumes alone: {seen['volume']} of 72 trials" in lines[1]
+    text = blindspots_text(approved)
+    assert "* an approval keeps uploads quiet" in text
+    assert "an approval" not in blindspots_text(plain)
+
+
+def test_an_approval_that_has_expired_hides_nothing(detector, today):
+    last = today["start"].max().date()
+    for expires, hides in ((last, True), (last - dt.timedelta(days=1), False)):
+        policy = {"approve": [APPROVAL | {"expires": expires}]}
+        found = under(policy, detector, today, "tcp-odd")
+        assert (found.table["suppressed"].sum() > 0) == hides
+        assert any("expired" in note for note in found.notes) != hides
+
+
+def test_each_trial_that_breaks_a_rule_alerts_for_itself(detector, today, monkeypatch):
+    """Whatever the same host does in other trials: as if each were scored alone."""
+    policy = exfilml.Policy.parse(
+        {"segment": [{"network": "0.0.0.0/0", "services": ["domain"]}]}
+    )
+    few = {
+        "carriers": ("tls", "http"),
+        "sizes": (100, 1000),
+        "pacings": (1,),
+        "places": ("known",),
+        "trials": 12,
+    }
+    plain, together = (
+        exfilml.blindspots(detector, today, policy=p, **few) for p in (None, policy)
+    )
+    volume = plain.table["capability"] == "volume"
+    assert plain.table.loc[volume, "recall"].max() < 0.5
+    assert (together.table["recall"] == 1.0).all()
+    monkeypatch.setattr(
+        module, "_batches", lambda plan: ([i] for i in range(len(plan)))
+    )
+    alone = exfilml.blindspots(detector, today, policy=policy, **few)
+    pd.testing.assert_series_equal(alone.table["alerted"], together.table["alerted"])
+
+
+def test_home_networks_of_a_policy_come_before_the_models(detector, today):
+    with pytest.raises(FlowsError, match=r"home network \(192\.0\.2\.0/24\)"):
+        under({"home": "192.0.2.0/24"}, detector, today, "tls")
 
 
 @pytest.mark.parametrize(

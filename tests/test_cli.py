@@ -17,6 +17,7 @@ import pytest
 from sites import office, theft
 
 from exfilml import cli
+from exfilml.persistence import load_state
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS
 from exfilml.sources import _pool, write_flows
 
@@ -138,7 +139,123 @@ def test_rank_remembers_what_a_state_file_keeps(site, run, tmp_path):
     (tmp_path / "memory").write_bytes(b"nothing")
     status, out, err = run(*base, *memory)
     assert (status, out) == (2, "")
-    assert "Not a state (7 bytes)" in err
+    assert "memory: not a state (7 bytes): it is no zip of arrays. Expected" in err
+
+
+def remembering(site, run, folder, *options, source="today.parquet", model="m"):
+    """Rank with a state file in a folder."""
+    return run(
+        *("rank", site / source, "--model", site / f"{model}.exfilml"),
+        *("--state", folder / "memory", *options),
+    )
+
+
+@pytest.fixture
+def retrained(site):
+    arguments = [str(site / "baseline.parquet"), "--model", str(site / "new.exfilml")]
+    write_flows(office(580), site / "baseline.parquet")
+    assert cli.run(["train", *arguments]) == 0
+    write_flows(office(600), site / "baseline.parquet")
+
+
+@pytest.mark.usefixtures("retrained")
+def test_a_state_of_another_model_is_refused_before_the_work(site, run, tmp_path):
+    status, _, err = remembering(site, run, tmp_path)
+    assert status == 0
+    assert "memory: a new state, no earlier run is known" in err
+    before = (tmp_path / "memory").read_bytes()
+    (site / "damaged.pcap").write_bytes(b"no capture")
+    status, out, err = remembering(
+        site, run, tmp_path, source="damaged.pcap", model="new"
+    )
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "memory: this state (2026-03-09T00:" in line
+    assert "was begun with another model, expected one of the model given" in line
+    assert "--adopt-state" in line
+    assert (tmp_path / "memory").read_bytes() == before
+    assert not list(tmp_path.glob(".exfilml*"))
+
+
+@pytest.mark.usefixtures("retrained")
+def test_a_state_of_an_earlier_model_can_be_taken_over(site, run, tmp_path):
+    assert remembering(site, run, tmp_path)[0] == 0
+    status, _, err = remembering(site, run, tmp_path, "--adopt-state", model="new")
+    assert status == 0
+    assert "what is given twice counts twice" in err
+    assert remembering(site, run, tmp_path, model="new")[0] == 0
+    assert remembering(site, run, tmp_path, model="m")[0] == 2
+
+
+def test_there_must_be_a_state_to_take_over(site, run, tmp_path):
+    status, out, err = remembering(site, run, tmp_path, "--adopt-state")
+    assert (status, out) == (2, "")
+    assert "memory: does not exist, expected the state to take over" in err
+    base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    status, out, err = run(*base, "--adopt-state")
+    assert (status, out) == (2, "")
+    assert "--adopt-state needs --state" in err
+
+
+def test_flows_of_another_site_leave_a_state_as_it_was(site, run, tmp_path):
+    assert remembering(site, run, tmp_path)[0] == 0
+    before = (tmp_path / "memory").read_bytes()
+    foreign = office(300, seed=2, days=1, first_day="2026-03-11")
+    foreign["src_ip"] = foreign["src_ip"].str.replace("10.20.", "10.77.")
+    write_flows(foreign, site / "foreign.parquet")
+    status, out, err = remembering(site, run, tmp_path, source="foreign.parquet")
+    assert status == 0
+    assert len(out.splitlines()) > 20
+    assert "do not follow what the state knew" in err
+    assert "memory: left as it was; give --state another file for these flows" in err
+    assert (tmp_path / "memory").read_bytes() == before
+
+
+def test_runs_that_share_a_state_do_not_lose_each_others_flows(
+    site, run, tmp_path, monkeypatch
+):
+    """The second to end says so, and leaves what the first has written."""
+    read = cli._read
+    assert remembering(site, run, tmp_path)[0] == 0
+
+    def slow(source, *, quiet):
+        monkeypatch.setattr(cli, "_read", read)
+        assert remembering(site, run, tmp_path)[0] == 0
+        return read(source, quiet=quiet)
+
+    monkeypatch.setattr(cli, "_read", slow)
+    status, out, err = remembering(site, run, tmp_path)
+    assert status == 2
+    assert "ALERT" in out
+    assert "memory: another run has written it meanwhile" in err
+    once = tmp_path / "once"
+    once.mkdir()
+    for _ in range(2):
+        assert remembering(site, run, once)[0] == 0
+    assert (tmp_path / "memory").read_bytes() == (once / "memory").read_bytes()
+
+
+def test_a_link_to_a_state_stays_one(site, run, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "memory").symlink_to(tmp_path / "real" / "memory")
+    for _ in range(2):
+        assert remembering(site, run, tmp_path)[0] == 0
+    assert (tmp_path / "memory").is_symlink()
+    assert load_state(tmp_path / "real" / "memory").n_rows > 0
+
+
+def test_a_state_is_kept_although_the_reader_closes_early(site, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exfilml", "rank", str(site / "today.parquet")]
+        + ["--model", str(site / "m.exfilml"), "--state", str(tmp_path / "memory")]
+        + ["--format", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert load_state(tmp_path / "memory").n_rows > 0
 
 
 def test_nothing_from_a_packet_reaches_the_terminal_unescaped(site, run):
@@ -233,6 +350,32 @@ def test_a_policy_approves_and_what_it_did_is_counted(site, run, tmp_path):
     assert "above the threshold: 0; re-armed: 1 (upload 1);" in err
 
 
+def test_evaluate_and_blindspots_tell_what_an_approval_hides(
+    site, run, tmp_path, monkeypatch
+):
+    policy, labels = tmp_path / "office.toml", tmp_path / "labels.csv"
+    policy.write_text(POLICY.format(most="10 MB"))
+    labels.write_text(
+        "src_ip,src_port,dst_ip,dst_port,protocol,start,end,label,scenario\n"
+        "10.20.0.12,,203.0.113.9,8443,6,,,exfil,burst\n"
+        "10.20.0.12,,203.0.113.9,4444,6,,,exfil,odd port\n"
+    )
+    base = (site / "today.parquet", "--model", site / "m.exfilml", "-q")
+    status, out, _ = run("evaluate", *base, "--labels", labels, "--policy", policy)
+    assert status == 0
+    assert "hidden by an approval: 1 of 2 scenarios: burst (approved: test" in out
+    assert "\x1b[31m" not in out
+    judged = run("evaluate", *base, "--labels", labels, "--policy", policy, "--json")
+    assert json.loads(judged[1])["suppressed_true"] == 1
+    everything = POLICY.format(most="10 MB").replace('service = "tcp/8443"', "")
+    policy.write_text(everything.replace("203.0.113.0/24", "0.0.0.0/0"))
+    monkeypatch.setattr(cli, "FEWEST_TRIALS", 1)
+    status, out, _ = run("blindspots", *base, "--trials", 1, "--policy", policy)
+    assert status == 0
+    assert "hidden by approvals, seeing payload: " in out
+    assert "* an approval keeps uploads quiet that would alert" in out
+
+
 def test_home_networks_of_the_option_come_before_the_policys(site, run, tmp_path):
     base = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
     policy = tmp_path / "office.toml"
@@ -288,7 +431,22 @@ def test_the_shipped_model_is_used_without_one(site, run):
             ["give one"],
         ),
         (("rank", "{today}", "--policy", "no.toml"), ["no.toml", "cannot be read"]),
-        (("rank", "{today}", "--policy", "{today}"), ["not a TOML file"]),
+        (("rank", "{today}", "--policy", "{today}"), ["not a TOML file: no text"]),
+        (("rank", "{today}", "--model", "{model}", "--state", "."), ["is a folder"]),
+        (
+            ("rank", "{today}", "--model", "{model}", "--state", "{typo}"),
+            ["typo.toml: not a state", "expected a file", "another name"],
+        ),
+        (("evaluate", "{today}", "--labels", "{typo}"), ["no labels file, columns"]),
+        (
+            ("evaluate", "{today}", "--labels", "{today}", "--policy", "{typo}"),
+            ["typo.toml, [[approve]] number 1: unknown key 'onwer'"],
+        ),
+        (
+            ("blindspots", "{today}", "--policy", "{typo}"),
+            ["typo.toml, [[approve]] number 1: unknown key 'onwer'"],
+        ),
+        (("drift", "{typo}", "{today}"), ["no exfilml model file", "train SOURCE"]),
         (
             ("rank", "{today}", "--policy", "{typo}"),
             ["typo.toml, [[approve]] number 1: unknown key 'onwer'", "mean 'owner'"],
@@ -307,7 +465,7 @@ def test_each_mistake_gives_one_line_and_status_2(site, run, arguments, texts):
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     for text in texts:
-        assert text in err
+        assert text.lower() in err.lower()
 
 
 @pytest.mark.parametrize(

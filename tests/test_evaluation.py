@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import numpy as np
@@ -13,10 +14,11 @@ from matplotlib.figure import Figure
 from sites import office, theft
 from sklearn.metrics import average_precision_score
 
-from exfilml import Detector, evaluate, rank_cases
+from exfilml import Detector, Policy, evaluate, rank_cases
 from exfilml.evaluation import CUTS, Truth, measure, measure_lead
 from exfilml.exceptions import LabelsError, OptionError
 from exfilml.schema import label_rows
+from exfilml.terminal import evaluation_text
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +226,101 @@ def test_steps_are_told(detector, flows, labels):
     evaluate(detector, flows, labels, progress=steps.append)
     assert steps[0] == "scoring flows"
     assert len(steps) == 4
+
+
+# --- under a policy -------------------------------------------------------------------
+
+
+def approving(most="12 MB", network="203.0.113.9"):
+    approval = {
+        "network": network,
+        "payload": "opaque",
+        "max_upload_per_day": most,
+        "reason": "test upload",
+        "owner": "lab",
+        "expires": dt.date(2027, 1, 1),
+    }
+    return Policy.parse({"resolvers": "10.20.0.53", "approve": [approval]})
+
+
+def test_under_a_policy_an_evaluation_says_what_the_ranking_says(
+    detector, flows, labels
+):
+    found = evaluate(detector, flows, labels, policy=approving())
+    cases = rank_cases(detector, flows, policy=approving())
+    truth = cases["dst_port"].isin([8443, 4444]).to_numpy(dtype=bool)
+    # Cases come in their order: approved ones last.
+    expected = average_precision_score(truth, -cases["rank"].to_numpy())
+    assert found.cases["average_precision"] == pytest.approx(expected)
+    assert found.alerts == cases["alert"].sum()
+    assert found.false_alarms == (cases["alert"] & ~truth).sum()
+    assert found.suppressed == cases.attrs["suppressed"]
+    assert found.policy == cases.attrs["policy"]
+    assert set(found.policy["broken"]) == {"DNS"}
+    ranks = cases.set_index("dst_port")["rank"]
+    by_scenario = found.table.set_index("scenario")["rank"]
+    assert by_scenario["burst"] == ranks[8443] == len(cases)
+    assert by_scenario["drip"] == ranks[4444]
+
+
+def test_a_theft_that_an_approval_hides_is_named_as_one_that_is_missed(
+    detector, flows, labels
+):
+    plain = evaluate(detector, flows, labels)
+    found = evaluate(detector, flows, labels, policy=approving())
+    assert found.scenarios_found == plain.scenarios_found - 1 == 1
+    assert found.alerts_true == plain.alerts_true - 1
+    assert (found.suppressed, found.suppressed_true) == (1, 1)
+    row = found.table.set_index("scenario").loc["burst"]
+    assert not row["alert"]
+    assert row["approved"] == "approved: test upload (lab, until 2027-01-01)"
+    assert np.isnan(row["bytes_before"])
+    said = "hidden by an approval: 1 of 2 scenarios: burst (approved: test upload"
+    assert any(line.startswith(said) for line in found.lines())
+    assert not any(line.startswith("missed") for line in found.lines())
+    (shown,) = (x for x in evaluation_text(found).splitlines() if " burst  " in x)
+    assert "APPROVED" in shown
+    again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert again["policy"]["approved"] == again["suppressed_true"] == 1
+
+
+def test_a_theft_that_is_missed_is_named(detector, flows, labels):
+    small = flows.assign(
+        label=None,
+        src_concealed=flows["src_concealed"] & (flows["dst_port"] != 443),
+    )
+    web = flows.index[flows["dst_port"] == 443][0]
+    small.loc[web, ["src_ip", "dst_ip", "dst_port"]] = ["10.20.0.12", "198.18.0.1", 443]
+    quiet = label(dst_ip="198.18.0.1", dst_port=443, scenario="quiet")
+    found = evaluate(
+        detector, small, pd.concat([labels, table(quiet)], ignore_index=True)
+    )
+    assert not found.table.set_index("scenario").loc["quiet", "alert"]
+    assert "missed: 1 of 3 scenarios: quiet" in found.lines()
+    (shown,) = (x for x in evaluation_text(found).splitlines() if " quiet  " in x)
+    assert "missed" in shown
+
+
+def test_what_an_approval_lets_pass_is_gone_before_it_re_arms(detector, flows, labels):
+    """1.8 MB in 30 pieces of 60 kB, of which a day may see 600 kB."""
+    policy = approving("600 kB", "203.0.113.7")
+    plain = evaluate(detector, flows, labels).table.set_index("scenario")
+    found = evaluate(detector, flows, labels, policy=policy)
+    assert found.policy["changes"] == {"upload": 1}
+    drip = found.table.set_index("scenario").loc["drip"]
+    assert drip["alert"]
+    assert drip["approved"] == ""
+    assert plain.loc["drip", "bytes_before"] < 600_000
+    assert drip["bytes_before"] == 660_000
+
+
+def test_an_upload_elsewhere_that_re_arms_an_approval_counts(detector, flows, labels):
+    """The ceiling is of all that the approval names, whatever the case."""
+    policy = approving("5.5 MB", "203.0.113.0/24")
+    found = evaluate(detector, flows, labels, policy=policy)
+    assert found.policy["rearmed"] == 2
+    assert found.table.loc[found.table["label"] == "exfil", "alert"].all()
+    assert (found.table["bytes_before"] > 0).all()
 
 
 # --- labels that do not fit --------------------------------------------------------------

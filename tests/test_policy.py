@@ -273,3 +273,13 @@ def constants(tree):
 
 def constants_of_pairs(tree):
     return {entry.elts[-1].value for entry in tree.elts}
+
+
+def test_a_mark_of_byte_order_is_no_mistake(tmp_path):
+    """Windows editors begin a text with one, and end lines their own way."""
+    path = tmp_path / "policy.toml"
+    path.write_bytes(b'\xef\xbb\xbfhome = "10.0.0.0/8"\r\nnat = "10.0.0.1"\r\n')
+    assert Policy.read(path).home == ("10.0.0.0/8",)
+    path.write_bytes(b"\xff\xfeh\x00")
+    with pytest.raises(PolicyError, match="not a TOML file: no text in UTF-8"):
+        Policy.read(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from exfilml import (
     save_model,
     score_flows,
 )
-from exfilml.exceptions import StateError, StateWarning
+from exfilml.exceptions import SiteWarning, StateError, StateWarning
 from exfilml.state import KINDS, WINDOWS, State, Uploads, trailing
 
 DAY = 86_400
@@ -259,13 +260,89 @@ def test_flows_that_a_state_knows_already_are_warned_of(detector, today):
         score_flows(detector, today, state=state)
 
 
-def test_a_state_of_another_model_is_warned_of_once(detector, today):
-    other = Detector(random_state=0, n_estimators=20).fit(office(1400))
+@pytest.fixture(scope="module")
+def other():
+    """A detector of the same site, trained on less of it."""
+    return Detector(random_state=0, n_estimators=20).fit(office(1400))
+
+
+def test_a_state_of_another_model_is_refused_and_left_as_it_was(detector, other, today):
     state = State.from_bytes(other.new_state().to_bytes())
     score_flows(other, today.iloc[:200], state=state)
-    with pytest.warns(StateWarning, match="begun with another model"):
-        score_flows(detector, today.iloc[200:300], state=state)
-    score_flows(detector, today.iloc[300:], state=state)
+    before = state.to_bytes()
+    for function in (score_flows, rank_flows, rank_cases):
+        with pytest.raises(StateError, match="begun with another model, expected"):
+            function(detector, today.iloc[200:], state=state)
+    assert state.to_bytes() == before
+    assert not detector.has_begun(state)
+    assert other.has_begun(state)
+
+
+def test_sums_of_an_earlier_model_of_the_site_go_on(detector, other, today):
+    """As if the new model had scored all of it; the old state is not changed."""
+    old, own = other.new_state(), detector.new_state()
+    score_flows(other, today.iloc[:300], state=old)
+    score_flows(detector, today.iloc[:300], state=own)
+    before = old.to_bytes()
+    adopted = detector.new_state(after=old)
+    assert old.to_bytes() == before
+    expected = score_flows(detector, today.iloc[300:], state=own)
+    actual = score_flows(detector, today.iloc[300:], state=adopted)
+    pd.testing.assert_frame_equal(actual, expected)
+    assert adopted.to_bytes() == own.to_bytes()
+    assert old.to_bytes() == before
+
+
+def elsewhere(flows):
+    """The same traffic of other hosts to other networks."""
+    return flows.assign(
+        src_ip=flows["src_ip"].str.replace("10.20.", "10.77."),
+        dst_ip=flows["dst_ip"].str.replace("198.1", "203.1"),
+    )
+
+
+def test_a_state_that_knows_none_of_the_hosts_is_warned_of(detector, today):
+    state = detector.new_state()
+    score_flows(detector, today.iloc[:200], state=state)
+    later = today.iloc[200:]
+    with (
+        pytest.warns(SiteWarning),
+        pytest.warns(StateWarning, match="none of the services of their 10 local"),
+    ):
+        ranking = rank_cases(detector, elsewhere(later), state=state.copy())
+    assert not ranking.attrs["follows"]
+    mixed = pd.concat([elsewhere(later.iloc[:100]), later.iloc[100:]])
+    for flows in (later, mixed, elsewhere(later).iloc[:3], later.iloc[:0]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SiteWarning)
+            scores = score_flows(detector, flows, state=state.copy())
+        assert scores.attrs["follows"]
+
+
+def test_a_state_that_knows_little_is_no_ground_for_doubt(detector, today):
+    state = detector.new_state()
+    score_flows(detector, today.iloc[:10], state=state)
+    with pytest.warns(SiteWarning):
+        scores = score_flows(detector, elsewhere(today.iloc[10:]), state=state)
+    assert scores.attrs["follows"]
+
+
+def test_a_wrong_clock_that_would_wipe_a_state_is_warned_of(detector, today):
+    """One flow of next year; not a table that comes after a pause, or is long."""
+    state = detector.new_state()
+    score_flows(detector, today.iloc[:200], state=state)
+    later = today.iloc[200:].reset_index(drop=True)
+    future = later["start"] + pd.Timedelta(days=300)
+    wrong = later.assign(start=later["start"].mask(later.index == 5, future))
+    with pytest.warns(StateWarning, match=r"1 of \d+ start so much later"):
+        ranking = rank_flows(detector, wrong, state=state.copy())
+    assert not ranking.attrs["follows"]
+    paused = later.assign(start=future)
+    stretched = later.assign(
+        start=later["start"].iloc[0] + pd.to_timedelta(np.arange(len(later)), "D") / 10
+    )
+    for flows in (paused, stretched):
+        assert score_flows(detector, flows, state=state.copy()).attrs["follows"]
 
 
 def test_a_stored_model_knows_its_states_whatever_the_home(detector, today, tmp_path):

@@ -28,7 +28,11 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         table = pd.read_parquet(path) if is_parquet else pd.read_csv(path)
     # pyarrow's errors are ValueErrors or OSErrors.
     except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: not a readable labels file: {error}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SourceError(
+            f"{path}: not a readable labels file: {reason.rstrip('.')}. Expected CSV or "
+            f"Parquet (.parquet) with the columns {', '.join(LABEL_COLUMNS)}."
+        ) from error
     missing = [c for c in LABEL_COLUMNS if c not in table.columns]
     if missing:
         raise SourceError(
