@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from exfilml.columns import START_DTYPE
 from exfilml.exceptions import LabelsError, OptionError
 from exfilml.ranking import alerted_cases
 from exfilml.schema import (
-    START_DTYPE,
     check_labels,
     label_pairs,
     label_rows,

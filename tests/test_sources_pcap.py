@@ -21,9 +21,10 @@ import pytest
 
 import exfilml
 from exfilml import payload
+from exfilml.columns import COLUMNS, DTYPES
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.payload import is_verified
-from exfilml.schema import COLUMNS, DTYPES, empty_flows, validate_flows
+from exfilml.schema import empty_flows, validate_flows
 from exfilml.sources import _discover, _pcap, _plugin, _pool, read_flows
 from exfilml.sources._job import Job
 from exfilml.sources._meter import meter

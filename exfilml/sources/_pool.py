@@ -1,13 +1,20 @@
-"""Worker processes as the caller sees them: started, watched, ended.
+"""Worker processes as the caller sees them: started, watched, used again, ended.
 
 A worker that dies or makes no progress is ended and becomes a `SourceError` that
 names the file. Progress is anything it sends, and on Linux anything it reads or
 writes according to ``/proc``: a long capture of which a filter keeps nothing sends
-nothing for minutes.
+nothing for minutes. A file over which a worker dies that had read others before is read
+once more, in a new one: what it dies of may be their doing, or it was idle and ended
+itself.
+
+Idle workers are kept from call to call, a few, for the next one need not wait for
+another to start. They end themselves after `IDLE_SECONDS`, with their caller at the
+latest. A process that the caller forks has workers of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -20,14 +27,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from exfilml.exceptions import OptionError, SourceError
 from exfilml.sources._job import BATCH, DONE, HEADER, READY, Job
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 STALL_SECONDS: Final = 120.0
+# A worker holds a quarter of a gigabyte.
+MOST_IDLE: Final = 4
 _POLL_SECONDS: Final = 0.2
 
 COMMAND: Final = (
@@ -43,12 +53,27 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
+class WorkerError(SourceError):
+    """The process ended in the middle of a file."""
+
+
 class Worker:
-    """One worker process."""
+    """One worker process.
+
+    Attributes
+    ----------
+    used
+        Whether it was given a file before.
+    sound
+        Whether it has answered for each of them.
+    """
 
     def __init__(self) -> None:
+        self.used = False
+        self.sound = True
         self._process = subprocess.Popen(  # noqa: S603
             COMMAND,
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -80,17 +105,21 @@ class Worker:
 
         Raises
         ------
+        WorkerError
+            If the worker dies.
         SourceError
-            If the worker dies, hangs, or the engine refuses the file.
+            If it hangs, or the engine refuses the file.
         OptionError
             If the engine refuses the filter.
         """
-        assert self._process.stdin is not None
+        self.used, self.sound = True, False
         try:
-            self._process.stdin.write(job.encode())
-            self._process.stdin.flush()
+            self._write(job.encode())
         except OSError:
             raise self._died(job.shown) from None
+        # Late: the worker is starting meanwhile.
+        import pyarrow as pa
+
         batches: list[pa.RecordBatch] = []
         meter = _Progress(self._process.pid, advance)
         while True:
@@ -100,19 +129,41 @@ class Worker:
             elif kind == BATCH:
                 batches.extend(pa.ipc.open_stream(body))
             elif kind == DONE:
+                self.sound = True
                 return batches, json.loads(body)
             else:
-                raise _refusal(job, json.loads(body))
+                answer = json.loads(body)
+                self.sound = answer["engine"]
+                raise _refusal(job, answer)
 
-    def end(self) -> None:
-        """End the process, whatever it does, and wait for it."""
+    def kill(self) -> None:
+        """End the process, whatever it does; whoever waits for it is told."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+
+    def end(self) -> None:
+        """End the process, and wait for it."""
+        self.kill()
         self._process.wait()
+        self._close()
+
+    def leave(self) -> None:
+        """Leave the process to the one that this process was forked from."""
+        # Open here, a pipe would keep it from noticing that that one has died.
+        self._close()
+        # Nobody's child here, so that nobody waits for it or warns of it.
+        self._process.returncode = 0
+
+    def _close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        while line:
+            line = line[self._process.stdin.write(line) or 0 :]
 
     def _receive(self, path: str, meter: _Progress) -> tuple[bytes, bytes]:
         kind, length = HEADER.unpack(self._read(HEADER.size, path, meter))
@@ -137,7 +188,7 @@ class Worker:
                     )
         return bytes(received)
 
-    def _died(self, path: str) -> SourceError:
+    def _died(self, path: str) -> WorkerError:
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -146,7 +197,7 @@ class Worker:
         if status < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-status).name
-        return SourceError(
+        return WorkerError(
             f"{path}: the packet engine stopped while reading this file ({how}). "
             "Leave the file out, or cut it into parts to find the packet at fault."
         )
@@ -205,15 +256,72 @@ class _Progress:
         return read, written, fetched
 
 
-class WorkerPool:
-    """Workers that are started when needed, used again, and ended together.
-
-    A context manager; any thread may call `run`.
-    """
+class _Reserve:
+    """Idle workers between calls; and which workers there are at all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._watched = False
+
+    def take(self) -> Worker:
+        """Return an idle worker, or start one."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self.start()
+
+    def start(self) -> Worker:
+        """Start a worker."""
+        with self._lock:
+            if not self._watched:
+                self._watched = True
+                atexit.register(self.clear)
+                os.register_at_fork(after_in_child=self._forget)
+            worker = Worker()
+            self._all.add(worker)
+        return worker
+
+    def put(self, worker: Worker) -> None:
+        """Take back a worker: keep it, or end it if it is of no use any more."""
+        with self._lock:
+            if worker.sound and len(self._idle) < MOST_IDLE:
+                self._idle.append(worker)
+                return
+            self._all.discard(worker)
+        worker.end()
+
+    def clear(self) -> None:
+        """End those that are idle."""
+        with self._lock:
+            idle = self._idle.copy()
+            self._idle.clear()
+            self._all.difference_update(idle)
+        for worker in idle:
+            worker.end()
+
+    def _forget(self) -> None:
+        """Begin anew in a forked process; the lock may be held by a thread that is not."""
+        self._lock = threading.Lock()
+        for worker in self._all:
+            worker.leave()
+        self._idle.clear()
+        self._all.clear()
+
+
+RESERVE: Final = _Reserve()
+
+
+class WorkerPool:
+    """The workers of one call, taken from the reserve and given back at its end.
+
+    A context manager; any thread may call `run`. If it is left by an exception,
+    workers that are busy are ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._busy: set[Worker] = set()
         self._closed = False
 
@@ -228,34 +336,35 @@ class WorkerPool:
     ) -> None:
         with self._lock:
             self._closed = True
-            workers = [*self._idle, *self._busy]
-            self._idle.clear()
-        for worker in workers:
-            worker.end()
+            for worker in self._busy:
+                worker.kill()
 
     def run(
         self, job: Job, advance: Callable[[int], None]
     ) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
         """Meter a file in an idle or new worker; see `Worker.run`."""
+        worker = self._occupy(job, RESERVE.take)
+        if worker.used:
+            try:
+                return self._run(worker, job, advance)
+            except WorkerError:
+                worker = self._occupy(job, RESERVE.start)
+        return self._run(worker, job, advance)
+
+    def _occupy(self, job: Job, find: Callable[[], Worker]) -> Worker:
         with self._lock:
             if self._closed:
                 raise SourceError(f"{job.shown}: reading was interrupted.")
-            worker = self._idle.pop() if self._idle else Worker()
+            worker = find()
             self._busy.add(worker)
-        sound = False
+        return worker
+
+    def _run(
+        self, worker: Worker, job: Job, advance: Callable[[int], None]
+    ) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
         try:
-            result = worker.run(job, advance)
-            sound = True
-        except OptionError:
-            sound = True
-            raise
+            return worker.run(job, advance)
         finally:
             with self._lock:
                 self._busy.discard(worker)
-                if sound and not self._closed:
-                    self._idle.append(worker)
-                else:
-                    sound = False
-            if not sound:
-                worker.end()
-        return result
+            RESERVE.put(worker)

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from exfilml.columns import COLUMNS, LAST_YEAR, MAX_DURATION_S
 from exfilml.payload import is_verified
-from exfilml.places import iana_services
-from exfilml.schema import COLUMNS, LAST_YEAR, MAX_DURATION_S
+from exfilml.services import iana_services
 from exfilml.sources._ftp import Announced
 from exfilml.sources._plugin import TCP, UDP, FlowState
 
@@ -177,7 +177,7 @@ def answers_first(state: FlowState) -> bool:
 
 
 def conversation(state: FlowState) -> str:
-    """Name how the conversation went, one of `exfilml.schema.CONN_STATES`."""
+    """Name how the conversation went, one of `exfilml.columns.CONN_STATES`."""
     flags = state.sides[0].flags | state.sides[1].flags
     silent = not (state.sides[0].payload or state.sides[1].payload)
     if state.protocol == TCP and silent and flags & _RST and not flags & _FIN:
