@@ -27,6 +27,7 @@ from exfilml.sources import (
     _meter,
     _pcap,
     _plugin,
+    _tables,
     read_flows,
 )
 from exfilml.sources._job import Job
@@ -493,6 +494,5 @@ def test_flows_through_the_worker_are_those_of_the_plugin(tmp_path):
             found = asdict(meter_by_plugin(job, batches.append))
             return batches, {**found, "damage": None, "oversized": 0, "fragments": 0}
 
-    plain = _pcap.read(path, Options(Here())).flows
-    plain = plain.sort_values("start", kind="stable", ignore_index=True)
+    plain = _tables.join([_pcap.read(path, Options(Here())).flows])
     assert read_flows(path, progress=False).equals(plain)
