@@ -800,7 +800,7 @@ def test_threads_share_the_workers(folder, tmp_path):
 FORKED = """
 import os, sys, warnings
 sys.path.insert(0, {root!r})
-warnings.simplefilter("ignore")
+warnings.simplefilter("ignore", DeprecationWarning)
 from exfilml.sources import _pool, read_flows
 pids = lambda: {{w._process.pid for w in _pool.RESERVE._idle}}
 read_flows({path!r})
@@ -828,7 +828,7 @@ os.kill(os.getpid(), 9)
 def test_a_forked_caller_has_workers_of_its_own(folder):
     """And keeps none of its parent's alive when that dies."""
     script = FORKED.format(root=str(ROOT), path=str(folder / "b.pcap"))
-    out, err = run_script(script).communicate(timeout=120)
+    out, err = run_script(script, ("-X", "dev")).communicate(timeout=120)
     told, *pids = out.split()
     assert (told, err) == ("sound", "")
     deadline = time.monotonic() + 10
