@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from nfstream.engine import create_engine
 
 from exfilml import payload
+from exfilml.exceptions import SourceWarning
 from exfilml.sources import (
     _engine,
     _engine_abi,
@@ -223,6 +225,26 @@ def test_two_thousand_damaged_captures_give_the_same(block, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(4))
+def test_two_thousand_damaged_captures_are_read_through_the_door(block, tmp_path):
+    """None ends or stops a worker, and each is in the table or told of."""
+    seeds = range(5000 + 500 * block, 5500 + 500 * block)
+    paths = [write_damaged(tmp_path, seed) for seed in seeds]
+    with pytest.warns(SourceWarning) as warned:
+        flows = read_flows(paths, progress=False)
+    texts = [str(one.message) for one in warned]
+    assert not any("stopped" in text for text in texts), texts
+
+    def told(what: str) -> int:
+        found = (re.match(rf"(\d+) of \d+ files {what}", text) for text in texts)
+        return sum(int(one[1]) for one in found if one)
+
+    absent = len(paths) - flows["sensor"].nunique()
+    least = told("could not be read") + told("without IP packets")
+    assert least <= absent <= least + told("with impossible times")
 
 
 @pytest.mark.slow
