@@ -26,7 +26,15 @@ from exfilml.columns import COLUMNS, DTYPES
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.payload import is_verified
 from exfilml.schema import empty_flows
-from exfilml.sources import _discover, _pcap, _plugin, _pool, _tables, read_flows
+from exfilml.sources import (
+    _discover,
+    _pcap,
+    _plugin,
+    _pool,
+    _process,
+    _tables,
+    read_flows,
+)
 from exfilml.sources._job import Job
 from exfilml.sources._meter import meter
 from exfilml.sources._reading import Options
@@ -680,7 +688,7 @@ def stub(monkeypatch):
 
     def replace(code: str) -> None:
         _pool.RESERVE.clear()
-        monkeypatch.setattr(_pool, "COMMAND", (sys.executable, "-c", code))
+        monkeypatch.setattr(_process, "COMMAND", (sys.executable, "-c", code))
 
     yield replace
     _pool.RESERVE.clear()
@@ -700,7 +708,7 @@ def test_a_dead_engine_names_the_file(folder, stub):
 
 def test_a_stuck_engine_names_the_file_and_is_ended(folder, stub, monkeypatch):
     stub("import time; time.sleep(60)")
-    monkeypatch.setattr(_pool, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(_process, "STALL_SECONDS", 1.0)
     before = time.monotonic()
     with pytest.raises(SourceError, match="stopped answering while reading"):
         read_flows(folder / "b.pcap")
