@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nfstream.engine import create_engine
+from nfstream.meter import meter_workflow
 
 from exfilml import payload
 from exfilml.exceptions import SourceWarning
@@ -258,6 +260,28 @@ def test_real_captures_give_the_same(folder):
     for path in paths:
         both(path)
         both(path, idle_timeout=5, active_timeout=10)
+
+
+@pytest.mark.skipif(REAL is None, reason="EXFILML_REAL_DATA is not set")
+def test_in_parts_of_a_capture_flows_are_named_otherwise(monkeypatch):
+    """Why a capture is not split over cores: a limit of NFStream's own fan-out."""
+
+    def read(roots: int, root: int) -> list[str]:
+        def part(**options):
+            lock = threading.Lock()
+            # The last of the meters lets all others begin.
+            if root == roots - 1:
+                lock.acquire()
+            options |= {"n_roots": roots, "root_idx": root, "lock": lock}
+            return meter_workflow(**options)
+
+        monkeypatch.setattr(_meter, "meter_workflow", part)
+        return outcome(meter_by_plugin, job(path))[0]
+
+    path = Path(REAL, "pcap", "benign", "stun_signal.pcapng")
+    whole, parts = read(1, 0), [row for root in range(2) for row in read(2, root)]
+    assert len(parts) == len(whole)
+    assert sorted(parts) != sorted(whole)
 
 
 # --- memory ----------------------------------------------------------------------

@@ -64,7 +64,8 @@ def read_flows(
         A file, several files, or a folder, which is searched with its subfolders.
         The format is told from the content, not the name.
     n_jobs
-        Files read at the same time; None or -1 for one per available core.
+        Files read at the same time; None or -1 for one per available core. A capture is
+        read by one process, which then waits a minute for the next call.
     progress
         Whether to show progress on stderr; None for "if stderr is a terminal".
     bpf_filter
