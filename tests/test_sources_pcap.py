@@ -32,6 +32,7 @@ from exfilml.sources import (
     _plugin,
     _pool,
     _process,
+    _structure,
     _tables,
     read_flows,
 )
@@ -653,6 +654,22 @@ def test_damage_in_pcapng_is_found(tmp_path):
     assert (find_damage(path).packets, find_damage(path).cut) == (9, False)
     path.write_bytes(sound[:8])
     assert find_damage(path).packets == 0
+
+
+@pytest.mark.parametrize("write", [c.write_pcap, c.write_pcapng])
+def test_structure_is_the_same_however_little_is_mapped(write, tmp_path, monkeypatch):
+    whole = c.udp_flow([c.noise(900, n) for n in range(30)])
+    later = c.ethernet(c.ip4(c.CLIENT, c.SERVER, 17, c.noise(700), flags=185))
+    path = write(tmp_path / "x", [*whole, (c.START + 9, later)], snap=800)
+    sound = path.read_bytes()
+    for data in (sound, sound[:-7], sound[:9000], sound + b"\xff" * 99):
+        path.write_bytes(data)
+        found = []
+        for window in (1 << 26, 5000, 1):
+            monkeypatch.setattr(_structure, "WINDOW", window)
+            found.append(inspect_capture(path))
+        assert found[0] == found[1] == found[2]
+    assert found[0].fragments == 1
 
 
 def test_packets_longer_than_the_snapshot_length_of_pcapng_are_counted(tmp_path):
