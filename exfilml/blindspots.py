@@ -44,6 +44,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.calibration import check_budget
+from exfilml.columns import PAYLOAD_COLUMNS
 from exfilml.exceptions import CalibrationWarning, OptionError
 from exfilml.features import human_bytes
 from exfilml.inject import (
@@ -59,7 +60,7 @@ from exfilml.names import Names
 from exfilml.places import EPHEMERAL_FROM
 from exfilml.policy import Policy
 from exfilml.ranking import at_home, judge
-from exfilml.schema import PAYLOAD_COLUMNS, capability, validate_flows
+from exfilml.schema import capability, validate_flows
 from exfilml.tally import combine, hash_names
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from exfilml.columns import START_DTYPE
 from exfilml.exceptions import LabelsError, OptionError
 from exfilml.policy import Policy
 from exfilml.ranking import Judged, judge, ranked_suspicion
 from exfilml.ruling import Ruling, sentence_of
 from exfilml.schema import (
-    START_DTYPE,
     check_labels,
     label_pairs,
     label_rows,

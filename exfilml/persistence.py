@@ -44,6 +44,7 @@ from exfilml.baseline import (
     windows_of,
 )
 from exfilml.calibration import BUDGETS, Calibrator
+from exfilml.columns import LAST_YEAR
 from exfilml.detector import Detector, Learned
 from exfilml.exceptions import (
     ExfilmlError,
@@ -57,7 +58,6 @@ from exfilml.forest import BaselineForest, Trees
 from exfilml.histograms import BINS as HISTOGRAM_BINS
 from exfilml.histograms import MAX_CELLS, Histograms
 from exfilml.places import parse_networks
-from exfilml.schema import LAST_YEAR
 from exfilml.stability import BINS, DECILES, Bins
 from exfilml.state import State
 from exfilml.tally import DAYS_KEPT, MAX_KEYS, Tally, combine, hash_names

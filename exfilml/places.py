@@ -21,7 +21,6 @@ One file because `orient` asks all of it of every flow.
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
@@ -35,6 +34,7 @@ from exfilml.domains import registered_domain
 from exfilml.exceptions import OptionError
 from exfilml.names import Names
 from exfilml.schema import numbers
+from exfilml.services import iana_services
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -219,16 +219,6 @@ def _network(text: str) -> str:
     if ":" not in text:
         return text[: text.rindex(".")] + ".0/24"
     return str(ipaddress.ip_network((text, 48), strict=False))
-
-
-@functools.cache
-def iana_services() -> dict[tuple[int, int], str]:
-    """Return the shipped registry: (IANA protocol number, port) to service name."""
-    text = importlib.resources.files("exfilml").joinpath("data/iana_services.csv")
-    with text.open(encoding="ascii") as lines:
-        rows = [line.strip().split(",") for line in lines if not line.startswith("#")]
-    number = {"tcp": 6, "udp": 17}
-    return {(number[proto], int(port)): name for port, proto, name in rows[1:]}
 
 
 def _service(flows: pd.DataFrame, app: Names) -> Names:

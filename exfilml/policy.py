@@ -81,7 +81,8 @@ from typing import Any, Final, Self
 from exfilml.domains import registered_domain
 from exfilml.exceptions import PolicyError
 from exfilml.networks import NO_NETWORKS, Networks
-from exfilml.places import iana_services, service_name
+from exfilml.places import service_name
+from exfilml.services import iana_services
 
 HANDSHAKES: Final = (
     *("tls", "dtls", "quic", "ssh", "rdp", "smb3", "stun", "rtp", "zrtp"),

@@ -13,11 +13,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "exfilml"
 
 FLOORS = {
+    "columns": 0,
     "exceptions": 0,
     "_jit": 0,
     "domains": 0,
     "names": 0,
     "networks": 0,
+    "services": 0,
     "export": 1,
     "schema": 1,
     "payload": 1,

@@ -19,7 +19,7 @@ from sites import office, theft
 from exfilml import cli
 from exfilml.persistence import load_state
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS
-from exfilml.sources import _pool, write_flows
+from exfilml.sources import _pool, _process, write_flows
 
 ROOT = Path(__file__).parent.parent
 
@@ -629,10 +629,13 @@ def test_doctor_says_which_loop_reads_captures_and_why(run, monkeypatch):
         "abi.TESTED = ('6.5.4',)\n"
         "from exfilml.sources._worker import main; main()"
     )
-    monkeypatch.setattr(_pool, "COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(_process, "COMMAND", (sys.executable, "-c", code))
     _, out, _ = run("doctor")
     assert "NFStream's own, several times slower: NFStream 6.6.0 was not tested" in out
-    monkeypatch.setattr(_pool, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    monkeypatch.setattr(
+        _process, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)")
+    )
     status, out, err = run("doctor")
     assert (status, out) == (2, "")
     assert "error: captures cannot be read here: a test capture" in err
+    _pool.RESERVE.clear()

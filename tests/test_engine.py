@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nfstream.engine import create_engine
+from nfstream.meter import meter_workflow
 
 from exfilml import payload
+from exfilml.exceptions import SourceWarning
 from exfilml.sources import (
     _engine,
     _engine_abi,
@@ -27,6 +31,7 @@ from exfilml.sources import (
     _meter,
     _pcap,
     _plugin,
+    _tables,
     read_flows,
 )
 from exfilml.sources._job import Job
@@ -225,6 +230,26 @@ def test_two_thousand_damaged_captures_give_the_same(block, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("block", range(4))
+def test_two_thousand_damaged_captures_are_read_through_the_door(block, tmp_path):
+    """None ends or stops a worker, and each is in the table or told of."""
+    seeds = range(5000 + 500 * block, 5500 + 500 * block)
+    paths = [write_damaged(tmp_path, seed) for seed in seeds]
+    with pytest.warns(SourceWarning) as warned:
+        flows = read_flows(paths, progress=False)
+    texts = [str(one.message) for one in warned]
+    assert not any("stopped" in text for text in texts), texts
+
+    def told(what: str) -> int:
+        found = (re.match(rf"(\d+) of \d+ files {what}", text) for text in texts)
+        return sum(int(one[1]) for one in found if one)
+
+    absent = len(paths) - flows["sensor"].nunique()
+    least = told("could not be read") + told("without IP packets")
+    assert least <= absent <= least + told("with impossible times")
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(REAL is None, reason="EXFILML_REAL_DATA is not set")
 @pytest.mark.parametrize("folder", ["benign", "attack"])
 def test_real_captures_give_the_same(folder):
@@ -235,6 +260,28 @@ def test_real_captures_give_the_same(folder):
     for path in paths:
         both(path)
         both(path, idle_timeout=5, active_timeout=10)
+
+
+@pytest.mark.skipif(REAL is None, reason="EXFILML_REAL_DATA is not set")
+def test_in_parts_of_a_capture_flows_are_named_otherwise(monkeypatch):
+    """Why a capture is not split over cores: a limit of NFStream's own fan-out."""
+
+    def read(roots: int, root: int) -> list[str]:
+        def part(**options):
+            lock = threading.Lock()
+            # The last of the meters lets all others begin.
+            if root == roots - 1:
+                lock.acquire()
+            options |= {"n_roots": roots, "root_idx": root, "lock": lock}
+            return meter_workflow(**options)
+
+        monkeypatch.setattr(_meter, "meter_workflow", part)
+        return outcome(meter_by_plugin, job(path))[0]
+
+    path = Path(REAL, "pcap", "benign", "stun_signal.pcapng")
+    whole, parts = read(1, 0), [row for root in range(2) for row in read(2, root)]
+    assert len(parts) == len(whole)
+    assert sorted(parts) != sorted(whole)
 
 
 # --- memory ----------------------------------------------------------------------
@@ -493,6 +540,5 @@ def test_flows_through_the_worker_are_those_of_the_plugin(tmp_path):
             found = asdict(meter_by_plugin(job, batches.append))
             return batches, {**found, "damage": None, "oversized": 0, "fragments": 0}
 
-    plain = _pcap.read(path, Options(Here())).flows
-    plain = plain.sort_values("start", kind="stable", ignore_index=True)
+    plain = _tables.join([_pcap.read(path, Options(Here())).flows])
     assert read_flows(path, progress=False).equals(plain)

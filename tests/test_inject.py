@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 import exfilml
 from exfilml import payload
+from exfilml.columns import COLUMNS, PAYLOAD_COLUMNS
 from exfilml.exceptions import FlowsError, OptionError
 from exfilml.inject import CARRIERS, Transfer, inject
 from exfilml.inject._carriers import FTP_CONTROL
 from exfilml.inject._wire import encrypted
 from exfilml.payload import PayloadEvidence, kept_slices
 from exfilml.places import orient, parse_networks
-from exfilml.schema import COLUMNS, PAYLOAD_COLUMNS, capability, validate_flows
+from exfilml.schema import capability, validate_flows
 
 LAB = Path(__file__).parent.parent / "datasets" / "lab" / "develop"
 SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"

@@ -14,13 +14,13 @@ from sites import office
 from exfilml.exceptions import OptionError
 from exfilml.places import (
     PRIVATE_NETWORKS,
-    iana_services,
     infer_networks,
     is_registered,
     orient,
     parse_networks,
 )
 from exfilml.schema import validate_flows
+from exfilml.services import iana_services
 
 
 def flow(src="10.0.0.5", dst="203.0.113.7", port=443, protocol=6, **columns):

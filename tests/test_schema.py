@@ -12,13 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exfilml import sources
+from exfilml.columns import COLUMNS, DTYPES, PAYLOAD_COLUMNS, REQUIRED
 from exfilml.exceptions import FlowsError, OutputError, SourceError
 from exfilml.schema import (
-    COLUMNS,
-    DTYPES,
     LABEL_COLUMNS,
-    PAYLOAD_COLUMNS,
-    REQUIRED,
     apply_labels,
     capability,
     empty_flows,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +22,20 @@ import pytest
 
 import exfilml
 from exfilml import payload
+from exfilml.columns import COLUMNS, DTYPES
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.payload import is_verified
-from exfilml.schema import COLUMNS, DTYPES, empty_flows, validate_flows
-from exfilml.sources import _discover, _pcap, _plugin, _pool, read_flows
+from exfilml.schema import empty_flows
+from exfilml.sources import (
+    _discover,
+    _pcap,
+    _plugin,
+    _pool,
+    _process,
+    _structure,
+    _tables,
+    read_flows,
+)
 from exfilml.sources._job import Job
 from exfilml.sources._meter import meter
 from exfilml.sources._reading import Options
@@ -52,7 +63,7 @@ def find_damage(path: Path):
 
 
 def read_here(path: Path, **options) -> pd.DataFrame:
-    return validate_flows(_pcap.read(path, Options(Here(), **options)).flows)
+    return _tables.join([_pcap.read(path, Options(Here(), **options)).flows])
 
 
 @pytest.fixture
@@ -674,6 +685,22 @@ def test_damage_in_pcapng_is_found(tmp_path):
     assert find_damage(path).packets == 0
 
 
+@pytest.mark.parametrize("write", [c.write_pcap, c.write_pcapng])
+def test_structure_is_the_same_however_little_is_mapped(write, tmp_path, monkeypatch):
+    whole = c.udp_flow([c.noise(900, n) for n in range(30)])
+    later = c.ethernet(c.ip4(c.CLIENT, c.SERVER, 17, c.noise(700), flags=185))
+    path = write(tmp_path / "x", [*whole, (c.START + 9, later)], snap=800)
+    sound = path.read_bytes()
+    for data in (sound, sound[:-7], sound[:9000], sound + b"\xff" * 99):
+        path.write_bytes(data)
+        found = []
+        for window in (1 << 26, 5000, 1):
+            monkeypatch.setattr(_structure, "WINDOW", window)
+            found.append(inspect_capture(path))
+        assert found[0] == found[1] == found[2]
+    assert found[0].fragments == 1
+
+
 def test_packets_longer_than_the_snapshot_length_of_pcapng_are_counted(tmp_path):
     bodies = [c.noise(size) for size in (10, 500, 20, 500)]
     path = c.write_pcapng(tmp_path / "x.pcapng", c.udp_flow(bodies), snap=300)
@@ -701,42 +728,204 @@ def test_impossible_times_are_counted_and_left_out(tmp_path):
 # --- the worker ------------------------------------------------------------------
 
 
-def stub(monkeypatch, code: str) -> None:
-    monkeypatch.setattr(_pool, "COMMAND", (sys.executable, "-c", code))
+@pytest.fixture
+def stub(monkeypatch):
+    """Start other workers than ours, or ours changed; none is left of either."""
+
+    def replace(code: str) -> None:
+        _pool.RESERVE.clear()
+        monkeypatch.setattr(_process, "COMMAND", (sys.executable, "-c", code))
+
+    yield replace
+    _pool.RESERVE.clear()
 
 
-def test_a_dead_engine_names_the_file(folder, monkeypatch):
-    stub(monkeypatch, "import os; os.read(0, 1); os.kill(os.getpid(), 11)")
+def workers() -> set[int]:
+    """Processes that wait for the next call."""
+    return {worker._process.pid for worker in _pool.RESERVE._idle}
+
+
+def test_a_dead_engine_names_the_file(folder, stub):
+    stub("import os; os.read(0, 1); os.kill(os.getpid(), 11)")
     with pytest.raises(SourceError, match=r"stopped while reading.*SIGSEGV") as caught:
         read_flows(folder / "b.pcap")
     assert "b.pcap" in str(caught.value)
 
 
-def test_a_stuck_engine_names_the_file_and_is_ended(folder, monkeypatch):
-    stub(monkeypatch, "import time; time.sleep(60)")
-    monkeypatch.setattr(_pool, "STALL_SECONDS", 1.0)
+def test_a_stuck_engine_names_the_file_and_is_ended(folder, stub, monkeypatch):
+    stub("import time; time.sleep(60)")
+    monkeypatch.setattr(_process, "STALL_SECONDS", 1.0)
     before = time.monotonic()
     with pytest.raises(SourceError, match="stopped answering while reading"):
         read_flows(folder / "b.pcap")
     assert time.monotonic() - before < 20
 
 
-def test_a_crash_costs_one_file_of_several(folder, tmp_path, monkeypatch):
+TRAPPED = """
+import os
+import exfilml.sources._meter as m
+meter, jobs = m.meter, []
+def trap(job, emit):
+    jobs.append(job)
+    if {condition}:
+        os.abort()
+    return meter(job, emit)
+m.meter = trap
+from exfilml.sources._worker import main
+main()
+"""
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_crash_costs_one_file_of_several(at, folder, stub):
     """The real worker serves all files but one that is made to kill it."""
     shutil.copy(folder / "b.pcap", folder / "deadly.pcap")
-    code = (
-        "import exfilml.sources._meter as m, os\n"
-        "meter = m.meter\n"
-        "def trap(job, emit):\n"
-        "    if 'deadly' in job.path: os.abort()\n"
-        "    return meter(job, emit)\n"
-        "m.meter = trap\n"
-        "from exfilml.sources._worker import main; main()"
-    )
-    stub(monkeypatch, code)
-    names = [folder / "b.pcap", folder / "deadly.pcap", folder / "ner" / "a.pcapng"]
+    stub(TRAPPED.format(condition="'deadly' in job.path"))
+    names = [folder / "b.pcap", folder / "ner" / "a.pcapng"]
+    names.insert(at, folder / "deadly.pcap")
     with pytest.warns(SourceWarning, match=r"1 of 3 files.*deadly.*SIGABRT"):
         assert len(read_flows(names, n_jobs=1)) == 2
+
+
+def test_no_file_is_blamed_for_what_others_have_done(folder, stub):
+    """A worker that dies later than it was hurt: the file is read in a new one."""
+    stub(TRAPPED.format(condition="len(jobs) == 2"))
+    assert len(read_flows([folder / "b.pcap"] * 4, n_jobs=1)) == 4
+
+
+def test_a_worker_serves_one_call_after_the_other(folder):
+    read_flows(folder / "b.pcap")
+    kept = workers()
+    assert 1 <= len(kept) <= _pool.MOST_IDLE
+    with pytest.raises(OptionError):
+        read_flows(folder / "b.pcap", bpf_filter="no filter (")
+    (folder / "bad.pcap").write_bytes(b"\xd4\xc3\xb2\xa1")
+    with pytest.raises(SourceError, match="cannot open it"):
+        read_flows(folder / "bad.pcap")
+    assert len(read_flows(folder / "b.pcap")) == 1
+    assert workers() == kept
+
+
+def test_no_more_workers_are_kept_than_promised(folder, stub, monkeypatch):
+    _pool.RESERVE.clear()
+    monkeypatch.setattr(_pool, "MOST_IDLE", 1)
+    before = set(children_of(os.getpid()))
+    assert len(read_flows([folder / "b.pcap"] * 9, n_jobs=3)) == 9
+    assert len(workers()) == 1
+    assert set(children_of(os.getpid())) - before == workers()
+
+
+def test_a_worker_that_died_between_two_calls_is_replaced(folder):
+    read_flows(folder / "b.pcap")
+    dead = workers()
+    for pid in dead:
+        os.kill(pid, signal.SIGKILL)
+    assert len(read_flows(folder / "b.pcap")) == 1
+    assert workers().isdisjoint(dead)
+
+
+def test_a_worker_that_waits_for_long_ends_itself(folder, stub):
+    stub(
+        "import exfilml.sources._worker as w\n"
+        "w.IDLE_SECONDS = 0.5\n"
+        "w.main()"
+    )  # fmt: skip
+    read_flows(folder / "b.pcap")
+    (pid,) = workers()
+    deadline = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+    assert len(read_flows(folder / "b.pcap")) == 1
+
+
+def test_threads_share_the_workers(folder, tmp_path):
+    """Whoever calls from whichever thread gets what was asked for, and all of it."""
+    paths = [
+        c.write_pcap(tmp_path / f"{n}.pcap", c.udp_flow([b"x" * 80] * (n + 1)))
+        for n in range(12)
+    ]
+    with ThreadPoolExecutor(6) as threads:
+        tables = list(threads.map(lambda p: read_flows(p, n_jobs=1), paths))
+    assert [t["src_packets"].tolist() for t in tables] == [[n + 1] for n in range(12)]
+    assert len(workers()) <= _pool.MOST_IDLE
+
+
+FORKED = """
+import os, sys, warnings
+sys.path.insert(0, {root!r})
+warnings.simplefilter("ignore", DeprecationWarning)
+from exfilml.sources import _pool, read_flows
+pids = lambda: {{w._process.pid for w in _pool.RESERVE._idle}}
+read_flows({path!r})
+mine = pids()
+child = os.fork()
+if child == 0:
+    assert not pids()
+    assert len(read_flows({path!r})) == 1
+    assert pids() and not pids() & mine
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert len(read_flows({path!r})) == 1
+assert pids() == mine
+print("sound")
+if os.fork() == 0:
+    import time
+    os.close(1), os.close(2)
+    time.sleep(30)
+    os._exit(0)
+print(*mine, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_forked_caller_has_workers_of_its_own(folder):
+    """And keeps none of its parent's alive when that dies."""
+    script = FORKED.format(root=str(ROOT), path=str(folder / "b.pcap"))
+    out, err = run_script(script, ("-X", "dev")).communicate(timeout=120)
+    told, *pids = out.split()
+    assert (told, err) == ("sound", "")
+    deadline = time.monotonic() + 10
+    while any(alive(int(pid)) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert pids
+    assert not any(alive(int(pid)) for pid in pids)
+
+
+def test_workers_load_no_library_that_they_do_not_need(folder):
+    read_flows(folder / "b.pcap")
+    for pid in workers():
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert "/numpy/" in loaded
+        for name in ("pandas", "scipy", "sklearn"):
+            assert f"/{name}/" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("other", "loaded"), [("pass", False), ("pd.DataFrame", True), ("pd.x()", True)]
+)
+def test_an_nfstream_that_asks_more_of_pandas_gets_it(other, loaded, tmp_path):
+    """Loaded in earnest where it is not enough that it can be imported."""
+    (tmp_path / "nfstream.py").write_text(f"import pandas as pd\n{other}\n")
+    (tmp_path / "pandas.py").write_text("DataFrame, x = 1, int\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from exfilml.sources._worker import _do_without\n"
+        "_do_without()\n"
+        "import nfstream\n"
+        "try: import pandas\n"
+        "except ImportError: print(False)\n"
+        "else: print(True)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stdout.strip() == str(loaded)
 
 
 SCRIPT = """
@@ -748,9 +937,9 @@ print(len(flows), flows["src_verdict"].iloc[0])
 """
 
 
-def run_script(script: str, **options) -> subprocess.Popen:
+def run_script(script: str, flags=(), **options) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-"],
+        [sys.executable, *flags, "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -809,10 +998,16 @@ def test_an_interrupted_caller_leaves_no_process_behind(blow, tmp_path):
     assert not any(map(alive, workers))
 
 
-def test_reading_leaves_no_child_behind(folder):
-    others = set(children_of(os.getpid()))
-    read_flows(folder / "b.pcap")
-    assert set(children_of(os.getpid())) <= others
+def test_a_caller_that_ends_leaves_no_process_behind(folder):
+    script = SCRIPT.format(root=str(ROOT), path=str(folder / "b.pcap"))
+    script += (
+        "from exfilml.sources import _pool\n"
+        "print(*[w._process.pid for w in _pool.RESERVE._idle])\n"
+    )
+    out, err = run_script(script, ("-X", "dev")).communicate(timeout=120)
+    pid = int(out.split()[-1])
+    assert err == ""
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_progress_goes_to_stderr(folder, capfd):

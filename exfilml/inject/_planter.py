@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml import payload
+from exfilml.columns import DTYPES, PAYLOAD_COLUMNS
 from exfilml.exceptions import FlowsError, OptionError
 from exfilml.inject._carriers import (
     CARRIERS,
@@ -28,8 +29,9 @@ from exfilml.inject._carriers import (
 from exfilml.inject._site import DAY_US, LABEL, Site, reserved_networks
 from exfilml.inject._transfer import PLACES, Transfer
 from exfilml.inject._wire import encrypted
-from exfilml.places import EPHEMERAL_FROM, iana_services
-from exfilml.schema import DTYPES, PAYLOAD_COLUMNS, validate_flows
+from exfilml.places import EPHEMERAL_FROM
+from exfilml.schema import validate_flows
+from exfilml.services import iana_services
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from exfilml.columns import MAX_BYTES
 from exfilml.exceptions import OptionError
 from exfilml.inject._carriers import CARRIERS
-from exfilml.schema import MAX_BYTES
 
 PLACES: Final = ("new", "near", "known")
 MOST_FLOWS: Final = 100_000

@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
-from exfilml.schema import empty_flows, validate_flows
 from exfilml.sources._discover import (
     READERS,
     Source,
@@ -33,6 +31,9 @@ from exfilml.sources._parquet import read_parquet
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "READERS",
@@ -63,7 +64,8 @@ def read_flows(
         A file, several files, or a folder, which is searched with its subfolders.
         The format is told from the content, not the name.
     n_jobs
-        Files read at the same time; None or -1 for one per available core.
+        Files read at the same time; None or -1 for one per available core. A capture is
+        read by one process, which then waits a minute for the next call.
     progress
         Whether to show progress on stderr; None for "if stderr is a terminal".
     bpf_filter
@@ -119,11 +121,15 @@ def read_flows(
             threads.submit(_read_one, path, reader, options) for path, reader in readers
         ]
         try:
+            # Loads pandas, while the workers start.
+            from exfilml.sources._tables import join
+
             readings.extend(future.result() for future in futures)
         finally:
             for future in futures:
                 future.cancel()
-    flows = _gather(readings, notes)
+    read = _sound(readings, notes)
+    flows = join(reading.flows for reading in read if len(reading.flows))
     for note in notes:
         warnings.warn(note, SourceWarning, stacklevel=2)
     return flows
@@ -186,10 +192,10 @@ def _read_one(
     return reading
 
 
-def _gather(
+def _sound(
     readings: list[Reading | SourceError | FlowsError], notes: list[str]
-) -> pd.DataFrame:
-    """Put the tables together in order of time; note what was lost."""
+) -> list[Reading]:
+    """Return what could be read; note what was lost."""
     failed = [r for r in readings if not isinstance(r, Reading)]
     read = [r for r in readings if isinstance(r, Reading)]
     if not read:
@@ -210,12 +216,7 @@ def _gather(
     for kind, texts in kinds.items():
         lead = "" if len(readings) == 1 else f"{len(texts):,} of {len(read):,} files "
         notes.append(f"{lead}{kind}. {first_few(texts)}." if lead else f"{texts[0]}.")
-    tables = [reading.flows for reading in read if len(reading.flows)]
-    if not tables:
-        return empty_flows()
-    flows = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
-    checked = validate_flows(flows)
-    return checked.sort_values("start", kind="stable", ignore_index=True)
+    return read
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from __future__ import annotations
 import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from exfilml.exceptions import SourceError
 from exfilml.sources._job import Job
-from exfilml.sources._pool import WorkerPool
+from exfilml.sources._pool import RESERVE, WorkerPool
 
 # A capture without packets: magic number, version 2.4, link type Ethernet.
 _EMPTY = bytes.fromhex("d4c3b2a10200040000000000000000000000040001000000")
@@ -30,9 +29,13 @@ def examine() -> dict[str, str]:
     SourceError
         If the packet engine does not start.
     """
+    from importlib.metadata import version
+
     names = ("exfilml", "nfstream", "numba")
     facts = {"python": platform.python_version()}
     facts |= {name: version(name) for name in names}
+    # What is told is how long it takes a worker to start.
+    RESERVE.clear()
     before = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="exfilml-") as folder, WorkerPool() as pool:
         path = Path(folder) / "empty.pcap"

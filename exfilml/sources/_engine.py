@@ -3,6 +3,9 @@
 The loop (`_engine_loop`) runs in a thread, without the interpreter's lock, and fills
 an outbox with what has ended; meanwhile this thread makes rows of the other outbox.
 Memory is bounded by the flows that live, and by the two outboxes.
+
+A capture is not split over processes, as by NFStream's several meters: nDPI remembers
+from flow to flow, and in parts it names some of them otherwise.
 """
 
 from __future__ import annotations

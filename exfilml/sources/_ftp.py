@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 APP: Final = "FTP_DATA"
 TCP: Final = 6
@@ -60,7 +60,9 @@ def name_transfers(flows: pd.DataFrame, announced: list[Announced]) -> pd.DataFr
     meant = _match(flows, announced) if announced else {}
     if not meant:
         return flows
-    # Late, because compilers are loaded with it, and most captures hold no FTP.
+    # Late: most captures hold no FTP, and what meters them needs no pandas.
+    import pandas as pd
+
     from exfilml import payload
 
     names = ["app", "app_verified"]
@@ -92,6 +94,8 @@ def name_transfers(flows: pd.DataFrame, announced: list[Announced]) -> pd.DataFr
 
 def _match(flows: pd.DataFrame, announced: list[Announced]) -> dict[int, Announced]:
     """Say what was announced for which row, counted from 0."""
+    import numpy as np
+
     awaited: dict[tuple[str, str, int], list[Announced]] = {}
     for one in announced:
         opener, waiter = one.client, one.server

@@ -18,6 +18,10 @@ DONE: Final = b"D"  # JSON: what was lost
 REFUSED: Final = b"E"  # JSON: why not
 
 
+IDLE_SECONDS: Final = 60.0
+"""So long a worker waits for another job before it ends itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One file to meter.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from exfilml.columns import START_DTYPE
 from exfilml.exceptions import SourceError
-from exfilml.schema import LABEL_COLUMNS, START_DTYPE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
@@ -23,6 +25,10 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     SourceError
         If the file cannot be read, columns are missing, or values do not fit.
     """
+    import pandas as pd
+
+    from exfilml.schema import LABEL_COLUMNS
+
     is_parquet = Path(path).suffix.lower() == ".parquet"
     try:
         table = pd.read_parquet(path) if is_parquet else pd.read_csv(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import FlowsError, SourceError
-from exfilml.schema import validate_flows
 from exfilml.sources._reading import Options, Reading
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAGIC: Final = b"PAR1"
 
@@ -36,7 +36,10 @@ def read_parquet(path: str | Path) -> pd.DataFrame:
     FlowsError
         If its table is no flows table.
     """
+    import pandas as pd
     import pyarrow as pa
+
+    from exfilml.schema import validate_flows
 
     try:
         table = pd.read_parquet(path)

@@ -13,14 +13,9 @@ import tempfile
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Final
-
-import pandas as pd
-import pyarrow as pa
-from pandas.api.types import pandas_dtype
+from typing import IO, TYPE_CHECKING, Final
 
 from exfilml.exceptions import SourceError
-from exfilml.schema import COLUMNS, empty_flows
 from exfilml.sources._ftp import Announced, name_transfers
 from exfilml.sources._job import Job
 from exfilml.sources._reading import (
@@ -31,6 +26,10 @@ from exfilml.sources._reading import (
     Options,
     Reading,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 _LOG: Final = logging.getLogger(__name__)
 _GZIP: Final = b"\x1f\x8b\x08"
@@ -127,9 +126,7 @@ def _read_plain(path: Path, plain: Path, options: Options) -> Reading:
     if found.get("plain") is not None:
         _say_plain(found["plain"])
     damage, impossible = found["damage"], int(found["impossible"])
-    flows = name_transfers(
-        _to_frame(batches, path.name), [Announced(**a) for a in found["announced"]]
-    )
+    flows = _table(batches, path.name, [Announced(**a) for a in found["announced"]])
     losses = []
     if damage is not None:
         losses.append((DAMAGED, f"{path}: damaged capture: it {damage}"))
@@ -158,24 +155,18 @@ def _say_plain(reason: str) -> None:
     _LOG.info("captures are read by NFStream's own loop, slowly: %s", reason)
 
 
-def _to_frame(batches: list[pa.RecordBatch], sensor: str) -> pd.DataFrame:
-    """Make a typed flows table of the worker's batches."""
+def _table(
+    batches: list[pa.RecordBatch], sensor: str, announced: list[Announced]
+) -> pa.Table | pd.DataFrame:
+    """Put a worker's batches together; name transfers, where any were announced."""
+    import pyarrow as pa
+
     if not batches:
-        return empty_flows()
+        return pa.table({})
     table = pa.Table.from_batches(batches)
-    known = set(table.column_names)
-    columns: dict[str, Any] = {}
-    for column in COLUMNS:
-        dtype: Any = pandas_dtype(column.dtype)
-        if column.name in known:
-            values = table.column(column.name)
-            columns[column.name] = (
-                dtype.__from_arrow__(values)
-                if hasattr(dtype, "__from_arrow__")
-                else values.to_numpy()
-            )
-        else:
-            value = sensor if column.name == "sensor" else None
-            columns[column.name] = pd.Series([value] * table.num_rows, dtype=dtype)
-    # Copied, because Arrow's memory cannot be written.
-    return pd.DataFrame(columns)
+    table = table.append_column("sensor", pa.repeat(sensor, table.num_rows))
+    if not announced:
+        return table
+    from exfilml.sources._tables import to_frame
+
+    return name_transfers(to_frame(table), announced)

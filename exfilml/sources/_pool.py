@@ -1,219 +1,100 @@
-"""Worker processes as the caller sees them: started, watched, ended.
+"""Worker processes: started when needed, used again, ended in time.
 
-A worker that dies or makes no progress is ended and becomes a `SourceError` that
-names the file. Progress is anything it sends, and on Linux anything it reads or
-writes according to ``/proc``: a long capture of which a filter keeps nothing sends
-nothing for minutes.
+A file over which a worker dies is named; but if that had read others before, it is read
+once more in a new one, for what it died of may be their doing, or it had waited for
+long and ended itself.
+
+Idle workers are kept from call to call, a few of them, because to start one takes as
+long as to read thirty small captures. They end themselves after `IDLE_SECONDS`, and
+with their caller. A process that the caller forks has workers of its own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import atexit
 import os
-import selectors
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import pyarrow as pa
+from exfilml.exceptions import SourceError
+from exfilml.sources._job import Job
+from exfilml.sources._process import Worker, WorkerError
 
-from exfilml.exceptions import OptionError, SourceError
-from exfilml.sources._job import BATCH, DONE, HEADER, READY, Job
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-STALL_SECONDS: Final = 120.0
-_POLL_SECONDS: Final = 0.2
-
-COMMAND: Final = (
-    # No path of the caller's working directory (-P), no warnings as errors.
-    *(sys.executable, "-P", "-W", "ignore", "-m", "exfilml.sources._worker"),
-)
+# A worker holds a quarter of a gigabyte.
+MOST_IDLE: Final = 4
 
 
-def _environment() -> dict[str, str]:
-    """Let the worker import what the caller can import, and this very package."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *(path for path in sys.path if path)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-
-
-class Worker:
-    """One worker process."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603
-            COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            # Ctrl-C goes to the caller alone, who then ends the workers.
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self._frames = self._process.stdout.fileno()
-
-    def run(
-        self, job: Job, advance: Callable[[int], None]
-    ) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
-        """Meter a file.
-
-        Parameters
-        ----------
-        job
-            What to read, and how.
-        advance
-            Called with the bytes read since the last call.
-
-        Returns
-        -------
-        tuple
-            Batches of rows; and what else was found: ``impossible``, the number of
-            flows with impossible times, ``announced``, the data connections of FTP,
-            `Structure.facts`, and ``plain``, why the compiled loop was not used.
-
-        Raises
-        ------
-        SourceError
-            If the worker dies, hangs, or the engine refuses the file.
-        OptionError
-            If the engine refuses the filter.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(job.encode())
-            self._process.stdin.flush()
-        except OSError:
-            raise self._died(job.shown) from None
-        batches: list[pa.RecordBatch] = []
-        meter = _Progress(self._process.pid, advance)
-        while True:
-            kind, body = self._receive(job.shown, meter)
-            if kind == READY:
-                meter.start()
-            elif kind == BATCH:
-                batches.extend(pa.ipc.open_stream(body))
-            elif kind == DONE:
-                return batches, json.loads(body)
-            else:
-                raise _refusal(job, json.loads(body))
-
-    def end(self) -> None:
-        """End the process, whatever it does, and wait for it."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def _receive(self, path: str, meter: _Progress) -> tuple[bytes, bytes]:
-        kind, length = HEADER.unpack(self._read(HEADER.size, path, meter))
-        return kind, self._read(length, path, meter)
-
-    def _read(self, size: int, path: str, meter: _Progress) -> bytes:
-        received = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._frames, selectors.EVENT_READ)
-            while len(received) < size:
-                if selector.select(_POLL_SECONDS):
-                    chunk = os.read(self._frames, min(size - len(received), 1 << 20))
-                    if not chunk:
-                        raise self._died(path)
-                    received += chunk
-                    meter.moved()
-                elif meter.stalled():
-                    raise SourceError(
-                        f"{path}: the packet engine stopped answering while reading "
-                        f"this file (no progress for {STALL_SECONDS:g} s). Leave the "
-                        "file out, or cut it into parts to find the packet at fault."
-                    )
-        return bytes(received)
-
-    def _died(self, path: str) -> SourceError:
-        try:
-            status = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            status = 0
-        how = f"exit status {status}"
-        if status < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-status).name
-        return SourceError(
-            f"{path}: the packet engine stopped while reading this file ({how}). "
-            "Leave the file out, or cut it into parts to find the packet at fault."
-        )
-
-
-def _refusal(job: Job, answer: dict[str, Any]) -> SourceError | OptionError:
-    reason = answer["reason"].rstrip(".")
-    if not answer["engine"]:
-        return SourceError(
-            f"{job.shown}: reading failed in the packet engine: {reason}"
-        )
-    if job.bpf_filter is not None:
-        return OptionError(
-            f"bpf_filter: {job.bpf_filter!r} cannot be applied to {job.shown}: {reason}. "
-            'Expected a filter in the language of tcpdump, such as "tcp port 443".'
-        )
-    return SourceError(f"{job.shown}: the packet engine cannot open it: {reason}")
-
-
-class _Progress:
-    """What a worker has read and written, as the kernel counts it."""
-
-    def __init__(self, pid: int, advance: Callable[[int], None]) -> None:
-        self._file = Path(f"/proc/{pid}/io")
-        self._advance = advance
-        self._last = self._counters()
-        self._base: int | None = None
-        self._since = time.monotonic()
-
-    def start(self) -> None:
-        """Begin to report: from now on the worker reads the capture."""
-        self._base = self._counters()[0]
-
-    def moved(self) -> None:
-        """Note that the worker has sent something."""
-        self._since = time.monotonic()
-
-    def stalled(self) -> bool:
-        """Say whether nothing has moved for too long; report what was read."""
-        counters = self._counters()
-        if counters != self._last:
-            self._last = counters
-            self.moved()
-        if self._base is not None and counters[0] > self._base:
-            self._advance(counters[0] - self._base)
-            self._base = counters[0]
-        return time.monotonic() - self._since > STALL_SECONDS
-
-    def _counters(self) -> tuple[int, int, int]:
-        try:
-            lines = self._file.read_text(encoding="ascii").splitlines()
-        except OSError:
-            return 0, 0, 0
-        # Characters read and written, and, for mapped files, bytes fetched.
-        read, written, fetched = (int(lines[at].split()[1]) for at in (0, 1, 4))
-        return read, written, fetched
-
-
-class WorkerPool:
-    """Workers that are started when needed, used again, and ended together.
-
-    A context manager; any thread may call `run`.
-    """
+class _Reserve:
+    """Idle workers between calls; and which workers there are at all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._watched = False
+
+    def take(self) -> Worker:
+        """Return an idle worker, or start one."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self.start()
+
+    def start(self) -> Worker:
+        """Start a worker."""
+        with self._lock:
+            if not self._watched:
+                self._watched = True
+                atexit.register(self.clear)
+                os.register_at_fork(after_in_child=self._forget)
+            worker = Worker()
+            self._all.add(worker)
+        return worker
+
+    def put(self, worker: Worker) -> None:
+        """Take back a worker: keep it, or end it if it is of no use any more."""
+        with self._lock:
+            if worker.sound and len(self._idle) < MOST_IDLE:
+                self._idle.append(worker)
+                return
+            self._all.discard(worker)
+        worker.end()
+
+    def clear(self) -> None:
+        """End those that are idle."""
+        with self._lock:
+            idle = self._idle.copy()
+            self._idle.clear()
+            self._all.difference_update(idle)
+        for worker in idle:
+            worker.end()
+
+    def _forget(self) -> None:
+        """Begin anew in a forked process; the lock may be held by a thread that is not."""
+        self._lock = threading.Lock()
+        for worker in self._all:
+            worker.leave()
+        self._idle.clear()
+        self._all.clear()
+
+
+RESERVE: Final = _Reserve()
+
+
+class WorkerPool:
+    """The workers of one call, taken from the reserve and given back at its end.
+
+    A context manager; any thread may call `run`. If it is left by an exception,
+    workers that are busy are ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._busy: set[Worker] = set()
         self._closed = False
 
@@ -228,34 +109,35 @@ class WorkerPool:
     ) -> None:
         with self._lock:
             self._closed = True
-            workers = [*self._idle, *self._busy]
-            self._idle.clear()
-        for worker in workers:
-            worker.end()
+            for worker in self._busy:
+                worker.kill()
 
     def run(
         self, job: Job, advance: Callable[[int], None]
     ) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
         """Meter a file in an idle or new worker; see `Worker.run`."""
+        worker = self._occupy(job, RESERVE.take)
+        if worker.used:
+            try:
+                return self._run(worker, job, advance)
+            except WorkerError:
+                worker = self._occupy(job, RESERVE.start)
+        return self._run(worker, job, advance)
+
+    def _occupy(self, job: Job, find: Callable[[], Worker]) -> Worker:
         with self._lock:
             if self._closed:
                 raise SourceError(f"{job.shown}: reading was interrupted.")
-            worker = self._idle.pop() if self._idle else Worker()
+            worker = find()
             self._busy.add(worker)
-        sound = False
+        return worker
+
+    def _run(
+        self, worker: Worker, job: Job, advance: Callable[[int], None]
+    ) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
         try:
-            result = worker.run(job, advance)
-            sound = True
-        except OptionError:
-            sound = True
-            raise
+            return worker.run(job, advance)
         finally:
             with self._lock:
                 self._busy.discard(worker)
-                if sound and not self._closed:
-                    self._idle.append(worker)
-                else:
-                    sound = False
-            if not sound:
-                worker.end()
-        return result
+            RESERVE.put(worker)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import pandas as pd
-
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from exfilml.sources._pool import WorkerPool
 
 DAMAGED = "damaged"
@@ -48,7 +49,7 @@ class Options:
 class Reading:
     """Flows of one file, and what was lost: pairs of a kind and a sentence."""
 
-    flows: pd.DataFrame
+    flows: pa.Table | pd.DataFrame
     losses: tuple[tuple[str, str], ...] = ()
 
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from exfilml.columns import COLUMNS, LAST_YEAR, MAX_DURATION_S
 from exfilml.payload import is_verified
-from exfilml.places import iana_services
-from exfilml.schema import COLUMNS, LAST_YEAR, MAX_DURATION_S
+from exfilml.services import iana_services
 from exfilml.sources._ftp import Announced
 from exfilml.sources._plugin import ANSWERED, ASKED, ICMP, ICMPV6, TCP, UDP, FlowState
 
@@ -177,7 +177,7 @@ def answers_first(state: FlowState) -> bool:
 
 
 def conversation(state: FlowState) -> str:
-    """Name how the conversation went, one of `exfilml.schema.CONN_STATES`."""
+    """Name how the conversation went, one of `exfilml.columns.CONN_STATES`."""
     here, there = (side.flags for side in state.sides)
     if state.protocol in (ICMP, ICMPV6) and (
         (here & ANSWERED and not there & ASKED)

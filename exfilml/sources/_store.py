@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import OutputError
-from exfilml.export import write_table
-from exfilml.schema import validate_flows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES: Final = (".parquet", ".csv")
 
@@ -28,6 +27,9 @@ def write_flows(flows: pd.DataFrame, path: str | Path) -> None:
     OutputError
         If the suffix is another one, or the place cannot be written.
     """
+    from exfilml.export import write_table
+    from exfilml.schema import validate_flows
+
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(

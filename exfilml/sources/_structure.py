@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_RECORD: Final = 262144
 MAX_BLOCK: Final = 16 * 1024 * 1024
 
+# So much of a file is mapped to memory at a time, whatever its size.
+WINDOW: Final = 1 << 26
+
 _SOUND, _CUT, _GARBAGE = 0, 1, 2
 _CLASSIC: Final = {
     b"\xd4\xc3\xb2\xa1": 16,
@@ -112,15 +115,28 @@ def inspect_capture(path: Path) -> Structure:
     if size < 24:
         return Structure(Damage(0, 0, size, cut=True))
     lost = np.zeros(3, dtype=np.int64)
+    # What sections of pcapng say of themselves: byte order, link type, longest packet.
+    told = np.array([1, -1, MAX_RECORD], dtype=np.int64)
+    packets, state = 0, _SOUND
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         data: NDArray[np.uint8] = np.frombuffer(mapped, dtype=np.uint8)
         magic = mapped[:4]
-        if magic == _PCAPNG:
-            packets, offset, state = _walk_blocks(data, lost)
-        else:
-            little = magic[0] != 0xA1
-            packets, offset, state = _walk_records(data, _CLASSIC[magic], little, lost)
+        little = magic[0] != 0xA1
+        offset = 0 if magic == _PCAPNG else 24
+        while offset < size and state == _SOUND:
+            stop = min(size, offset + WINDOW)
+            if magic == _PCAPNG:
+                found, offset, state = _walk_blocks(data, offset, stop, told, lost)
+            else:
+                header = _CLASSIC[magic]
+                found, offset, state = _walk_records(
+                    data, offset, stop, header, little, lost
+                )
+            packets += found
+            # Else the whole file would be in memory, and seem to be used.
+            behind = min(offset, size) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, 0, behind)
         # The mapping can only be closed when no array looks into it.
         del data
         mapped.close()
@@ -178,12 +194,18 @@ def _note_fragment(
 
 @compiled
 def _walk_records(
-    data: NDArray[np.uint8], header: int, little: bool, lost: NDArray[np.int64]
+    data: NDArray[np.uint8],
+    at: int,
+    stop: int,
+    header: int,
+    little: bool,
+    lost: NDArray[np.int64],
 ) -> tuple[int, int, int]:
-    at, packets = 24, 0
+    """Walk from a record to the first at or behind `stop`; say how many, and where."""
+    packets = 0
     # The upper bits tell of frame check sequences.
     link = _u32(data, 20, little) & 0xFFFF
-    while at < data.size:
+    while at < stop:
         if at + header > data.size:
             return packets, at, _CUT
         length = _u32(data, at + 8, little)
@@ -199,16 +221,22 @@ def _walk_records(
 
 @compiled
 def _walk_blocks(  # noqa: C901, PLR0911, PLR0912 - calls cost more than they clear up here
-    data: NDArray[np.uint8], lost: NDArray[np.int64]
+    data: NDArray[np.uint8],
+    at: int,
+    stop: int,
+    told: NDArray[np.int64],
+    lost: NDArray[np.int64],
 ) -> tuple[int, int, int]:
-    at, packets, little = 0, 0, True
-    first_link, link, snap = -1, -1, MAX_RECORD
-    while at < data.size:
+    """Walk as `_walk_records`, and keep what sections tell."""
+    packets = 0
+    little = told[0] == 1
+    while at < stop:
         if at + 12 > data.size:
             return packets, at, _CUT
         kind = _u32(data, at, little)
         if kind == 0x0A0D0D0A:
             little = data[at + 8] == 0x4D
+            told[0] = 1 if little else 0
             if _u32(data, at + 8, little) != 0x1A2B3C4D:
                 return packets, at, _GARBAGE
         length = _u32(data, at + 4, little)
@@ -221,22 +249,22 @@ def _walk_blocks(  # noqa: C901, PLR0911, PLR0912 - calls cost more than they cl
         if kind == 1:
             # libpcap reads no further when a second interface has another link type.
             link = _u32(data, at + 8, little) & 0xFFFF
-            if first_link < 0:
-                first_link = link
+            if told[1] < 0:
+                told[1] = link
                 stated = _u32(data, at + 12, little)
-                snap = stated if 0 < stated < MAX_RECORD else MAX_RECORD
-            elif link != first_link:
+                told[2] = stated if 0 < stated < MAX_RECORD else MAX_RECORD
+            elif link != told[1]:
                 return packets, at, _GARBAGE
         if kind in (2, 3, 6):
             packets += 1
             if kind != 3 and length >= 32:
                 held = min(_u32(data, at + 20, little), length - 32)
-                if held > snap:
+                if held > told[2]:
                     lost[2] += 1
                 else:
-                    _note_fragment(data, at + 28, held, first_link, lost)
+                    _note_fragment(data, at + 28, held, told[1], lost)
             elif length >= 16:
                 held = min(_u32(data, at + 8, little), length - 16)
-                _note_fragment(data, at + 12, held, first_link, lost)
+                _note_fragment(data, at + 12, held, told[1], lost)
         at += length
     return packets, at, _SOUND

@@ -3,7 +3,7 @@
 Run as ``python -m exfilml.sources._worker``, so that nothing of the caller (a
 notebook, a script on stdin, an unguarded ``__main__``) is imported or forked. Jobs
 come as lines of JSON on stdin; the end of stdin, also by the caller's death, ends
-the process at once. Frames (`_job`) go to what was stdout.
+the process at once, and so does waiting for long. Frames (`_job`) go to what was stdout.
 Stdout and stderr themselves lead nowhere, so that no print of the engine is seen.
 """
 
@@ -14,16 +14,27 @@ import gc
 import json
 import os
 import queue
+import sys
 import threading
 from dataclasses import asdict
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
-from exfilml.sources._job import BATCH, DONE, HEADER, READY, REFUSED, Job
+from exfilml.sources._job import (
+    BATCH,
+    DONE,
+    HEADER,
+    IDLE_SECONDS,
+    READY,
+    REFUSED,
+    Job,
+)
 
 
 def main() -> NoReturn:
-    """Serve jobs until stdin ends."""
+    """Serve jobs until stdin ends, or none has come for a while."""
     frames = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -32,6 +43,7 @@ def main() -> NoReturn:
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
 
     # Imported after the redirection: importing prints, too.
+    _do_without()
     import pyarrow as pa
 
     from exfilml import payload
@@ -57,7 +69,10 @@ def main() -> NoReturn:
         send(BATCH, sink.getvalue().to_pybytes())
 
     while True:
-        job = Job.decode(jobs.get())
+        try:
+            job = Job.decode(jobs.get(timeout=IDLE_SECONDS))
+        except queue.Empty:
+            os._exit(0)
         send(READY)
         try:
             metered = meter(job, send_batch)
@@ -71,6 +86,36 @@ def main() -> NoReturn:
         else:
             found = {**asdict(metered), **structure.facts(), "plain": plain}
             send(DONE, json.dumps(found).encode())
+
+
+def _do_without() -> None:
+    """Keep out libraries of which no worker calls anything.
+
+    They would take a third of the time that a worker needs to start: pandas, for
+    frames of NFStream's and of pyarrow's, and scipy, for linear algebra in numba.
+    """
+    if "pandas" in sys.modules:
+        return
+    # NFStream asks for no more than that it can be imported.
+    sys.modules["pandas"] = ModuleType("pandas")
+    try:
+        import nfstream  # noqa: F401
+    except AttributeError:
+        # Another NFStream, which asks for more.
+        return
+    finally:
+        del sys.modules["pandas"]
+    # The others try, and can do without.
+    sys.meta_path.insert(0, _Absent())
+
+
+class _Absent(MetaPathFinder):
+    """Says of some libraries that they are not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Refuse them, and leave others to others."""
+        if name in {"pandas", "scipy"}:
+            raise ModuleNotFoundError(f"{name} is not needed here", name=name)
 
 
 def _listen(jobs: queue.SimpleQueue[bytes]) -> None:

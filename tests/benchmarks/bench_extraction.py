@@ -1,22 +1,30 @@
 """Packets a second with payload evidence, side by side with bare NFStream.
 
-Run as ``python tests/benchmarks/bench_extraction.py [CAPTURE] [--packets N]``.
+Run as ``python tests/benchmarks/bench_extraction.py [CAPTURE] [--packets N] [--large]``.
 
 All sides read the same file with the same options and one meter, in turns, in one
 run; the median of the turns counts. Bare NFStream is its own streamer without any
 plugin, with statistics, flows iterated; it meters in a process of its own, so it has
 two cores. Ours are the meter as it runs in a worker, rows included, by the compiled
 loop and by the plugin; the loop alone, nothing judged and no rows made; and
-`exfilml.read_flows` as a whole, with the start of its worker process. For comparison,
-the same evidence by an ordinary plugin that looks at every packet.
+`exfilml.read_flows` as a whole, with the start of its worker process, and again, with
+the worker that is left. For comparison, the same evidence by an ordinary plugin that
+looks at every packet; and, where it is on the path, nDPI's own `ndpiReader`, which is
+another program for another purpose: it classifies flows and counts, reads no payload
+beyond that, and makes no table.
 
-Then: how long reading a tiny file takes from the start of Python, how many tiny files
-a second are read by one worker, and the peak memory of a worker over short flows.
+Then: what two cores are good for; how long reading a tiny file takes from the start of
+Python, and how many tiny files a second are read; the peak memory of a worker over
+short flows, a million of them with ``--large`` (1.3 GB in the folder for temporary
+files, several minutes).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +40,7 @@ import captures
 from nfstream import NFPlugin, NFStreamer
 
 from exfilml import payload, read_flows
-from exfilml.sources import _engine, _engine_loop
+from exfilml.sources import _engine, _engine_loop, _pool
 from exfilml.sources._job import Job
 from exfilml.sources._meter import meter, meter_by_plugin
 from exfilml.sources._plugin import FlowState, transport
@@ -107,9 +115,30 @@ def loop_alone(path: Path) -> int:
 PACKETS = ("src_packets", "dst_packets")
 
 
-def whole(path: Path) -> int:
+def again(path: Path) -> int:
     flows = read_flows(path, progress=False)
     return int(flows[list(PACKETS)].sum().sum())
+
+
+def whole(path: Path) -> int:
+    _pool.RESERVE.clear()
+    return again(path)
+
+
+def ndpi_reader(path: Path) -> int:
+    done = subprocess.run(
+        ["ndpiReader", "-i", path], check=True, capture_output=True, text=True
+    )
+    return int(re.search(r"IP packets:\s+(\d+)", done.stdout)[1])
+
+
+def ndpi_version() -> str | None:
+    if shutil.which("ndpiReader") is None:
+        return None
+    done = subprocess.run(
+        ["ndpiReader", "--help"], check=False, capture_output=True, text=True
+    )
+    return re.search(r"nDPI ([\w.-]+)", done.stdout + done.stderr)[1]
 
 
 def compare(path: Path) -> None:
@@ -121,7 +150,13 @@ def compare(path: Path) -> None:
         "exfilml meter, plugin": lambda p: ours(p, meter_by_plugin),
         "exfilml meter": ours,
         "exfilml.read_flows": whole,
+        "exfilml.read_flows, again": again,
     }
+    ndpi = ndpi_version()
+    if ndpi is None:
+        print("ndpiReader is not on the path (Debian: libndpi-bin); not compared")
+    else:
+        runs[f"ndpiReader {ndpi}"] = ndpi_reader
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     counts = {}
     for _ in range(ROUNDS):
@@ -138,70 +173,120 @@ def compare(path: Path) -> None:
         print(f"  {name:28} {rate:10,.0f} packets/s   {base / median:5.2f} x")
 
 
+# Each in a process of its own, confined to as many cores, its workers with it.
+TIMED = """
+import os, sys, time, warnings
+cores, jobs, copies, path = (*map(int, sys.argv[1:4]), sys.argv[4])
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+from exfilml import read_flows
+read_flows([path] * jobs, n_jobs=jobs, progress=False)
+before = time.perf_counter()
+read_flows([path] * copies, n_jobs=jobs, progress=False)
+print(time.perf_counter() - before)
+"""
+
+
 def scale(path: Path, copies: int = 4) -> None:
-    times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(3):
-        for jobs, values in times.items():
-            before = time.perf_counter()
-            read_flows([path] * copies, n_jobs=jobs, progress=False)
-            values.append(time.perf_counter() - before)
-    one, two = (statistics.median(values) for values in times.values())
-    print(f"{copies} files: 1 job {one:.2f} s, 2 jobs {two:.2f} s, {one / two:.2f} x")
+    """Workers started before."""
+    ways = {
+        (cores, jobs, count): []
+        for count in (copies, 1)
+        for cores, jobs in ((1, 1), (2, 1), (2, 2))[: 3 if count > 1 else 2]
+    }
+    if len(os.sched_getaffinity(0)) < 2:
+        print("two cores against one: not measured, there is one only")
+        return
+    for _ in range(ROUNDS):
+        for way, seconds in ways.items():
+            arguments = [*map(str, way), str(path)]
+            done = subprocess.run(
+                [sys.executable, "-c", TIMED, *arguments],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            seconds.append(float(done.stdout))
+    medians = {way: statistics.median(seconds) for way, seconds in ways.items()}
+    for (cores, jobs, count), median in medians.items():
+        ratio = medians[1, 1, count] / median
+        print(
+            f"files: {count}, cores: {cores}, jobs: {jobs}: {median:.2f} s, {ratio:.2f} x"
+        )
 
 
 def start_up(folder: Path) -> None:
     path = captures.write_pcap(folder / "tiny.pcap", captures.udp_flow([b"x" * 80]))
-    code = f"import exfilml; exfilml.read_flows({str(path)!r}, progress=False)"
-    times = []
+    code = (
+        "import time, exfilml\n"
+        f"read = lambda: exfilml.read_flows({str(path)!r}, progress=False)\n"
+        "read()\n"
+        "before = time.perf_counter()\n"
+        "read()\n"
+        "print(time.perf_counter() - before)"
+    )
+    first, second, pandas = [], [], []
     for _ in range(ROUNDS):
         before = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        times.append(time.perf_counter() - before)
-    print(f"tiny file, from the start of Python: {statistics.median(times):.2f} s")
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True
+        )
+        second.append(float(done.stdout))
+        first.append(time.perf_counter() - before - second[-1])
+        before = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import pandas"], check=True)
+        pandas.append(time.perf_counter() - before)
+    print(
+        f"a tiny file, from the start of Python: {statistics.median(first):.2f} s; "
+        f"read again: {statistics.median(second):.2f} s; "
+        f"Python and pandas alone: {statistics.median(pandas):.2f} s"
+    )
 
 
 def many_files(folder: Path, count: int = 300) -> None:
-    paths = [
-        captures.write_pcap(
-            folder / f"tiny{n}.pcap", captures.tcp_upload(captures.noise(9000, n))
-        )
-        for n in range(count)
-    ]
-    before = time.perf_counter()
-    flows = read_flows(paths, n_jobs=1, progress=False)
-    taken = time.perf_counter() - before
-    assert len(flows) == count
-    print(
-        f"{count} tiny files, one worker: {count / taken:.0f} files/s, start included"
+    names = folder / "many"
+    names.mkdir()
+    for n in range(count):
+        frames = captures.tcp_upload(captures.noise(9000, n))
+        captures.write_pcap(names / f"{n}.pcap", frames)
+    code = (
+        "import exfilml\n"
+        "flows = exfilml.read_flows({!r}, n_jobs={}, progress=False)\n"
+        "assert len(flows) == {}"
     )
+    for jobs in (1, 2):
+        before = time.perf_counter()
+        whole = code.format(str(names), jobs, count)
+        subprocess.run([sys.executable, "-c", whole], check=True)
+        rate = count / (time.perf_counter() - before)
+        print(
+            f"{count} tiny files, {jobs} jobs, from the start of Python: "
+            f"{rate:.0f} files/s"
+        )
 
 
 def memory(folder: Path, flows: int) -> None:
     path = captures.write_short_flows(folder / "short.pcap", flows)
-    code = (
-        "import sys\n"
-        "from exfilml.sources._job import Job\n"
-        "from exfilml.sources._meter import meter\n"
-        "for _ in range(3):\n"
-        "    meter(Job(sys.argv[1], None, 120, 1800, True, ''), lambda _: None)\n"
-        "    status = open('/proc/self/status').read()\n"
-        "    print(int(status.split('VmHWM:')[1].split()[0]) // 1024)"
+    _pool.RESERVE.clear()
+    peaks, took = [], []
+    for _ in range(3):
+        before = time.perf_counter()
+        assert len(read_flows(path, progress=False)) == flows
+        took.append(time.perf_counter() - before)
+        (worker,) = _pool.RESERVE._idle
+        status = Path(f"/proc/{worker._process.pid}/status").read_text()
+        peaks.append(int(status.split("VmHWM:")[1].split()[0]) // 1024)
+    print(
+        f"{flows:,} flows of 10 packets: a worker's peak after runs 1, 2, 3: "
+        f"{', '.join(map(str, peaks))} MiB; {statistics.median(took):.1f} s"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    peaks = ", ".join(done.stdout.split())
-    print(f"{flows:,} flows of 10 packets: peak {peaks} MiB after runs 1, 2, 3")
+    path.unlink()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("capture", nargs="?", type=Path)
     parser.add_argument("--packets", type=int, default=200_000)
-    parser.add_argument("--short-flows", type=int, default=50_000)
+    parser.add_argument("--large", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
@@ -214,7 +299,9 @@ def main() -> None:
         scale(path)
         start_up(Path(folder))
         many_files(Path(folder))
-        memory(Path(folder), options.short_flows)
+        memory(Path(folder), 50_000)
+        if options.large:
+            memory(Path(folder), 1_000_000)
 
 
 if __name__ == "__main__":
