@@ -61,6 +61,24 @@ OPAQUE_P: Final = 1e-3
 """Randomness is given up below this p-value: one ciphertext in a thousand is
 missed, and a window that passes is worth its power, not its p-value."""
 
+UNKNOWN_BELOW: Final = 24
+"""Fewer bytes say too little for any verdict from statistics."""
+
+OPAQUE_BELOW: Final = 64
+"""Fewer bytes cannot be called opaque: below 64 B the test lets typical binary
+headers pass (a 48-byte NTP packet), from 64 B on it rejects text at p < 1e-8
+(bit 7 is never set) and records with zero bytes alike."""
+
+PACKED_BELOW: Final = 256
+"""Fewer bytes cannot be told compressed from structured by their entropy."""
+
+TEXT_SHARE: Final = 0.9
+"""Printable share of text; random bytes show 0.38 and reach 0.9 never."""
+
+LATER_SHARE: Final = 0.5
+"""Share of the stream beyond the head from which its slices decide alone: a
+dialogue or a handshake in the clear, then ciphertext."""
+
 FRAME_COLUMNS: Final = 32
 """A per-packet header longer than this is not looked for."""
 
@@ -127,6 +145,26 @@ OPAQUE_N, OPAQUE_FROM, LATER_N, LATER_P = 15, 16, 17, 18
 C_PRINTABLE, C_BASE64, C_HEX, C_BASE32, C_SPACE, C_HIGH = 19, 20, 21, 22, 23, 24
 FOLLOWED: Final = 25
 N_RESULTS: Final = 26
+
+# What is known of a piece of content beside its bytes, as bits (`settle`).
+SEALED, PACKED, SIGNED, GRAMMAR, HANDSHAKE, MAGIC = 1, 2, 4, 8, 16, 32
+CARRIED: Final = 64
+"""A carrier holds the content, which is judged for itself."""
+
+# What `settle` says. The first six are verdicts, in the order of `VERDICTS`; the
+# others are open.
+OPAQUE, COMPRESSED, ENCODED, TEXT, STRUCTURED, UNKNOWN = range(6)
+IS_SEALED, BEHIND_HANDSHAKE, HOLDS_PACKED = 6, 7, 8
+READ_TEXT, PASSED, LATER_PASSED, REJECTED, UNSETTLED = 9, 10, 11, 12, 13
+
+# Columns of the table of directions that are judged together. First where its head is
+# in the samples (the slices follow), bytes of head and slices, where the sizes of its
+# packets are and how many, its payload bytes, seen or not.
+AT, HEAD, SLICES, SIZES_AT, PACKETS, STREAM, PROTOCOL = range(7)
+# Then what is found on the way: see `survey` and `settle`, and `_dns_kernel.skim`.
+START, RECORDS, SEARCH, KNOWN, SETTLED = range(7, 12)
+LOOKUP, NAME_AT, NAME_BYTES = 12, 13, 14
+SIDE_COLUMNS: Final = 15
 
 
 @compiled
@@ -970,6 +1008,88 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         if kept:
             out[OPAQUE_N] = kept
             out[OPAQUE_FROM] = begin + found
+
+
+@compiled
+def settle(out: NDArray[np.float64], known: int, later_share: float) -> int:  # noqa: C901, PLR0911
+    """Say what the figures of `survey` and the facts settle; see `_verdict.decide`.
+
+    Parameters
+    ----------
+    out
+        What `survey` found.
+    known
+        The bits above.
+    later_share
+        Share of the stream behind the head.
+    """
+    if known & CARRIED:
+        return UNSETTLED
+    if known & SEALED:
+        return IS_SEALED
+    if known & PACKED:
+        return COMPRESSED
+    size = out[N_CONTENT]
+    if size < UNKNOWN_BELOW:
+        if not known & GRAMMAR:
+            return STRUCTURED if known & HANDSHAKE else UNKNOWN
+        return TEXT if out[PRINTABLE] >= TEXT_SHARE else STRUCTURED
+    later_decides = (
+        later_share >= LATER_SHARE
+        and out[LATER_N] >= PACKED_BELOW
+        and out[LATER_P] > OPAQUE_P
+    )
+    if out[C_PRINTABLE] / size >= TEXT_SHARE and not later_decides:
+        return READ_TEXT
+    whole = out[C_P] > OPAQUE_P
+    # Signatures and keys inside short binary messages are random, and no payload.
+    if out[OPAQUE_N] >= OPAQUE_BELOW and (whole or not known & SIGNED):
+        if not known & HANDSHAKE:
+            return PASSED
+        return HOLDS_PACKED if known & MAGIC else BEHIND_HANDSHAKE
+    if later_decides:
+        return LATER_PASSED
+    if whole:
+        return STRUCTURED if known & (GRAMMAR | HANDSHAKE) else UNKNOWN
+    return STRUCTURED if known & SIGNED else REJECTED
+
+
+@compiled
+def survey_many(
+    samples: NDArray[np.uint8],
+    sides: NDArray[np.int64],
+    width: int,
+    null: NDArray[np.float64],
+    contents: NDArray[np.uint8],
+    found: NDArray[np.float64],
+) -> None:
+    """Measure many directions, and settle what can be settled.
+
+    Parameters
+    ----------
+    samples
+        Head and slices of each direction, one behind the other.
+    sides
+        The table of directions, shape ``(n, SIDE_COLUMNS)``; `SETTLED` is filled.
+    width, null
+        As for `survey`.
+    contents
+        As many bytes as `samples`, filled: the content of each direction, at its
+        place.
+    found
+        Shape ``(n, N_RESULTS)``, filled.
+    """
+    for i in range(sides.shape[0]):
+        side = sides[i]
+        begin = side[AT]
+        middle = begin + side[HEAD]
+        end = middle + side[SLICES]
+        survey(
+            samples[begin:middle], samples[middle:end], width, side[START],
+            side[RECORDS], side[SEARCH] != 0, null, contents[begin:end], found[i],
+        )  # fmt: skip
+        later_share = 1.0 - side[HEAD] / side[STREAM] if side[STREAM] else 0.0
+        side[SETTLED] = settle(found[i], side[KNOWN], later_share)
 
 
 @compiled

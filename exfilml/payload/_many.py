@@ -1,0 +1,324 @@
+"""Judges many directions at once, each as if it were alone.
+
+What needs no text to be read runs in compiled code over all of them: look-ups
+(`_dns_kernel.skim`), the figures and what they settle (`_kernel.survey_many`). Python
+is entered for a direction to find its facts and open its carrier, unless it is a
+look-up, and for verdicts that the figures leave open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from exfilml.payload import _dns, _dns_kernel, _kernel, _wu
+from exfilml.payload._declared import contradicts
+from exfilml.payload._evidence import PayloadEvidence
+from exfilml.payload._randomness import quantiles
+from exfilml.payload._verdict import (
+    ICMP,
+    SETTLED,
+    VERDICTS,
+    Facts,
+    Judged,
+    decide,
+    facts_of,
+    judge_parts,
+    known_bits,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FIRST_PACKET: Final = 1460
+_OPAQUE: Final = VERDICTS.index("opaque")
+
+# By what `_kernel.settle` says; verdicts that are open are written later.
+_OPEN: Final = _kernel.UNSETTLED + 1 - len(SETTLED)
+_VERDICT: Final = np.array(
+    [VERDICTS.index(verdict) for verdict, _, _ in SETTLED] + [0] * _OPEN, np.int8
+)
+_PROBABILITY: Final = np.array([p for _, p, _ in SETTLED] + [math.nan] * _OPEN)
+_CONCEALED: Final = np.array([c for _, _, c in SETTLED] + [False] * _OPEN)
+_LOOKED_UP: Final = Facts(grammar="dns")
+_DNS: Final = known_bits(None, "dns")
+
+
+class Samples(NamedTuple):
+    """What was kept of many directions.
+
+    Attributes
+    ----------
+    data
+        Heads and slices, shape ``(n_bytes,)``.
+    sizes
+        Sizes of the packets that the heads are made of.
+    sides
+        A row for each direction, shape ``(n, SIDE_COLUMNS)``: where they are, by the
+        first columns of the table (`_kernel.AT` and those behind it). The others are
+        filled here.
+    width
+        Bytes per slice.
+    """
+
+    data: NDArray[np.uint8]
+    sizes: NDArray[np.int64]
+    sides: NDArray[np.int64]
+    width: int
+
+
+class Evidence:
+    """`PayloadEvidence` of many directions, a column for each field.
+
+    Attributes
+    ----------
+    columns
+        Arrays of shape ``(n,)`` in the order of the fields; of objects where values may
+        be missing.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Sequence[NDArray[Any]]) -> None:
+        self.columns = tuple(columns)
+
+    @classmethod
+    def of(cls, rows: Sequence[PayloadEvidence]) -> Evidence:
+        """Turn rows into columns."""
+        return cls(
+            [
+                np.array(values, kind)
+                for values, kind in zip(zip(*rows, strict=True), _KINDS, strict=True)
+            ]
+        )
+
+    def rows(self) -> list[PayloadEvidence]:
+        """Turn columns into rows."""
+        return list(
+            map(
+                PayloadEvidence._make,
+                zip(*(column.tolist() for column in self.columns), strict=True),
+            )
+        )
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return the column of a field."""
+        return self.columns[PayloadEvidence._fields.index(name)]
+
+
+_FLOATS: Final = frozenset(
+    {
+        "entropy", "entropy_z", "p_random", "start_p_random", "head_entropy",
+        "head_p_random", "body_entropy", "body_p_random", "set_bits", "printable",
+        "verdict_probability", "opaque_from",
+    }
+)  # fmt: skip
+_KINDS: Final = [
+    np.float64 if name in _FLOATS else object for name in PayloadEvidence._fields
+]
+
+
+def judge_many(samples: Samples) -> Evidence:
+    """Judge each direction; see `exfilml.payload.judge_stream` for what is told."""
+    data, sizes, sides, width = samples
+    # One type for the compiler, whether the bytes can be written or not.
+    data = data.view()
+    data.flags.writeable = False
+    _dns_kernel.skim(data, sizes, sides)
+    work = _Work(samples)
+    work.look_up()
+    work.find_facts()
+    contents = np.empty(len(data), np.uint8)
+    found = np.empty((len(sides), _kernel.N_RESULTS))
+    _kernel.survey_many(data, sides, width, quantiles(), contents, found)
+    return work.conclude(contents, found)
+
+
+class _Work:
+    """What is known of the directions, on the way to evidence."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.raw = samples.data.tobytes()
+        self.sizes = samples.sizes
+        self.sides = samples.sides
+        self.width = samples.width
+        self.facts: dict[int, Facts] = {}
+        self.grammar, self.carried, self.names, self.longest, self.domain = (
+            [None] * len(self.sides) for _ in range(5)
+        )
+
+    def look_up(self) -> None:
+        """Say what is asked for, where it is one ordinary name."""
+        lookup = self.sides[:, _kernel.LOOKUP]
+        of = np.flatnonzero(lookup == _dns_kernel.ONE_NAME)
+        for i, at, size in zip(
+            of.tolist(),
+            self.sides[of, _kernel.NAME_AT].tolist(),
+            self.sides[of, _kernel.NAME_BYTES].tolist(),
+            strict=True,
+        ):
+            domain, _, carried, longest = _dns.place(self.raw[at : at + size].lower())
+            if not _dns.is_settled(domain, carried):
+                lookup[i] = _dns_kernel.TO_READ
+                continue
+            self.domain[i], self.carried[i] = domain, carried
+            self.names[i], self.longest[i] = 1, longest
+        looked_up = lookup >= _dns_kernel.ANSWERS
+        self.sides[:, _kernel.START] = -1
+        self.sides[:, _kernel.RECORDS] = 0
+        self.sides[:, _kernel.SEARCH] = ~looked_up
+        self.sides[:, _kernel.KNOWN] = looked_up * _DNS
+        for i in np.flatnonzero(looked_up).tolist():
+            self.grammar[i] = "dns"
+
+    def find_facts(self) -> None:
+        """Find facts and open carriers of all others."""
+        sides = self.sides
+        protocol = sides[:, _kernel.PROTOCOL]
+        there = sides[:, _kernel.HEAD] + sides[:, _kernel.SLICES] > 0
+        for kind in ICMP:
+            there |= protocol == kind
+        of = np.flatnonzero(there & (sides[:, _kernel.LOOKUP] < _dns_kernel.ANSWERS))
+        told = []
+        for i, row in zip(of.tolist(), sides[of].tolist(), strict=True):
+            facts = facts_of(
+                *self.samples_of(row), self.width, row[_kernel.PROTOCOL],
+                is_dns=row[_kernel.LOOKUP] == _dns_kernel.TO_READ,
+            )  # fmt: skip
+            self.facts[i] = facts
+            self.grammar[i], self.carried[i] = facts.grammar, facts.n_carried
+            if facts.names is not None:
+                self.names[i], self.longest[i], self.domain[i] = (
+                    facts.names.unique, facts.names.longest, facts.names.domain,
+                )  # fmt: skip
+            told.append((facts.start, facts.records, facts.search, facts.known))
+        if told:
+            sides[of, _kernel.START : _kernel.KNOWN + 1] = told
+
+    def samples_of(self, row: list[int]) -> tuple[bytes, bytes, tuple[int, ...]]:
+        """Return head, slices and sizes of packets of a direction."""
+        at, head, slices, sizes_at, packets = row[:5]
+        middle = at + head
+        return (
+            self.raw[at:middle],
+            self.raw[middle : middle + slices],
+            tuple(self.sizes[sizes_at : sizes_at + packets].tolist()),
+        )
+
+    def conclude(
+        self, contents: NDArray[np.uint8], found: NDArray[np.float64]
+    ) -> Evidence:
+        """Give the verdicts, those that are open one by one."""
+        sides = self.sides
+        count = len(sides)
+        settled = sides[:, _kernel.SETTLED]
+        figures = found[:, : _kernel.N_EVIDENCE].copy()
+        verdict = _VERDICT[settled]
+        probability = _PROBABILITY[settled]
+        concealed = _CONCEALED[settled]
+        opaque_from = np.full(count, math.nan)
+        opaque_from[settled == _kernel.IS_SEALED] = 0.0
+        behind = settled == _kernel.BEHIND_HANDSHAKE
+        opaque_from[behind] = found[behind, _kernel.OPAQUE_FROM]
+        encrypted, misdeclared = np.zeros(count, bool), np.zeros(count, bool)
+        handshake, magic, encoding, period, declared = (
+            [None] * count for _ in range(5)
+        )
+        for i, facts in self.facts.items():
+            handshake[i], magic[i] = facts.handshake, facts.magic
+
+        open_ = np.flatnonzero(settled >= _kernel.READ_TEXT)
+        for i, row in zip(open_.tolist(), sides[open_].tolist(), strict=True):
+            facts = self.facts.get(i, _LOOKED_UP)
+            head, slices, packets = self.samples_of(row)
+            if facts.carried is None:
+                at = row[_kernel.AT]
+                judged = decide(
+                    row[_kernel.SETTLED], found[i].tolist(),
+                    contents[at : at + len(head) + len(slices)], head, slices,
+                    facts.magic, facts.grammar, facts.handshake,
+                )  # fmt: skip
+            else:
+                judged, part = judge_parts(facts.carried, head, row[_kernel.STREAM])
+                figures[i, _kernel.BODY_ENTROPY] = judged.entropy
+                figures[i, _kernel.BODY_P] = judged.p_random
+                magic[i], declared[i] = judged.magic, part.declared
+                misdeclared[i] = contradicts(
+                    part.declared, judged.verdict, judged.concealed, judged.magic,
+                    part.data,
+                )  # fmt: skip
+                printable = figures[i, _kernel.PRINTABLE]
+                judged = _of_carrier(judged, facts, len(head), printable)
+            verdict[i] = VERDICTS.index(judged.verdict)
+            probability[i], concealed[i] = judged.probability, judged.concealed
+            opaque_from[i] = judged.opaque_from
+            encoding[i], period[i] = judged.encoding, judged.period
+            if judged.verdict == "opaque" and judged.opaque_from == 0.0:
+                bare = handshake[i] is self.grammar[i] is magic[i] is None
+                first = head[: packets[0] if packets else _FIRST_PACKET]
+                encrypted[i] = (
+                    bare
+                    and row[_kernel.PROTOCOL] not in ICMP
+                    and _wu.looks_fully_encrypted(first)
+                )
+
+        seen = sides[:, _kernel.HEAD] + sides[:, _kernel.SLICES]
+        stream = sides[:, _kernel.STREAM].copy()
+        for i in np.flatnonzero(stream > seen).tolist():
+            if self.carried[i]:
+                # What was seen of the stream stands for the rest of it.
+                self.carried[i] = round(self.carried[i] * (stream[i] / seen[i]))
+        return Evidence(
+            (
+                stream, seen, *figures.T, _NAMES[verdict], probability, concealed,
+                opaque_from, encrypted, *map(
+                    _objects, (handshake, magic, encoding, period, self.grammar, declared)
+                ),
+                misdeclared, *map(
+                    _objects, (self.carried, self.names, self.longest, self.domain)
+                ),
+            )
+        )  # fmt: skip
+
+
+def _objects(values: list[Any]) -> NDArray[np.object_]:
+    return np.array(values, object)
+
+
+_NAMES: Final = np.array(VERDICTS, object)
+
+
+def _of_carrier(judged: Judged, facts: Facts, head: int, printable: float) -> Judged:
+    """Say what the verdict on its content says of the direction."""
+    if facts.names is not None:
+        if not judged.concealed:
+            # Labels are part of a message that follows its grammar.
+            return Judged("structured", 1.0, concealed=False, magic=judged.magic)
+        judged.verdict = "encoded"
+        judged.encoding, judged.period = facts.names.encoding, None
+    elif judged.verdict == "unknown" and judged.size < _kernel.UNKNOWN_BELOW <= head:
+        # Nothing but the carrier's own lines, or fillers of echo data.
+        judged.verdict = "text" if printable >= _kernel.TEXT_SHARE else "structured"
+        judged.probability = 1.0
+    return judged
+
+
+def judge_one(
+    head: bytes,
+    slices: bytes,
+    width: int,
+    stream_bytes: int,
+    protocol: int,
+    packets: tuple[int, ...],
+) -> PayloadEvidence:
+    """Judge one direction; the doors of the room check and document the arguments."""
+    sides = np.zeros((1, _kernel.SIDE_COLUMNS), np.int64)
+    sides[0, : _kernel.START] = (
+        0, len(head), len(slices), 0, len(packets), stream_bytes, protocol,
+    )  # fmt: skip
+    data = np.frombuffer(head + slices, np.uint8)
+    sizes = np.array(packets, np.int64)
+    return judge_many(Samples(data, sizes, sides, width)).rows()[0]
