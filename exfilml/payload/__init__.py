@@ -46,7 +46,7 @@ from exfilml.payload._kernel import (
     SIDE_COLUMNS,
     UNKNOWN_BELOW,
 )
-from exfilml.payload._many import Evidence, Samples, judge_many, judge_one
+from exfilml.payload._many import Samples, judge_many, judge_one
 from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
 from exfilml.payload._verdict import TCP, VERDICTS
 
@@ -61,7 +61,6 @@ __all__ = [
     "SLICE_BYTES",
     "UNKNOWN_BELOW",
     "VERDICTS",
-    "Evidence",
     "PayloadEvidence",
     "Samples",
     "Transfer",

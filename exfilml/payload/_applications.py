@@ -14,9 +14,8 @@ unverified.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
-
-from exfilml.payload._evidence import PayloadEvidence
 
 # ndpi_confidence_t: NDPI_CONFIDENCE_DPI. 7 is "by address", and says nothing
 # about the payload.
@@ -100,12 +99,8 @@ AGREES: Final[dict[str, frozenset[str]]] = {
 _IP_PROTOCOLS: Final = {1: "ICMP", 2: "IGMP", 58: "ICMPV6"}
 
 
-def is_verified(
-    app: str,
-    protocol: int,
-    confidence: int,
-    sides: tuple[PayloadEvidence, PayloadEvidence],
-) -> bool:
+@functools.lru_cache(maxsize=4096)
+def is_verified(app: str, protocol: int, confidence: int, *shown: str | None) -> bool:
     """Say whether inspection and our own check of the payload name the same protocol.
 
     Parameters
@@ -116,14 +111,13 @@ def is_verified(
         IANA number of the IP protocol.
     confidence
         nDPI's confidence.
-    sides
-        Evidence of both directions; one that agrees is enough.
+    shown
+        Handshakes and grammars that were found in both directions; one that agrees is
+        enough.
     """
     if confidence != INSPECTED:
         return False
     if app == _IP_PROTOCOLS.get(protocol):
         return True
     expected = AGREES.get(app.partition(".")[0].upper(), frozenset())
-    return any(
-        side.handshake in expected or side.protocol in expected for side in sides
-    )
+    return not expected.isdisjoint(shown)

@@ -9,7 +9,6 @@ look-up, and for verdicts that the figures leave open.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -70,59 +69,15 @@ class Samples(NamedTuple):
     width: int
 
 
-class Evidence:
-    """`PayloadEvidence` of many directions, a column for each field.
+def judge_many(samples: Samples) -> tuple[NDArray[Any], ...]:
+    """Judge each direction; see `exfilml.payload.judge_stream` for what is told.
 
-    Attributes
-    ----------
-    columns
-        Arrays of shape ``(n,)`` in the order of the fields; of objects where values may
-        be missing.
+    Returns
+    -------
+    tuple of ndarray
+        A column for each field of `PayloadEvidence`, in their order, shapes ``(n,)``;
+        of objects where values may be missing.
     """
-
-    __slots__ = ("columns",)
-
-    def __init__(self, columns: Sequence[NDArray[Any]]) -> None:
-        self.columns = tuple(columns)
-
-    @classmethod
-    def of(cls, rows: Sequence[PayloadEvidence]) -> Evidence:
-        """Turn rows into columns."""
-        return cls(
-            [
-                np.array(values, kind)
-                for values, kind in zip(zip(*rows, strict=True), _KINDS, strict=True)
-            ]
-        )
-
-    def rows(self) -> list[PayloadEvidence]:
-        """Turn columns into rows."""
-        return list(
-            map(
-                PayloadEvidence._make,
-                zip(*(column.tolist() for column in self.columns), strict=True),
-            )
-        )
-
-    def column(self, name: str) -> NDArray[Any]:
-        """Return the column of a field."""
-        return self.columns[PayloadEvidence._fields.index(name)]
-
-
-_FLOATS: Final = frozenset(
-    {
-        "entropy", "entropy_z", "p_random", "start_p_random", "head_entropy",
-        "head_p_random", "body_entropy", "body_p_random", "set_bits", "printable",
-        "verdict_probability", "opaque_from",
-    }
-)  # fmt: skip
-_KINDS: Final = [
-    np.float64 if name in _FLOATS else object for name in PayloadEvidence._fields
-]
-
-
-def judge_many(samples: Samples) -> Evidence:
-    """Judge each direction; see `exfilml.payload.judge_stream` for what is told."""
     data, sizes, sides, width = samples
     # One type for the compiler, whether the bytes can be written or not.
     data = data.view()
@@ -210,7 +165,7 @@ class _Work:
 
     def conclude(
         self, contents: NDArray[np.uint8], found: NDArray[np.float64]
-    ) -> Evidence:
+    ) -> tuple[NDArray[Any], ...]:
         """Give the verdicts, those that are open one by one."""
         sides = self.sides
         count = len(sides)
@@ -271,16 +226,12 @@ class _Work:
             if self.carried[i]:
                 # What was seen of the stream stands for the rest of it.
                 self.carried[i] = round(self.carried[i] * (stream[i] / seen[i]))
-        return Evidence(
-            (
-                stream, seen, *figures.T, _NAMES[verdict], probability, concealed,
-                opaque_from, encrypted, *map(
-                    _objects, (handshake, magic, encoding, period, self.grammar, declared)
-                ),
-                misdeclared, *map(
-                    _objects, (self.carried, self.names, self.longest, self.domain)
-                ),
-            )
+        texts = (handshake, magic, encoding, period, self.grammar, declared)
+        counts = (self.carried, self.names, self.longest, self.domain)
+        return (
+            stream, seen, *figures.T, _NAMES[verdict], probability, concealed,
+            opaque_from, encrypted, *map(_objects, texts), misdeclared,
+            *map(_objects, counts),
         )  # fmt: skip
 
 
@@ -321,4 +272,5 @@ def judge_one(
     )  # fmt: skip
     data = np.frombuffer(head + slices, np.uint8)
     sizes = np.array(packets, np.int64)
-    return judge_many(Samples(data, sizes, sides, width)).rows()[0]
+    columns = judge_many(Samples(data, sizes, sides, width))
+    return PayloadEvidence._make(column.tolist()[0] for column in columns)

@@ -45,10 +45,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from nfstream import NFPlugin
 from nfstream.flow import NFlow
 
 from exfilml import payload
+from exfilml.sources._flows import ICMP, ICMPV6, TCP, UDP, Judged, judge
 
 HEAD_BYTES: Final = payload.KEPT_HEAD
 SLICE_BYTES: Final = payload.SLICE_BYTES
@@ -56,7 +58,6 @@ MAX_SLICES: Final = payload.MAX_SLICES
 # A chat of single bytes has no messages worth telling apart.
 MAX_PACKETS: Final = 256
 
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _SIZED: Final = frozenset({TCP, UDP, ICMP, ICMPV6})
 # Types of ICMP and ICMPv6 that quote the packet they complain about (RFC 792, RFC 4443).
 _ERRORS: Final = {ICMP: frozenset({3, 4, 5, 11, 12}), ICMPV6: frozenset({1, 2, 3, 4})}
@@ -146,22 +147,6 @@ class Side:
         if size and (not self.full or self.is_due(size)):
             self.keep(packet[start : start + size], size)
 
-    def judge(self, protocol: int) -> payload.PayloadEvidence:
-        """Judge the samples."""
-        if not self.payload:
-            return _NOTHING
-        return payload.judge_stream(
-            bytes(self.head),
-            bytes(self.slices),
-            slice_bytes=SLICE_BYTES,
-            stream_bytes=self.payload,
-            protocol=protocol,
-            packets=self.packets,
-        )
-
-
-_NOTHING: Final = payload.judge_stream(b"")
-
 
 class FlowState:
     """One flow over all its parts, as the table will have it.
@@ -173,12 +158,11 @@ class FlowState:
 
     __slots__ = (
         "bytes",
-        "echoed",
         "ends",
-        "evidence",
         "facts",
         "first_flags",
         "first_ms",
+        "judged",
         "key",
         "last_ms",
         "packets",
@@ -186,7 +170,6 @@ class FlowState:
         "sides",
         "sides_here",
         "speaker",
-        "transfers",
         "v4",
     )
 
@@ -204,11 +187,8 @@ class FlowState:
         self.packets = [0, 0]
         # Which side's payload came first.
         self.speaker: int | None = None
-        self.echoed: float | None = None
-        # What an FTP control connection says of its data connections.
-        self.transfers: tuple[payload.Transfer, ...] = ()
         self.facts: tuple[str, int, str, str, str, str] | None = None
-        self.evidence: tuple[Any, Any] | None = None
+        self.judged: Judged | None = None
 
     def turn(self, flow: Any) -> None:
         """Go on with a part that may have its ends the other way round."""
@@ -243,24 +223,20 @@ class FlowState:
 
     def judge(self) -> None:
         """Turn samples into evidence and let go of them."""
-        source, destination = (side.judge(self.protocol) for side in self.sides)
-        self.evidence = (source, destination)
-        if self.protocol in (ICMP, ICMPV6):
-            forth, back = self.sides
-            self.echoed = payload.echoed(
-                bytes(forth.head),
-                tuple(forth.packets),
-                bytes(back.head),
-                tuple(back.packets),
-            )
-        elif "ftp" in (source.protocol, destination.protocol):
-            client, server = self.sides
-            self.transfers = payload.ftp_transfers(
-                bytes(client.head), bytes(server.head)
-            )
+        kept, sizes, pieces = [], [], []
         for side in self.sides:
+            kept.append((len(side.head), len(side.slices), len(side.packets)))
+            sizes += side.packets
+            pieces += [side.head, side.slices]
             side.head = side.slices = bytearray()
             side.packets = []
+        self.judged = judge(
+            np.frombuffer(b"".join(pieces), np.uint8),
+            np.array(sizes, np.int64),
+            np.array(kept),
+            np.array([side.payload for side in self.sides]),
+            np.array([self.protocol]),
+        )
 
 
 def _key(flow: Any) -> tuple[Any, ...]:
