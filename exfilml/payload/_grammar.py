@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from exfilml.payload import _dns_kernel
+from exfilml.payload import _skim
 from exfilml.payload._facts import is_tls
 
 _HTTP = re.compile(
@@ -289,11 +289,11 @@ def _is_radius(data: bytes) -> bool:
 
 
 def is_dns(data: bytes, *, whole: bool) -> bool:
-    """Whether one DNS message starts here; see `_dns_kernel.is_dns`."""
+    """Whether one DNS message starts here; see `_skim.is_dns`."""
     if len(data) < 17:
         return False
     view = np.frombuffer(data, np.uint8)
-    return bool(_dns_kernel.is_dns(view, 0, len(data), whole))
+    return bool(_skim.is_dns(view, 0, len(data), whole))
 
 
 def _tlv(data: bytes, at: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Judges many directions at once, each as if it were alone.
 
 What needs no text to be read runs in compiled code over all of them: look-ups
-(`_dns_kernel.skim`), the figures and what they settle (`_kernel.survey_many`). Python
+(`_skim.skim`), the figures and what they settle (`_kernel.survey_many`). Python
 is entered for a direction to find its facts and open its carrier, unless it is a
 look-up, and for verdicts that the figures leave open.
 """
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from exfilml.payload import _dns, _dns_kernel, _kernel, _wu
+from exfilml.payload import _dns, _kernel, _skim, _wu
 from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
 from exfilml.payload._randomness import quantiles
 from exfilml.payload._verdict import (
     ICMP,
     SETTLED,
-    VERDICTS,
+    SIGNED,
     Facts,
     Judged,
     decide,
@@ -33,17 +33,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FIRST_PACKET: Final = 1460
-_OPAQUE: Final = VERDICTS.index("opaque")
 
 # By what `_kernel.settle` says; verdicts that are open are written later.
 _OPEN: Final = _kernel.UNSETTLED + 1 - len(SETTLED)
 _VERDICT: Final = np.array(
-    [VERDICTS.index(verdict) for verdict, _, _ in SETTLED] + [0] * _OPEN, np.int8
+    [verdict for verdict, _, _ in SETTLED] + [""] * _OPEN, object
 )
 _PROBABILITY: Final = np.array([p for _, p, _ in SETTLED] + [math.nan] * _OPEN)
 _CONCEALED: Final = np.array([c for _, _, c in SETTLED] + [False] * _OPEN)
-_LOOKED_UP: Final = Facts(grammar="dns")
-_DNS: Final = known_bits(None, "dns")
+# By what `_skim.skim` finds.
+_SKIMMED: Final = {
+    _skim.ANSWERS: Facts(grammar="dns"),
+    _skim.ONE_NAME: Facts(grammar="dns"),
+    _skim.TLS: Facts(handshake="tls", start=0, records=3),
+}
 
 
 class Samples(NamedTuple):
@@ -79,12 +82,14 @@ def judge_many(samples: Samples) -> tuple[NDArray[Any], ...]:
         of objects where values may be missing.
     """
     data, sizes, sides, width = samples
+    sides[:, _kernel.START], sides[:, _kernel.RECORDS] = -1, 0
+    sides[:, _kernel.SEARCH], sides[:, _kernel.KNOWN] = 1, 0
     # One type for the compiler, whether the bytes can be written or not.
     data = data.view()
     data.flags.writeable = False
-    _dns_kernel.skim(data, sizes, sides)
+    _skim.skim(data, sizes, sides)
     work = _Work(samples)
-    work.look_up()
+    work.take_skimmed()
     work.find_facts()
     contents = np.empty(len(data), np.uint8)
     found = np.empty((len(sides), _kernel.N_RESULTS))
@@ -97,37 +102,38 @@ class _Work:
 
     def __init__(self, samples: Samples) -> None:
         self.raw = samples.data.tobytes()
-        self.sizes = samples.sizes
+        self.sizes = samples.sizes.tolist()
         self.sides = samples.sides
         self.width = samples.width
         self.facts: dict[int, Facts] = {}
-        self.grammar, self.carried, self.names, self.longest, self.domain = (
-            [None] * len(self.sides) for _ in range(5)
+        self.carried, self.names, self.longest, self.domain = (
+            [None] * len(self.sides) for _ in range(4)
         )
 
-    def look_up(self) -> None:
-        """Say what is asked for, where it is one ordinary name."""
-        lookup = self.sides[:, _kernel.LOOKUP]
-        of = np.flatnonzero(lookup == _dns_kernel.ONE_NAME)
+    def take_skimmed(self) -> None:
+        """Take over what `_skim` has told, with the names that are asked for."""
+        sides = self.sides
+        lookup = sides[:, _kernel.LOOKUP]
+        of = np.flatnonzero(lookup == _skim.ONE_NAME)
         for i, at, size in zip(
             of.tolist(),
-            self.sides[of, _kernel.NAME_AT].tolist(),
-            self.sides[of, _kernel.NAME_BYTES].tolist(),
+            sides[of, _kernel.NAME_AT].tolist(),
+            sides[of, _kernel.NAME_BYTES].tolist(),
             strict=True,
         ):
             domain, _, carried, longest = _dns.place(self.raw[at : at + size].lower())
             if not _dns.is_settled(domain, carried):
-                lookup[i] = _dns_kernel.TO_READ
+                lookup[i] = _skim.TO_READ
                 continue
             self.domain[i], self.carried[i] = domain, carried
             self.names[i], self.longest[i] = 1, longest
-        looked_up = lookup >= _dns_kernel.ANSWERS
-        self.sides[:, _kernel.START] = -1
-        self.sides[:, _kernel.RECORDS] = 0
-        self.sides[:, _kernel.SEARCH] = ~looked_up
-        self.sides[:, _kernel.KNOWN] = looked_up * _DNS
-        for i in np.flatnonzero(looked_up).tolist():
-            self.grammar[i] = "dns"
+        for kind, facts in _SKIMMED.items():
+            of = np.flatnonzero(lookup == kind)
+            sides[of, _kernel.START : _kernel.KNOWN + 1] = (
+                facts.start, facts.records, _searches(facts), _known(facts),
+            )  # fmt: skip
+            for i in of.tolist():
+                self.facts[i] = facts
 
     def find_facts(self) -> None:
         """Find facts and open carriers of all others."""
@@ -136,31 +142,30 @@ class _Work:
         there = sides[:, _kernel.HEAD] + sides[:, _kernel.SLICES] > 0
         for kind in ICMP:
             there |= protocol == kind
-        of = np.flatnonzero(there & (sides[:, _kernel.LOOKUP] < _dns_kernel.ANSWERS))
+        of = np.flatnonzero(there & (sides[:, _kernel.LOOKUP] < _skim.ANSWERS))
         told = []
         for i, row in zip(of.tolist(), sides[of].tolist(), strict=True):
-            facts = facts_of(
+            self.facts[i] = facts = facts_of(
                 *self.samples_of(row), self.width, row[_kernel.PROTOCOL],
-                is_dns=row[_kernel.LOOKUP] == _dns_kernel.TO_READ,
+                is_dns=row[_kernel.LOOKUP] == _skim.TO_READ,
             )  # fmt: skip
-            self.facts[i] = facts
-            self.grammar[i], self.carried[i] = facts.grammar, facts.n_carried
-            if facts.names is not None:
+            self.carried[i], names = facts.n_carried, facts.names
+            if names is not None:
                 self.names[i], self.longest[i], self.domain[i] = (
-                    facts.names.unique, facts.names.longest, facts.names.domain,
+                    names.unique, names.longest, names.domain,
                 )  # fmt: skip
-            told.append((facts.start, facts.records, facts.search, facts.known))
+            told.append((facts.start, facts.records, _searches(facts), _known(facts)))
         if told:
             sides[of, _kernel.START : _kernel.KNOWN + 1] = told
 
     def samples_of(self, row: list[int]) -> tuple[bytes, bytes, tuple[int, ...]]:
         """Return head, slices and sizes of packets of a direction."""
-        at, head, slices, sizes_at, packets = row[:5]
+        at, head, slices, sizes_at, packets, *_ = row
         middle = at + head
         return (
             self.raw[at:middle],
             self.raw[middle : middle + slices],
-            tuple(self.sizes[sizes_at : sizes_at + packets].tolist()),
+            tuple(self.sizes[sizes_at : sizes_at + packets]),
         )
 
     def conclude(
@@ -171,23 +176,24 @@ class _Work:
         count = len(sides)
         settled = sides[:, _kernel.SETTLED]
         figures = found[:, : _kernel.N_EVIDENCE].copy()
-        verdict = _VERDICT[settled]
-        probability = _PROBABILITY[settled]
-        concealed = _CONCEALED[settled]
+        verdict, probability, concealed = (
+            values[settled].tolist() for values in (_VERDICT, _PROBABILITY, _CONCEALED)
+        )
         opaque_from = np.full(count, math.nan)
         opaque_from[settled == _kernel.IS_SEALED] = 0.0
         behind = settled == _kernel.BEHIND_HANDSHAKE
         opaque_from[behind] = found[behind, _kernel.OPAQUE_FROM]
-        encrypted, misdeclared = np.zeros(count, bool), np.zeros(count, bool)
-        handshake, magic, encoding, period, declared = (
-            [None] * count for _ in range(5)
+        encrypted, misdeclared = [False] * count, [False] * count
+        handshake, magic, grammar, encoding, period, declared = (
+            [None] * count for _ in range(6)
         )
         for i, facts in self.facts.items():
             handshake[i], magic[i] = facts.handshake, facts.magic
+            grammar[i] = facts.grammar
 
         open_ = np.flatnonzero(settled >= _kernel.READ_TEXT)
         for i, row in zip(open_.tolist(), sides[open_].tolist(), strict=True):
-            facts = self.facts.get(i, _LOOKED_UP)
+            facts = self.facts.get(i, _NO_FACTS)
             head, slices, packets = self.samples_of(row)
             if facts.carried is None:
                 at = row[_kernel.AT]
@@ -205,14 +211,14 @@ class _Work:
                     part.declared, judged.verdict, judged.concealed, judged.magic,
                     part.data,
                 )  # fmt: skip
-                printable = figures[i, _kernel.PRINTABLE]
-                judged = _of_carrier(judged, facts, len(head), printable)
-            verdict[i] = VERDICTS.index(judged.verdict)
-            probability[i], concealed[i] = judged.probability, judged.concealed
-            opaque_from[i] = judged.opaque_from
+                judged = _of_carrier(
+                    judged, facts, len(head), found[i, _kernel.PRINTABLE]
+                )
+            verdict[i], probability[i] = judged.verdict, judged.probability
+            concealed[i], opaque_from[i] = judged.concealed, judged.opaque_from
             encoding[i], period[i] = judged.encoding, judged.period
             if judged.verdict == "opaque" and judged.opaque_from == 0.0:
-                bare = handshake[i] is self.grammar[i] is magic[i] is None
+                bare = handshake[i] is grammar[i] is magic[i] is None
                 first = head[: packets[0] if packets else _FIRST_PACKET]
                 encrypted[i] = (
                     bare
@@ -226,20 +232,31 @@ class _Work:
             if self.carried[i]:
                 # What was seen of the stream stands for the rest of it.
                 self.carried[i] = round(self.carried[i] * (stream[i] / seen[i]))
-        texts = (handshake, magic, encoding, period, self.grammar, declared)
-        counts = (self.carried, self.names, self.longest, self.domain)
         return (
-            stream, seen, *figures.T, _NAMES[verdict], probability, concealed,
-            opaque_from, encrypted, *map(_objects, texts), misdeclared,
-            *map(_objects, counts),
+            stream, seen, *figures.T, _objects(verdict), np.array(probability),
+            np.array(concealed), opaque_from, np.array(encrypted), _objects(handshake),
+            _objects(magic), _objects(encoding), _objects(period),
+            _objects(grammar), _objects(declared), np.array(misdeclared),
+            _objects(self.carried), _objects(self.names), _objects(self.longest),
+            _objects(self.domain),
         )  # fmt: skip
+
+
+_NO_FACTS: Final = Facts()
+
+
+def _known(facts: Facts) -> int:
+    bits = known_bits(facts.magic, facts.grammar, facts.handshake)
+    return bits if facts.carried is None else bits | _kernel.CARRIED
+
+
+def _searches(facts: Facts) -> bool:
+    """Whether opaque bytes are searched for; what a carrier holds is for itself."""
+    return facts.carried is None and facts.grammar not in SIGNED
 
 
 def _objects(values: list[Any]) -> NDArray[np.object_]:
     return np.array(values, object)
-
-
-_NAMES: Final = np.array(VERDICTS, object)
 
 
 def _of_carrier(judged: Judged, facts: Facts, head: int, printable: float) -> Judged:

@@ -5,6 +5,7 @@ One file because the rules are an order: what is asked first decides.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -114,17 +115,6 @@ class Facts:
     names: _dns.DnsNames | None = None
     n_carried: int | None = None
 
-    @property
-    def search(self) -> bool:
-        """Whether opaque bytes are searched for; in a carrier they are for itself."""
-        return self.carried is None and self.grammar not in SIGNED
-
-    @property
-    def known(self) -> int:
-        """What `_kernel.settle` asks for."""
-        bits = known_bits(self.magic, self.grammar, self.handshake)
-        return bits | (0 if self.carried is None else _kernel.CARRIED)
-
 
 def facts_of(  # noqa: C901 - one branch for each carrier
     head: bytes,
@@ -233,6 +223,7 @@ def _measure(
     return out, content
 
 
+@functools.cache
 def known_bits(
     magic: str | None,
     grammar: str | None = None,

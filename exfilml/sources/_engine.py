@@ -334,6 +334,7 @@ def _column(rows: Any, name: str) -> list[Any]:
     texts = b"\0".join(values).decode("utf-8", errors="ignore").split("\0")
     if len(texts) == len(values):
         return texts
-    return [
-        value.partition(b"\0")[0].decode("utf-8", errors="ignore") for value in values
-    ]
+    letters = np.array(values).view(np.uint8).reshape(len(values), -1)
+    letters[np.logical_or.accumulate(letters == 0, axis=1)] = 0
+    values = letters.view(f"S{letters.shape[1]}")[:, 0].tolist()
+    return b"\0".join(values).decode("utf-8", errors="ignore").split("\0")

@@ -45,12 +45,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 from nfstream import NFPlugin
 from nfstream.flow import NFlow
 
 from exfilml import payload
-from exfilml.sources._flows import ICMP, ICMPV6, TCP, UDP, Judged, judge
+from exfilml.sources._flows import ICMP, ICMPV6, TCP, UDP
 
 HEAD_BYTES: Final = payload.KEPT_HEAD
 SLICE_BYTES: Final = payload.SLICE_BYTES
@@ -162,7 +161,6 @@ class FlowState:
         "facts",
         "first_flags",
         "first_ms",
-        "judged",
         "key",
         "last_ms",
         "packets",
@@ -188,7 +186,6 @@ class FlowState:
         # Which side's payload came first.
         self.speaker: int | None = None
         self.facts: tuple[str, int, str, str, str, str] | None = None
-        self.judged: Judged | None = None
 
     def turn(self, flow: Any) -> None:
         """Go on with a part that may have its ends the other way round."""
@@ -220,23 +217,6 @@ class FlowState:
                 flow.user_agent,
                 flow.content_type,
             )
-
-    def judge(self) -> None:
-        """Turn samples into evidence and let go of them."""
-        kept, sizes, pieces = [], [], []
-        for side in self.sides:
-            kept.append((len(side.head), len(side.slices), len(side.packets)))
-            sizes += side.packets
-            pieces += [side.head, side.slices]
-            side.head = side.slices = bytearray()
-            side.packets = []
-        self.judged = judge(
-            np.frombuffer(b"".join(pieces), np.uint8),
-            np.array(sizes, np.int64),
-            np.array(kept),
-            np.array([side.payload for side in self.sides]),
-            np.array([self.protocol]),
-        )
 
 
 def _key(flow: Any) -> tuple[Any, ...]:
@@ -354,8 +334,8 @@ def _is_error(protocol: int, packet: Any, start: int, data: bytes) -> bool:
 class PayloadSampler(NFPlugin):  # type: ignore[misc]
     """The NFStream plugin; hand one to each meter.
 
-    After a flow has expired its ``udps`` is a `FlowState` with evidence, or None
-    for a part whose flow goes on.
+    After a flow has expired its ``udps`` is a `FlowState`, or None for a part whose
+    flow goes on.
     """
 
     def __init__(self) -> None:
@@ -369,7 +349,6 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
         self.waiting = None
         if state is not None and state.key != _key(flow):
             # The meter failed to open the next part (out of memory).
-            state.judge()
             self.unclaimed.append(state)
             state = None
         if state is None:
@@ -405,11 +384,9 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
                     side.keep(kept, size)
 
     def on_expire(self, flow: Any) -> None:
-        """Judge the samples, unless the flow goes on."""
+        """Add the part, and keep the state waiting if the flow goes on."""
         state = flow.udps
         state.add_part(flow)
         if flow.expiration_id == _ACTIVE:
             self.waiting = state
             flow.udps = None
-            return
-        state.judge()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from exfilml.payload import PayloadEvidence, Transfer, is_verified
 from exfilml.places import iana_services
 from exfilml.schema import COLUMNS, CONN_STATES, LAST_YEAR, MAX_DURATION_S
-from exfilml.sources._flows import TCP, UDP, Ended, Judged
+from exfilml.sources._flows import TCP, UDP, Ended, Judged, judge
 from exfilml.sources._ftp import Announced
 from exfilml.sources._plugin import FlowState
 
@@ -24,6 +24,7 @@ SNAPSHOT: Final = 262144
 # NFStream's default: packets per flow that nDPI may look at.
 DISSECTIONS: Final = 20
 BATCH_ROWS: Final = 512
+BATCH_BYTES: Final = 1 << 20
 # Enough for a busy server's month, and bounded.
 MOST_TRANSFERS: Final = 200_000
 EPHEMERAL_FROM: Final = 32768
@@ -80,6 +81,7 @@ class Rows:
     def __init__(self, emit: Callable[[pa.RecordBatch], None]) -> None:
         self._emit = emit
         self._waiting: list[FlowState] = []
+        self._held = 0
         self.impossible = 0
         self.announced: list[Announced] = []
 
@@ -103,24 +105,25 @@ class Rows:
             self._emit(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
 
     def add_state(self, state: FlowState) -> None:
-        """Take a judged flow, to be made a row with others."""
+        """Take a flow, to be judged with others; what waits for that is bounded."""
         self._waiting.append(state)
-        if len(self._waiting) == BATCH_ROWS:
+        self._held += sum(len(side.head) + len(side.slices) for side in state.sides)
+        if len(self._waiting) == BATCH_ROWS or self._held > BATCH_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Make rows of the flows that wait."""
+        """Judge the flows that wait, and make rows of them."""
         if self._waiting:
-            states, self._waiting = self._waiting, []
+            states, self._waiting, self._held = self._waiting, [], 0
             self.add(*_of_states(states))
 
 
 def _of_states(states: Sequence[FlowState]) -> tuple[Ended, Judged]:
-    """Turn flows into columns."""
+    """Turn flows into columns, and judge them."""
     count = len(states)
     ended = Ended(
         *(np.zeros(count, np.uint64) for _ in range(2)),
-        np.array([state.protocol for state in states], np.int64),
+        np.array([state.protocol for state in states]),
         np.empty((count, 2), object),
         *(np.zeros((count, 2), np.int64) for _ in range(3)),
         np.array([[side.flags for side in state.sides] for state in states]),
@@ -132,19 +135,17 @@ def _of_states(states: Sequence[FlowState]) -> tuple[Ended, Judged]:
             for name in _FACTS
         ),
     )
-    transfers = {}
     for i, state in enumerate(states):
-        assert state.judged is not None
         put_state(ended, i, state)
-        if state.judged.transfers:
-            transfers[i] = state.judged.transfers[0]
-    parts = [state.judged for state in states]
-    columns = zip(*(part.evidence for part in parts), strict=True)
-    return ended, Judged(
-        tuple(map(np.concatenate, columns)),
-        np.concatenate([part.echoed for part in parts]),
-        transfers,
-    )
+    sides = [side for state in states for side in state.sides]
+    pieces = [piece for side in sides for piece in (side.head, side.slices)]
+    sizes = [size for side in sides for size in side.packets]
+    kept = [(len(side.head), len(side.slices), len(side.packets)) for side in sides]
+    judged = judge(
+        np.frombuffer(b"".join(pieces), np.uint8), np.array(sizes, np.int64),
+        np.array(kept), ended.payload.reshape(-1), ended.protocol,
+    )  # fmt: skip
+    return ended, judged
 
 
 _FACTS: Final = Ended._fields[11:]

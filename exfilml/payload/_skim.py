@@ -1,9 +1,10 @@
-"""Look-ups, the most common flows of all, told from all else in compiled code.
+"""The most common directions of all, look-ups and TLS, told in compiled code.
 
 A look-up of one name is one datagram with one question and one answer, or several for
 the same name (A and AAAA). `skim` finds these among many directions. Whatever else is
 in their messages - names beside each other, pointers, a name that is cut, data in
-answers - is left to `_dns`, as are messages over TCP.
+answers - is left to `_dns`, as are messages over TCP. All other directions but those
+that begin with a record of TLS are left to `_facts` and `_grammar`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What `skim` finds: no message of DNS, one that `_dns` is to read, answers that hold
-# nothing, one name.
-NO_DNS, TO_READ, ANSWERS, ONE_NAME = range(4)
+# What `skim` finds: neither, a message that `_dns` is to read; and, nothing being left to
+# find, answers that hold nothing, one name, TLS.
+OTHER, TO_READ, ANSWERS, ONE_NAME, TLS = range(5)
 
 ANSWER_BYTES: Final = 512
 """A response up to this size is one of ordinary size."""
@@ -142,14 +143,66 @@ def is_same_name(data: Any, one: Any, other: Any, size: Any) -> Any:
 
 
 @compiled
+def is_tls(data: Any, first: Any, last: Any) -> Any:  # noqa: PLR0911
+    """Whether a TLS record, with what must be inside it, starts at `first`."""
+    length = last - first
+    if length < 6 or data[first + 1] != 3 or data[first + 2] > 4:
+        # SSL 2 framing around a client hello of SSL 3 or TLS (RFC 5246, E.2).
+        return (
+            length > 10
+            and data[first] == 0x80
+            and data[first + 2] == 1
+            and data[first + 3] == 3
+            and data[first + 4] <= 3
+            and data[first + 5] == 0
+        )
+    kind, inner = data[first], data[first + 5]
+    size = number(data, first + 3)
+    if not 0 < size <= 18432:
+        return False
+    after = first + 5 + size
+    # A header of four bytes, whose length is below 65,536.
+    is_message = length > 6 and data[first + 6] == 0
+    if kind == 22 and inner in (1, 2) and is_message and (
+        # A hello that fills its record: what follows may be lost. 2**-34.
+        length > 8 and number(data, first + 7) + 4 == size
+    ):  # fmt: skip
+        return True
+    if last >= after + 3 and not (
+        20 <= data[after] <= 24 and data[after + 1] == 3 and data[after + 2] <= 4
+    ):
+        return False
+    if kind == 22:
+        # Encrypted handshake messages show any type, hellos a short list.
+        if last > after:
+            return True
+        return is_message and (
+            inner in (0, 1, 2, 4, 8, 16, 20, 22) or 11 <= inner <= 15
+        )
+    if kind == 20:
+        return size == 1 and inner == 1
+    if kind == 21:
+        return inner in (1, 2) if size == 2 else 16 <= size <= 96
+    return kind == 23
+
+
+@compiled
+def is_file(data: Any, first: Any, last: Any) -> Any:
+    """Whether a magic number stands where a file has it that begins with anything."""
+    if last - first >= 8 and data[first + 4] == 0x66:
+        return data[first + 5] == 0x74 and data[first + 6] == 0x79
+    return last - first >= 262 and data[first + 257] == 0x75
+
+
+@compiled
 def skim_one(data: Any, sizes: Any, side: Any) -> Any:  # noqa: C901, PLR0911, PLR0912
     """Say what one direction of datagrams holds."""
     at = side[AT]
     end = at + side[HEAD]
     if side[HEAD] < 17 or data[at + 4] or data[at + 5] != 1:
-        return NO_DNS
+        return OTHER
     if not is_dns(data, at, end, False):
-        return NO_DNS
+        return OTHER
     if side[PACKETS] == 1 and side[HEAD] <= ANSWER_BYTES and data[at + 2] & 0x80:
         return ANSWERS
     if side[PACKETS] == 0 or side[SLICES]:
@@ -196,7 +249,7 @@ def skim_one(data: Any, sizes: Any, side: Any) -> Any:  # noqa: C901, PLR0911, P
 def skim(
     data: NDArray[np.uint8], sizes: NDArray[np.int64], sides: NDArray[np.int64]
 ) -> None:
-    """Look for look-ups.
+    """Look for look-ups, and for TLS.
 
     Parameters
     ----------
@@ -208,6 +261,11 @@ def skim(
     """
     for i in range(sides.shape[0]):
         side = sides[i]
-        side[LOOKUP] = NO_DNS
-        if side[PROTOCOL] not in (_TCP, _ICMP, _ICMPV6):
+        side[LOOKUP] = OTHER
+        if side[PROTOCOL] == _TCP:
+            first, last = side[AT], side[AT] + side[HEAD]
+            # From eight bytes on a handshake is named (`_facts.find_handshake`).
+            if last - first >= 8 and data[first] < 128 and is_tls(data, first, last):
+                side[LOOKUP] = OTHER if is_file(data, first, last) else TLS
+        elif side[PROTOCOL] not in (_ICMP, _ICMPV6):
             side[LOOKUP] = skim_one(data, sizes, side)
