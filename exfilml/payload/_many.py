@@ -107,7 +107,7 @@ class _Work:
         self.width = samples.width
         self.facts: dict[int, Facts] = {}
         self.carried, self.names, self.longest, self.domain = (
-            [None] * len(self.sides) for _ in range(4)
+            _nothing(len(self.sides)) for _ in range(4)
         )
 
     def take_skimmed(self) -> None:
@@ -185,7 +185,7 @@ class _Work:
         opaque_from[behind] = found[behind, _kernel.OPAQUE_FROM]
         encrypted, misdeclared = [False] * count, [False] * count
         handshake, magic, grammar, encoding, period, declared = (
-            [None] * count for _ in range(6)
+            _nothing(count) for _ in range(6)
         )
         for i, facts in self.facts.items():
             handshake[i], magic[i] = facts.handshake, facts.magic
@@ -234,12 +234,17 @@ class _Work:
                 self.carried[i] = round(self.carried[i] * (stream[i] / seen[i]))
         return (
             stream, seen, *figures.T, _objects(verdict), np.array(probability),
-            np.array(concealed), opaque_from, np.array(encrypted), _objects(handshake),
+            np.array(concealed, bool), opaque_from, np.array(encrypted, bool),
+            _objects(handshake),
             _objects(magic), _objects(encoding), _objects(period),
-            _objects(grammar), _objects(declared), np.array(misdeclared),
+            _objects(grammar), _objects(declared), np.array(misdeclared, bool),
             _objects(self.carried), _objects(self.names), _objects(self.longest),
             _objects(self.domain),
         )  # fmt: skip
+
+
+def _nothing(count: int) -> list[Any]:
+    return [None] * count
 
 
 _NO_FACTS: Final = Facts()

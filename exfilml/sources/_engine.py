@@ -3,6 +3,8 @@
 The loop (`_engine_loop`) runs in a thread, without the interpreter's lock, and fills
 an outbox with what has ended; meanwhile this thread makes rows of the other outbox.
 Memory is bounded by the flows that live, and by the two outboxes.
+
+One file because who fills an outbox and who empties it must agree on its layout.
 """
 
 from __future__ import annotations

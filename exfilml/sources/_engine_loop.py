@@ -32,16 +32,8 @@ from numpy.typing import NDArray
 
 from exfilml._jit import compiled
 from exfilml.sources import _engine_calls as calls
-from exfilml.sources._plugin import (
-    HEAD_BYTES,
-    ICMP,
-    ICMPV6,
-    MAX_PACKETS,
-    MAX_SLICES,
-    SLICE_BYTES,
-    TCP,
-    UDP,
-)
+from exfilml.sources._flows import ICMP, ICMPV6, TCP, UDP
+from exfilml.sources._plugin import HEAD_BYTES, MAX_PACKETS, MAX_SLICES, SLICE_BYTES
 
 # What Python has to do before the loop can go on.
 FINISHED, EMPTY_OUTBOX, GROW, LOOK_UP, UNREADABLE, NO_MEMORY = range(6)

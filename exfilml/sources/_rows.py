@@ -121,23 +121,35 @@ class Rows:
 def _of_states(states: Sequence[FlowState]) -> tuple[Ended, Judged]:
     """Turn flows into columns, and judge them."""
     count = len(states)
+    sides = [side for state in states for side in state.sides]
+
+    def both(values: list[int]) -> NDArray[np.int64]:
+        return np.array(values).reshape(count, 2)
+
+    def texts() -> NDArray[np.object_]:
+        return np.empty(count, object)
+
     ended = Ended(
-        *(np.zeros(count, np.uint64) for _ in range(2)),
-        np.array([state.protocol for state in states]),
-        np.empty((count, 2), object),
-        *(np.zeros((count, 2), np.int64) for _ in range(3)),
-        np.array([[side.flags for side in state.sides] for state in states]),
-        np.array([[side.payload for side in state.sides] for state in states]),
-        np.array([state.first_flags for state in states]),
-        np.array([-1 if s.speaker is None else s.speaker for s in states]),
-        *(
-            np.empty(count, np.int64 if name == "confidence" else object)
-            for name in _FACTS
-        ),
+        first_ms=np.empty(count, np.uint64),
+        last_ms=np.empty(count, np.uint64),
+        protocol=np.array([state.protocol for state in states]),
+        ips=np.empty((count, 2), object),
+        ports=np.empty((count, 2), np.int64),
+        bytes=np.empty((count, 2), np.int64),
+        packets=np.empty((count, 2), np.int64),
+        flags=both([side.flags for side in sides]),
+        payload=both([side.payload for side in sides]),
+        first_flags=np.array([state.first_flags for state in states]),
+        speaker=np.array([-1 if s.speaker is None else s.speaker for s in states]),
+        app=texts(),
+        confidence=np.empty(count, np.int64),
+        server_name=texts(),
+        fingerprint=texts(),
+        user_agent=texts(),
+        content_type=texts(),
     )
     for i, state in enumerate(states):
         put_state(ended, i, state)
-    sides = [side for state in states for side in state.sides]
     pieces = [piece for side in sides for piece in (side.head, side.slices)]
     sizes = [size for side in sides for size in side.packets]
     kept = [(len(side.head), len(side.slices), len(side.packets)) for side in sides]
@@ -148,7 +160,8 @@ def _of_states(states: Sequence[FlowState]) -> tuple[Ended, Judged]:
     return ended, judged
 
 
-_FACTS: Final = Ended._fields[11:]
+# What the engine says, in the order of `FlowState.facts`.
+_FACTS: Final = slice(Ended._fields.index("app"), None)
 
 
 def put_state(ended: Ended, i: int, state: FlowState) -> None:
@@ -158,8 +171,8 @@ def put_state(ended: Ended, i: int, state: FlowState) -> None:
     ended.ips[i] = state.ends[0], state.ends[2]
     ended.ports[i] = state.ends[1], state.ends[3]
     ended.bytes[i], ended.packets[i] = state.bytes, state.packets
-    for name, fact in zip(_FACTS, state.facts, strict=True):
-        getattr(ended, name)[i] = fact
+    for column, fact in zip(ended[_FACTS], state.facts, strict=True):
+        column[i] = fact
 
 
 def _only(of: NDArray[np.intp], ended: Ended, judged: Judged) -> tuple[Ended, Judged]:
@@ -258,7 +271,9 @@ def answers_first(ended: Ended) -> NDArray[np.bool_]:
     (32768 and above).
     """
     tcp = ended.protocol == TCP
-    answers = tcp & (ended.first_flags & (_SYN | _ACK) == _SYN | _ACK)
+    answers: NDArray[np.bool_] = tcp & (
+        ended.first_flags & (_SYN | _ACK) == _SYN | _ACK
+    )
     flags = ended.flags[:, 0] | ended.flags[:, 1]
     source, destination = ended.ports.T
     unsure = (tcp & (flags & _SYN == 0)) | (ended.protocol == UDP)
