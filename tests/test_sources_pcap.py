@@ -408,9 +408,8 @@ def test_an_application_is_verified_by_its_payload_only(tmp_path):
 def test_verification_needs_inspection_and_agreement(
     app, protocol, confidence, shown, expected
 ):
-    found = payload.judge_stream(shown)
-    shown = (None, found.handshake, None, found.protocol)
-    assert is_verified(app, protocol, confidence, *shown) is expected
+    sides = (payload.judge_stream(b""), payload.judge_stream(shown))
+    assert is_verified(app, protocol, confidence, sides) is expected
 
 
 # --- memory ----------------------------------------------------------------------

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exfilml.payload._applications import INSPECTED, is_verified
+from exfilml.payload._applications import INSPECTED, agrees, is_verified
 from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
 from exfilml.payload._ftp import Transfer
@@ -64,6 +64,7 @@ __all__ = [
     "PayloadEvidence",
     "Samples",
     "Transfer",
+    "agrees",
     "contradicts",
     "echoed",
     "ftp_transfers",

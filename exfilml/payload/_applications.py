@@ -17,6 +17,8 @@ from __future__ import annotations
 import functools
 from typing import Final
 
+from exfilml.payload._evidence import PayloadEvidence
+
 # ndpi_confidence_t: NDPI_CONFIDENCE_DPI. 7 is "by address", and says nothing
 # about the payload.
 INSPECTED: Final = 6
@@ -99,8 +101,12 @@ AGREES: Final[dict[str, frozenset[str]]] = {
 _IP_PROTOCOLS: Final = {1: "ICMP", 2: "IGMP", 58: "ICMPV6"}
 
 
-@functools.lru_cache(maxsize=4096)
-def is_verified(app: str, protocol: int, confidence: int, *shown: str | None) -> bool:
+def is_verified(
+    app: str,
+    protocol: int,
+    confidence: int,
+    sides: tuple[PayloadEvidence, PayloadEvidence],
+) -> bool:
     """Say whether inspection and our own check of the payload name the same protocol.
 
     Parameters
@@ -111,10 +117,16 @@ def is_verified(app: str, protocol: int, confidence: int, *shown: str | None) ->
         IANA number of the IP protocol.
     confidence
         nDPI's confidence.
-    shown
-        Handshakes and grammars that were found in both directions; one that agrees is
-        enough.
+    sides
+        Evidence of both directions; one that agrees is enough.
     """
+    shown = [name for side in sides for name in (side.handshake, side.protocol)]
+    return agrees(app, protocol, confidence, *shown)
+
+
+@functools.lru_cache(maxsize=4096)
+def agrees(app: str, protocol: int, confidence: int, *shown: str | None) -> bool:
+    """Say the same of handshakes and grammars that were found in both directions."""
     if confidence != INSPECTED:
         return False
     if app == _IP_PROTOCOLS.get(protocol):

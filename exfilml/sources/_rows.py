@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from exfilml.payload import PayloadEvidence, Transfer, is_verified
+from exfilml.payload import PayloadEvidence, Transfer, agrees
 from exfilml.places import iana_services
 from exfilml.schema import COLUMNS, CONN_STATES, LAST_YEAR, MAX_DURATION_S
 from exfilml.sources._flows import TCP, UDP, Ended, Judged, judge
@@ -200,7 +200,7 @@ def to_columns(ended: Ended, judged: Judged) -> list[NDArray[Any] | pa.Array]:
     known[(known == "") | (known == "Unknown")] = None
     verified = np.full(count, None, object)
     verified[:] = [
-        None if app is None else is_verified(app, *seen)
+        None if app is None else agrees(app, *seen)
         for app, *seen in zip(
             known.tolist(), ended.protocol.tolist(), ended.confidence.tolist(),
             *(
