@@ -1,9 +1,12 @@
 """Judges many directions at once, each as if it were alone.
 
-What needs no text to be read runs in compiled code over all of them: look-ups
-(`_skim.skim`), the figures and what they settle (`_kernel.survey_many`). Python
-is entered for a direction to find its facts and open its carrier, unless it is a
-look-up, and for verdicts that the figures leave open.
+What needs no text to be read runs in compiled code over all of them: look-ups and TLS
+(`_skim.skim`), the figures and what they settle (`_kernel.survey_many`). Python is
+entered for a direction to find its facts and open its carrier, unless it is one of
+these, and for verdicts that the figures leave open.
+
+One file because both doors, for many directions and for one, give evidence by the same
+functions.
 """
 
 from __future__ import annotations
@@ -121,12 +124,11 @@ class _Work:
             sides[of, _kernel.NAME_BYTES].tolist(),
             strict=True,
         ):
-            domain, _, carried, longest = _dns.place(self.raw[at : at + size].lower())
-            if not _dns.is_settled(domain, carried):
+            asked = _asked(self.raw[at : at + size])
+            if asked is None:
                 lookup[i] = _skim.TO_READ
-                continue
-            self.domain[i], self.carried[i] = domain, carried
-            self.names[i], self.longest[i] = 1, longest
+            else:
+                self.carried[i], self.names[i], self.longest[i], self.domain[i] = asked
         for kind, facts in _SKIMMED.items():
             of = np.flatnonzero(lookup == kind)
             sides[of, _kernel.START : _kernel.KNOWN + 1] = (
@@ -149,11 +151,9 @@ class _Work:
                 *self.samples_of(row), self.width, row[_kernel.PROTOCOL],
                 is_dns=row[_kernel.LOOKUP] == _skim.TO_READ,
             )  # fmt: skip
-            self.carried[i], names = facts.n_carried, facts.names
-            if names is not None:
-                self.names[i], self.longest[i], self.domain[i] = (
-                    names.unique, names.longest, names.domain,
-                )  # fmt: skip
+            self.carried[i], self.names[i], self.longest[i], self.domain[i] = _names(
+                facts
+            )
             told.append((facts.start, facts.records, _searches(facts), _known(facts)))
         if told:
             sides[of, _kernel.START : _kernel.KNOWN + 1] = told
@@ -193,45 +193,23 @@ class _Work:
 
         open_ = np.flatnonzero(settled >= _kernel.READ_TEXT)
         for i, row in zip(open_.tolist(), sides[open_].tolist(), strict=True):
-            facts = self.facts.get(i, _NO_FACTS)
-            head, slices, packets = self.samples_of(row)
-            if facts.carried is None:
-                at = row[_kernel.AT]
-                judged = decide(
-                    row[_kernel.SETTLED], found[i].tolist(),
-                    contents[at : at + len(head) + len(slices)], head, slices,
-                    facts.magic, facts.grammar, facts.handshake,
-                )  # fmt: skip
-            else:
-                judged, part = judge_parts(facts.carried, head, row[_kernel.STREAM])
-                figures[i, _kernel.BODY_ENTROPY] = judged.entropy
-                figures[i, _kernel.BODY_P] = judged.p_random
-                magic[i], declared[i] = judged.magic, part.declared
-                misdeclared[i] = contradicts(
-                    part.declared, judged.verdict, judged.concealed, judged.magic,
-                    part.data,
-                )  # fmt: skip
-                judged = _of_carrier(
-                    judged, facts, len(head), found[i, _kernel.PRINTABLE]
-                )
+            at, size = row[_kernel.AT], row[_kernel.HEAD] + row[_kernel.SLICES]
+            opened = _open(
+                self.facts.get(i, _NO_FACTS), *self.samples_of(row), row,
+                found[i].tolist(), contents[at : at + size],
+            )  # fmt: skip
+            judged = opened.judged
             verdict[i], probability[i] = judged.verdict, judged.probability
             concealed[i], opaque_from[i] = judged.concealed, judged.opaque_from
             encoding[i], period[i] = judged.encoding, judged.period
-            if judged.verdict == "opaque" and judged.opaque_from == 0.0:
-                bare = handshake[i] is grammar[i] is magic[i] is None
-                first = head[: packets[0] if packets else _FIRST_PACKET]
-                encrypted[i] = (
-                    bare
-                    and row[_kernel.PROTOCOL] not in ICMP
-                    and _wu.looks_fully_encrypted(first)
-                )
+            magic[i], declared[i] = opened.magic, opened.declared
+            misdeclared[i], encrypted[i] = opened.misdeclared, opened.encrypted
+            figures[i, _kernel.BODY_ENTROPY], figures[i, _kernel.BODY_P] = opened.body
 
         seen = sides[:, _kernel.HEAD] + sides[:, _kernel.SLICES]
         stream = sides[:, _kernel.STREAM].copy()
         for i in np.flatnonzero(stream > seen).tolist():
-            if self.carried[i]:
-                # What was seen of the stream stands for the rest of it.
-                self.carried[i] = round(self.carried[i] * (stream[i] / seen[i]))
+            self.carried[i] = _of_stream(self.carried[i], stream[i], seen[i])
         return (
             stream, seen, *figures.T, _objects(verdict), np.array(probability),
             np.array(concealed, bool), opaque_from, np.array(encrypted, bool),
@@ -264,6 +242,71 @@ def _objects(values: list[Any]) -> NDArray[np.object_]:
     return np.array(values, object)
 
 
+class _Opened(NamedTuple):
+    """The verdict on one direction, and what was found with it."""
+
+    judged: Judged
+    magic: str | None
+    declared: str | None
+    misdeclared: bool
+    encrypted: bool
+    body: tuple[float, float]
+
+
+def _open(
+    facts: Facts,
+    head: bytes,
+    slices: bytes,
+    packets: tuple[int, ...],
+    row: list[int],
+    found: list[float],
+    content: NDArray[np.uint8],
+) -> _Opened:
+    """Give the verdict on one direction, by its carrier if it has one."""
+    magic, declared, misdeclared = facts.magic, None, False
+    body = found[_kernel.BODY_ENTROPY], found[_kernel.BODY_P]
+    if facts.carried is None:
+        judged = decide(
+            row[_kernel.SETTLED], found, content, head, slices, magic, facts.grammar,
+            facts.handshake,
+        )  # fmt: skip
+    else:
+        judged, part = judge_parts(facts.carried, head, row[_kernel.STREAM])
+        body = judged.entropy, judged.p_random
+        magic, declared = judged.magic, part.declared
+        misdeclared = contradicts(
+            declared, judged.verdict, judged.concealed, magic, part.data
+        )
+        judged = _of_carrier(judged, facts, len(head), found[_kernel.PRINTABLE])
+    encrypted = (
+        judged.verdict == "opaque"
+        and judged.opaque_from == 0.0
+        and facts.handshake is facts.grammar is magic is None
+        and row[_kernel.PROTOCOL] not in ICMP
+        and _wu.looks_fully_encrypted(head[: packets[0] if packets else _FIRST_PACKET])
+    )
+    return _Opened(judged, magic, declared, misdeclared, encrypted, body)
+
+
+def _asked(name: bytes) -> tuple[int, int, int, str] | None:
+    """Bytes carried, names, longest label and domain of a look-up; None: to be read."""
+    domain, _, carried, longest = _dns.place(name.lower())
+    return (carried, 1, longest, domain) if _dns.is_settled(domain, carried) else None
+
+
+def _names(facts: Facts) -> tuple[int | None, int | None, int | None, str | None]:
+    """Return the same of what was read."""
+    names = facts.names
+    if names is None:
+        return facts.n_carried, None, None, None
+    return facts.n_carried, names.unique, names.longest, names.domain
+
+
+def _of_stream(carried: int | None, stream: int, seen: int) -> int | None:
+    """Take what was seen of the stream for the rest of it."""
+    return round(carried * max(1.0, stream / seen)) if carried else carried
+
+
 def _of_carrier(judged: Judged, facts: Facts, head: int, printable: float) -> Judged:
     """Say what the verdict on its content says of the direction."""
     if facts.names is not None:
@@ -287,12 +330,48 @@ def judge_one(
     protocol: int,
     packets: tuple[int, ...],
 ) -> PayloadEvidence:
-    """Judge one direction; the doors of the room check and document the arguments."""
-    sides = np.zeros((1, _kernel.SIDE_COLUMNS), np.int64)
-    sides[0, : _kernel.START] = (
+    """Judge one direction; the doors of the room check and document the arguments.
+
+    As `judge_many` does, by the same functions: columns of one value take longer.
+    """
+    row = [0] * _kernel.SIDE_COLUMNS
+    row[: _kernel.START] = (
         0, len(head), len(slices), 0, len(packets), stream_bytes, protocol,
     )  # fmt: skip
-    data = np.frombuffer(head + slices, np.uint8)
-    sizes = np.array(packets, np.int64)
-    columns = judge_many(Samples(data, sizes, sides, width))
-    return PayloadEvidence._make(column.tolist()[0] for column in columns)
+    raw = head + slices
+    data = np.frombuffer(raw, np.uint8)
+    sides = np.array([row], np.int64)
+    _skim.skim(data, np.array(packets, np.int64), sides)
+    row = sides[0].tolist()
+    lookup, asked = row[_kernel.LOOKUP], None
+    if lookup == _skim.ONE_NAME:
+        at = row[_kernel.NAME_AT]
+        asked = _asked(raw[at : at + row[_kernel.NAME_BYTES]])
+        if asked is None:
+            lookup = _skim.TO_READ
+    facts = _SKIMMED.get(lookup)
+    if facts is None:
+        facts = facts_of(
+            head, slices, packets, width, protocol, is_dns=lookup == _skim.TO_READ
+        )
+    sides[0, _kernel.START : _kernel.KNOWN + 1] = (
+        facts.start, facts.records, _searches(facts), _known(facts),
+    )  # fmt: skip
+    content = np.empty(len(raw), np.uint8)
+    figures = np.empty((1, _kernel.N_RESULTS))
+    _kernel.survey_many(data, sides, width, quantiles(), content, figures)
+    row[_kernel.SETTLED] = int(sides[0, _kernel.SETTLED])
+    found = figures[0].tolist()
+    opened = _open(facts, head, slices, packets, row, found, content)
+    judged = opened.judged
+    carried, *names = asked or _names(facts)
+    found[_kernel.BODY_ENTROPY], found[_kernel.BODY_P] = opened.body
+    return PayloadEvidence._make(
+        (
+            stream_bytes, len(raw), *found[: _kernel.N_EVIDENCE], judged.verdict,
+            judged.probability, judged.concealed, judged.opaque_from,
+            opened.encrypted, facts.handshake, opened.magic, judged.encoding,
+            judged.period, facts.grammar, opened.declared, opened.misdeclared,
+            _of_stream(carried, stream_bytes, len(raw)), *names,
+        )
+    )  # fmt: skip

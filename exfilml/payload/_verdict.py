@@ -374,7 +374,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912
             grammar if grammar in _PACKED_GRAMMARS else magic, followed=followed,
         )  # fmt: skip
     if settled == _kernel.LATER_PASSED:
-        start = _opaque_start(head, len(head))
+        start = _opaque_start(head, float(len(head)))
         if handshake is not None and magic is None:
             return Judged("opaque", 1.0, concealed=True, opaque_from=start)
         return _opaque(content[size - later : size], start, magic, followed=False)
