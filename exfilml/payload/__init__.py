@@ -1,8 +1,9 @@
 """Payload evidence: bytes in, what they say out, for the number of bytes seen.
 
-The room knows no flows. Its doors are `judge` for a buffer and `judge_stream` for
-one direction of a stream of which the head and some later slices were kept. Both
-run the same compiled code, one call per direction.
+The room knows no flows. Its doors are `judge` for a buffer, `judge_stream` for one
+direction of a stream of which the head and some later slices were kept, and
+`judge_many` for many of these at once. All run the same compiled code, the last one in
+one call for all directions.
 
 What can and cannot be told
 ---------------------------
