@@ -9,7 +9,7 @@ from pathlib import Path
 import dpkt
 import pytest
 
-from exfilml.payload import KEPT_HEAD, SLICE_BYTES, kept_slices
+from exfilml.payload import KEPT_HEAD, SLICE_BYTES, Samples, kept_slices
 
 REAL = os.environ.get("EXFILML_REAL_DATA")
 needs_real_data = pytest.mark.skipif(
@@ -79,3 +79,18 @@ def _ip_packets(path: Path) -> Iterator:
                     yield inner
         except (dpkt.dpkt.Error, ValueError):
             return
+
+
+def handed_on(samples: Samples) -> Iterator[tuple[bytes, bytes, int, int, list[int]]]:
+    """Head, slices, payload bytes, protocol and sizes of packets of each direction."""
+    for at, head, slices, sizes_at, packets, stream, protocol in samples.sides[
+        :, :7
+    ].tolist():
+        middle = at + head
+        yield (
+            samples.data[at:middle].tobytes(),
+            samples.data[middle : middle + slices].tobytes(),
+            stream,
+            protocol,
+            samples.sizes[sizes_at : sizes_at + packets].tolist(),
+        )

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import captures as c
+import kept
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,7 +65,7 @@ def outcome(way, task: Job) -> tuple:
         return "refused", str(error)
     # As text, so that a missing figure equals a missing figure.
     rows = [repr(row) for batch in batches for row in batch.to_pylist()]
-    return rows, asdict(found), [batch.schema for batch in batches]
+    return rows, asdict(found), {batch.schema.to_string() for batch in batches}
 
 
 def ways(path: Path, **options) -> tuple[tuple, tuple]:
@@ -95,14 +96,13 @@ def differs(path: Path, **options) -> bool:
 def judged(monkeypatch) -> list[tuple]:
     """Record what is handed to the payload room."""
     seen = []
-    judge = payload.judge_stream
+    judge = payload.judge_many
 
-    def record(head, body=b"", **about):
-        about["packets"] = tuple(about["packets"])
-        seen.append((head, body, tuple(about.items())))
-        return judge(head, body, **about)
+    def record(samples):
+        seen.extend(kept.handed_on(samples))
+        return judge(samples)
 
-    monkeypatch.setattr(_plugin.payload, "judge_stream", record)
+    monkeypatch.setattr(payload, "judge_many", record)
     return seen
 
 

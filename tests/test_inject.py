@@ -247,9 +247,14 @@ def test_what_is_judged_is_what_the_extractor_would_judge(name, size):
             sampler.payload += len(packet)
             if not sampler.full or sampler.is_due(len(packet)):
                 sampler.keep(packet, len(packet))
-        assert repr(side.judge(carrier.protocol)) == repr(
-            sampler.judge(carrier.protocol)
+        extracted = payload.judge_stream(
+            bytes(sampler.head),
+            bytes(sampler.slices),
+            stream_bytes=sampler.payload,
+            protocol=carrier.protocol,
+            packets=sampler.packets,
         )
+        assert repr(side.judge(carrier.protocol)) == repr(extracted)
 
 
 def test_evidence_has_the_order_of_the_columns():

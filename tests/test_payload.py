@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 
 from exfilml.payload import (
     OPAQUE_P,
+    SIDE_COLUMNS,
     SLICE_BYTES,
     VERDICTS,
+    Samples,
     judge,
+    judge_many,
     judge_stream,
     warm_up,
 )
@@ -595,6 +598,70 @@ def test_facts(
     """Handshakes and grammars are named by structure."""
     found = judge_stream(data, protocol=17 if datagram else 6)
     assert (found.handshake, found.protocol) == (handshake, protocol)
+
+
+def hello(rest: bytes) -> bytes:
+    """Make a TLS client hello that fills its record, and what follows."""
+    return b"\x16\x03\x01\x00\x30\x01\x00\x00\x2c\x03\x03" + bytes(42) + rest
+
+
+def test_many_directions_are_judged_as_each_alone() -> None:
+    """Neither what stands beside a direction nor how many there are matters."""
+    secret, text = random_bytes(6000), prose(4096)
+    query, other = dns_query(b"www.Example.com"), dns_query(b"mail.example.com")
+    answer = bytearray(query + b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\6\4mail\xc0\x10")
+    answer[2], answer[7] = 0x80, 1
+    tunnel = dns_query(secret[:30].hex().encode() + b".example.com")
+    record = b"\x17\x03\x03\x0f\xa0"
+    directions = [
+        (b"", b"", 0, 6, ()),
+        (b"", b"", 900, 17, (0,)),
+        (query, b"", len(query), 17, (len(query),)),
+        (query + query.swapcase(), b"", 4000, 17, (len(query), len(query))),
+        (query + other, b"", len(query + other), 17, (len(query), len(other))),
+        (query + other, b"", len(query + other), 17, ()),
+        (query, other.ljust(64, b"\0"), 5000, 17, (len(query),)),
+        (query[:25], b"", len(query), 17, (25,)),
+        (bytes(answer), b"", len(answer), 17, (len(answer),)),
+        (bytes(answer) * 2, b"", 2 * len(answer), 17, (len(answer),) * 2),
+        (tunnel, b"", len(tunnel), 17, (len(tunnel),)),
+        (len(query).to_bytes(2) + query, b"", 2 + len(query), 6, (2 + len(query),)),
+        (hello(record + secret[:4000]), b"", 4090, 6, (100, 3990)),
+        (hello(record + secret[:3000]), secret[3000:5048], 10**6, 6, (1448,) * 3),
+        (hello(b"")[:7], b"", 7, 6, (7,)),
+        (b"\x16\x03\x01\x00ftyp" + secret[:90], b"", 98, 6, (98,)),
+        (secret[:4096], b"", 4096, 6, (1448,) * 3),
+        (secret[:40], b"", 40, 17, (40,)),
+        (text, b"", 4096, 6, (1448,) * 3),
+        (base64.b64encode(secret)[:4096], b"", 10**5, 6, ()),
+        (zlib.compress(text), b"", 2000, 6, (2000,)),
+        (b"POST /a HTTP/1.1\r\nContent-Length: 900\r\n\r\n" + secret, b"", 999, 6, ()),
+        (b"EHLO a.example\r\n", b"", 16, 6, (16,)),
+        (secret[:56] * 3, b"", 168, 1, (56,) * 3),
+        (b"", b"", 0, 58, ()),
+    ]
+    alone = [
+        judge_stream(head, body, stream_bytes=size, protocol=protocol, packets=packets)
+        for head, body, size, protocol, packets in directions
+    ]
+    assert len({(e.verdict, e.protocol, e.handshake, e.magic) for e in alone}) > 9
+    for order in (directions, directions[::-1]):
+        sides = np.zeros((len(order), SIDE_COLUMNS), np.int64)
+        at = begin = 0
+        for row, (head, body, size, protocol, packets) in zip(
+            sides, order, strict=True
+        ):
+            total = max(size, len(head) + len(body))
+            row[:7] = at, len(head), len(body), begin, len(packets), total, protocol
+            at += len(head) + len(body)
+            begin += len(packets)
+        data = b"".join(head + body for head, body, *_ in order)
+        sizes = np.array([s for *_, packets in order for s in packets])
+        columns = judge_many(Samples(np.frombuffer(data, np.uint8), sizes, sides, 64))
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        expected = alone if order is directions else alone[::-1]
+        for row, one in zip(rows, expected, strict=True):
+            assert repr(row) == repr(tuple(one))
 
 
 @pytest.mark.parametrize("datagram", [False, True])

@@ -7,14 +7,16 @@ import random
 import time
 
 import dpkt
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kept import TCP, UDP, directions, keep, needs_real_data, real
 
-from exfilml.payload import OPAQUE_P, judge, warm_up
+from exfilml.payload import OPAQUE_P, SIDE_COLUMNS, _kernel, _skim, judge, warm_up
 from exfilml.payload import _alphabets as alphabets
-from exfilml.payload._dns import TEXT_BYTES, DnsNames, read
+from exfilml.payload._dns import TEXT_BYTES, DnsNames, is_settled, place, read
+from exfilml.payload._verdict import facts_of
 
 DOMAIN = "t.example.com"
 BASE32HEX = bytes.maketrans(
@@ -433,3 +435,88 @@ def test_real_names_are_no_encoding():
                 assert found.encoding is None, (path.name, found.text)
                 assert found.carried < 200, path.name
     assert seen > 20
+
+
+# --- look-ups told in compiled code ----------------------------------------------
+
+
+def skimmed(packets: list[bytes]) -> tuple[int, bytes]:
+    """What is found at once in one direction, and the name in it."""
+    sides = np.zeros((1, SIDE_COLUMNS), np.int64)
+    head = b"".join(packets)
+    sides[0, [_kernel.HEAD, _kernel.PACKETS, _kernel.PROTOCOL]] = (
+        len(head), len(packets), UDP,
+    )  # fmt: skip
+    sizes = np.array([len(packet) for packet in packets], np.int64)
+    _skim.skim(np.frombuffer(head, np.uint8), sizes, sides)
+    at, size = sides[0, [_kernel.NAME_AT, _kernel.NAME_BYTES]].tolist()
+    return int(sides[0, _kernel.LOOKUP]), head[at : at + size]
+
+
+LONG = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b82.t.example.com"
+MESSAGES = (
+    query("www.example.com"),
+    query("WWW.example.COM", 28),
+    query("mail.example.com"),
+    query("4.3.2.1.in-addr.arpa", 12),
+    query(LONG, 16),
+    wire(b"a" * 63, b"b", b"com"),
+    wire(),
+    response("www.example.com", type=1, rdata=bytes(4)),
+    response("www.example.com", type=5, cname="edge.example.net"),
+    response(LONG, type=5, cname=LONG),
+    response("www.example.com", type=16, text=[b"v=spf1 -all", b"x" * 200]),
+    response("example.com", type=15, mxname="mx.example.com", preference=5),
+)
+
+
+def test_look_ups_are_told_at_once():
+    one, other, elsewhere = MESSAGES[:3]
+    assert skimmed([one]) == (_skim.ONE_NAME, b"\3www\7example\3com")
+    assert skimmed([one, other]) == (_skim.ONE_NAME, b"\3www\7example\3com")
+    assert skimmed([one, elsewhere])[0] == _skim.TO_READ
+    assert skimmed([one, one[:20]])[0] == _skim.TO_READ
+    assert skimmed([one, MESSAGES[7]])[0] == _skim.TO_READ
+    for answer in MESSAGES[7:]:
+        assert skimmed([answer])[0] == _skim.ANSWERS
+    assert skimmed([MESSAGES[7], MESSAGES[8]])[0] == _skim.ANSWERS
+    assert skimmed([MESSAGES[7], MESSAGES[10]])[0] == _skim.TO_READ
+    assert skimmed([b"\0" * 40])[0] == _skim.OTHER
+    assert skimmed([])[0] == _skim.OTHER
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(MESSAGES),
+            st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), max_size=2),
+            st.integers(10, 400),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=1500, deadline=None)
+def test_what_is_told_at_once_is_what_reading_tells(parts):
+    """Whatever is changed or cut: the short way out says nothing else."""
+    packets = []
+    for message, changes, stop in parts:
+        changed = bytearray(message)
+        for at, value in changes:
+            changed[at % len(changed)] = value
+        packets.append(bytes(changed[:stop]))
+    found, name = skimmed(packets)
+    if found < _skim.ANSWERS:
+        return
+    sizes = tuple(map(len, packets))
+    facts = facts_of(b"".join(packets), b"", sizes, 64, UDP, is_dns=True)
+    assert facts.grammar == "dns"
+    if found == _skim.ANSWERS:
+        assert (facts.names, facts.carried, facts.n_carried) == (None, None, None)
+        return
+    domain, _, carried, longest = place(name.lower())
+    assert facts.names is not None
+    assert facts.names[:2] == (domain, len(packets))
+    assert facts.names.unique == 1
+    assert (facts.n_carried, facts.names.longest) == (carried, longest)
+    assert facts.carried is None or not is_settled(domain, carried)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import captures as c
+import kept
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,21 +30,21 @@ from exfilml.schema import empty_flows
 from exfilml.sources import (
     _discover,
     _pcap,
-    _plugin,
     _pool,
     _process,
+    _rows,
     _structure,
     _tables,
     read_flows,
 )
 from exfilml.sources._job import Job
-from exfilml.sources._meter import meter
+from exfilml.sources._meter import meter, meter_by_plugin
 from exfilml.sources._reading import Options
 from exfilml.sources._structure import inspect_capture
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = os.environ.get("EXFILML_REAL_DATA")
-HEAD, SLICE, SLICES = 4096, 64, 32
+HEAD, SLICE, SLICES, MAX_PACKETS = 4096, 64, 32, 256
 
 
 class Here:
@@ -70,22 +71,17 @@ def read_here(path: Path, **options) -> pd.DataFrame:
 def samples(monkeypatch) -> list[tuple[bytes, bytes, int, bool]]:
     """Record what is handed to the payload room, one entry per judged direction."""
     seen = []
-    judge = payload.judge_stream
+    judge = payload.judge_many
 
-    def record(head, body=b"", *, slice_bytes, stream_bytes, protocol, packets):
-        assert slice_bytes == SLICE
-        seen.append((head, body, stream_bytes, protocol != 6))
-        assert sum(packets) == len(head) or len(packets) == _plugin.MAX_PACKETS
-        return judge(
-            head,
-            body,
-            slice_bytes=slice_bytes,
-            stream_bytes=stream_bytes,
-            protocol=protocol,
-            packets=packets,
-        )
+    def record(samples):
+        assert samples.width == SLICE
+        for head, slices, stream, protocol, packets in kept.handed_on(samples):
+            if stream:
+                seen.append((head, slices, stream, protocol != 6))
+                assert sum(packets) == len(head) or len(packets) == MAX_PACKETS
+        return judge(samples)
 
-    monkeypatch.setattr(_plugin.payload, "judge_stream", record)
+    monkeypatch.setattr(payload, "judge_many", record)
     return seen
 
 
@@ -460,41 +456,38 @@ def test_verification_needs_inspection_and_agreement(
 
 
 def test_sampling_state_is_bounded_per_flow_and_gone_with_it(tmp_path, monkeypatch):
-    live: dict[int, _plugin.FlowState] = {}
+    """What waits to be judged is bounded, and so is what each flow holds."""
+    held: list[int] = []
     largest = 0
-    judge = _plugin.FlowState.judge
-    init = _plugin.FlowState.__init__
+    add_state, judge = _rows.Rows.add_state, _rows.judge
 
-    def count() -> int:
-        return sum(
-            len(side.head) + len(side.slices) for s in live.values() for side in s.sides
-        )
+    def watch(rows, state):
+        sides = [len(side.head) + len(side.slices) for side in state.sides]
+        assert max(sides) <= HEAD + SLICE * SLICES
+        held.append(sum(sides))
+        add_state(rows, state)
 
-    def track(state, flow):
-        init(state, flow)
-        live[id(state)] = state
-
-    def forget(state):
+    def forget(data, *arguments):
         nonlocal largest
-        largest = max(largest, count())
-        judge(state)
-        assert not any(side.head or side.slices for side in state.sides)
-        del live[id(state)]
+        assert len(data) == sum(held)
+        largest = max(largest, len(data))
+        held.clear()
+        return judge(data, *arguments)
 
-    monkeypatch.setattr(_plugin.FlowState, "__init__", track)
-    monkeypatch.setattr(_plugin.FlowState, "judge", forget)
+    monkeypatch.setattr(_rows.Rows, "add_state", watch)
+    monkeypatch.setattr(_rows, "judge", forget)
     long = c.tcp_upload(c.noise(1_400_000), step=0.001)
     short = [
         frame
-        for n in range(200)
+        for n in range(600)
         for frame in c.udp_flow(
             [c.noise(1000, n)] * 5, sport=20000 + n, start=c.START + 5 + 2 * n
         )
     ]
-    read_here(c.write_pcap(tmp_path / "x.pcap", long + short), idle_timeout=1)
-    assert not live
-    # Two flows overlap at most; a direction holds its head and its slices.
-    assert 0 < largest <= 2 * 2 * (HEAD + SLICE * SLICES)
+    path = c.write_pcap(tmp_path / "x.pcap", long + short)
+    meter_by_plugin(Job(str(path), None, 1, 1800, True, path.name), lambda _: None)
+    assert not held
+    assert 0 < largest <= _rows.BATCH_BYTES + 2 * (HEAD + SLICE * SLICES)
 
 
 # --- the door --------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Payload evidence: bytes in, what they say out, for the number of bytes seen.
 
-The room knows no flows. Its doors are `judge` for a buffer and `judge_stream` for
-one direction of a stream of which the head and some later slices were kept. Both
-run the same compiled code, one call per direction.
+The room knows no flows. Its doors are `judge` for a buffer, `judge_stream` for one
+direction of a stream of which the head and some later slices were kept, and
+`judge_many` for many of these at once. All run the same compiled code, the last one in
+one call for all directions.
 
 What can and cannot be told
 ---------------------------
@@ -31,18 +32,24 @@ Friedman, "The Index of Coincidence" (1922).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
-from exfilml.payload._applications import INSPECTED, is_verified
+from exfilml.payload._applications import INSPECTED, agrees, is_verified
 from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
 from exfilml.payload._ftp import Transfer
 from exfilml.payload._ftp import transfers as ftp_transfers
 from exfilml.payload._icmp import echoed
 from exfilml.payload._icmp_forms import is_quote
-from exfilml.payload._kernel import HEAD_BYTES, OPAQUE_P
+from exfilml.payload._kernel import (
+    HEAD_BYTES,
+    OPAQUE_BELOW,
+    OPAQUE_P,
+    SIDE_COLUMNS,
+    UNKNOWN_BELOW,
+)
+from exfilml.payload._many import Samples, judge_many, judge_one
 from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
-from exfilml.payload._verdict import OPAQUE_BELOW, TCP, UNKNOWN_BELOW, assess
+from exfilml.payload._verdict import TCP, VERDICTS
 
 __all__ = [
     "HEAD_BYTES",
@@ -51,23 +58,25 @@ __all__ = [
     "MAX_SLICES",
     "OPAQUE_BELOW",
     "OPAQUE_P",
+    "SIDE_COLUMNS",
     "SLICE_BYTES",
     "UNKNOWN_BELOW",
     "VERDICTS",
     "PayloadEvidence",
+    "Samples",
     "Transfer",
+    "agrees",
     "contradicts",
     "echoed",
     "ftp_transfers",
     "is_quote",
     "is_verified",
     "judge",
+    "judge_many",
     "judge_stream",
     "kept_slices",
     "warm_up",
 ]
-
-VERDICTS: Final = ("opaque", "compressed", "encoded", "text", "structured", "unknown")
 
 
 def judge(data: bytes) -> PayloadEvidence:
@@ -141,7 +150,7 @@ def judge_stream(
     body = _bytes_of(body)
     seen = len(head) + len(body)
     total = seen if stream_bytes is None else max(seen, stream_bytes)
-    return assess(head, body, max(0, slice_bytes), total, protocol, tuple(packets))
+    return judge_one(head, body, max(0, slice_bytes), total, protocol, tuple(packets))
 
 
 def _bytes_of(given: object) -> bytes:

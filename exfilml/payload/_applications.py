@@ -14,6 +14,7 @@ unverified.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from exfilml.payload._evidence import PayloadEvidence
@@ -119,11 +120,16 @@ def is_verified(
     sides
         Evidence of both directions; one that agrees is enough.
     """
+    shown = [name for side in sides for name in (side.handshake, side.protocol)]
+    return agrees(app, protocol, confidence, *shown)
+
+
+@functools.lru_cache(maxsize=4096)
+def agrees(app: str, protocol: int, confidence: int, *shown: str | None) -> bool:
+    """Say the same of handshakes and grammars that were found in both directions."""
     if confidence != INSPECTED:
         return False
     if app == _IP_PROTOCOLS.get(protocol):
         return True
     expected = AGREES.get(app.partition(".")[0].upper(), frozenset())
-    return any(
-        side.handshake in expected or side.protocol in expected for side in sides
-    )
+    return not expected.isdisjoint(shown)

@@ -127,7 +127,7 @@ def _judge(seen: Messages) -> DnsNames:
     if len(seen.names) == 1 and not seen.cut:
         # One query is the most common flow of all: what is known of its name.
         ((key, name),) = seen.names.items()
-        domain, below = _place(key)
+        domain, below = place(key)[:2]
         labels = [labels_of(name[:below])]
         keeps_case = key == name or _one_case(name[below:])
     else:
@@ -135,7 +135,7 @@ def _judge(seen: Messages) -> DnsNames:
     flat = [label for name in labels for label in name]
     text = b"".join(flat)
     encoding, data = None, None
-    if len(text) >= _alphabets.LEAST_CHARS and not domain.endswith(".arpa"):
+    if not is_settled(domain, len(text)):
         encoding, data = _decode(
             _labels.without_counters(labels), keeps_case=keeps_case
         )
@@ -160,7 +160,7 @@ def _main(seen: Messages) -> tuple[str, list[list[bytes]], bool]:
     Case is kept where the domain itself shows one case only.
     """
     sizes: dict[str, int] = {}
-    places = {key: _place(key) for key in seen.names}
+    places = {key: place(key)[:2] for key in seen.names}
     for key, (domain, _) in places.items():
         sizes[domain] = sizes.get(domain, 0) + len(key)
     main = max(sizes, key=lambda d: (sizes[d], d)) if sizes else ""
@@ -180,11 +180,15 @@ def _main(seen: Messages) -> tuple[str, list[list[bytes]], bool]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(key: bytes) -> tuple[str, int]:
-    """Return the domain and the wire bytes below it."""
+def place(key: bytes) -> tuple[str, int, int, int]:
+    """Say where a name stands.
+
+    Returns the domain, the wire bytes below it, those of them that are no lengths, and
+    the longest label there.
+    """
     labels = labels_of(key)
     if not labels:
-        return "", 0
+        return "", 0, 0, 0
     last = labels[-1]
     if last == b"arpa":
         domain, above = b".".join(labels[-2:]).decode("latin-1"), 2
@@ -200,7 +204,13 @@ def _place(key: bytes) -> tuple[str, int]:
         if len(domain) >= _UNREGISTERED and len(labels[-above:][0]) >= _UNREGISTERED:
             domain, above = domain.partition(".")[2], above - 1
     below = labels[: len(labels) - above]
-    return domain, sum(map(len, below)) + len(below)
+    carried = sum(map(len, below))
+    return domain, carried + len(below), carried, max(map(len, below), default=0)
+
+
+def is_settled(domain: str, carried: int) -> bool:
+    """Whether letters below a domain are not asked for an alphabet."""
+    return carried < _alphabets.LEAST_CHARS or domain.endswith(".arpa")
 
 
 def _one_case(wire: bytes) -> bool:

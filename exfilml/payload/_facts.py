@@ -27,6 +27,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
+
+from exfilml.payload import _skim
+
 _TLS_HELLO = re.compile(rb"\x16\x03[\x00-\x03][\x00-\x48].[\x01\x02]\x00", re.DOTALL)
 
 _SEALED: Final = frozenset(
@@ -200,46 +204,11 @@ def _stream_handshake(data: bytes) -> str | None:  # noqa: PLR0911
     return None
 
 
-def is_tls(data: bytes) -> bool:  # noqa: PLR0911
+def is_tls(data: bytes) -> bool:
     """Whether a TLS record, with what must be inside it, starts here."""
-    if len(data) < 6 or data[1] != 3 or data[2] > 4:
-        # SSL 2 framing around a client hello of SSL 3 or TLS (RFC 5246, E.2).
-        return (
-            len(data) > 10
-            and data[0] == 0x80
-            and data[2] == 1
-            and data[3] == 3
-            and data[4] <= 3
-            and data[5] == 0
-        )
-    kind = data[0]
-    size = int.from_bytes(data[3:5])
-    if not 0 < size <= 18432:
+    if len(data) < 6 or (data[1] != 3 and data[0] != 0x80):
         return False
-    after = 5 + size
-    if (
-        kind == 22
-        and data[5] in _HELLOS[:2]
-        and data[6:7] == b"\x00"
-        and int.from_bytes(data[7:9]) + 4 == size
-    ):
-        # A hello that fills its record: what follows may be lost. 2**-34.
-        return True
-    if len(data) >= after + 3 and not (
-        20 <= data[after] <= 24 and data[after + 1] == 3 and data[after + 2] <= 4
-    ):
-        return False
-    if kind == 22:
-        # Encrypted handshake messages show any type, hellos a short list.
-        return len(data) > after or (data[5] in _HELLOS and data[6:7] == b"\x00")
-    if kind == 20:
-        return size == 1 and data[5] == 1
-    if kind == 21:
-        return size == 2 and data[5] in (1, 2) if size < 16 else size <= 96
-    return kind == 23
-
-
-_HELLOS: Final = (1, 2, 0, 4, 8, 11, 12, 13, 14, 15, 16, 20, 22)
+    return bool(_skim.is_tls(np.frombuffer(data, np.uint8), 0, len(data)))
 
 
 def _datagram_handshake(data: bytes) -> str | None:  # noqa: C901, PLR0911, PLR0912

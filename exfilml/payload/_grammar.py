@@ -11,9 +11,11 @@ each relies on what those before it have taken.
 from __future__ import annotations
 
 import re
-import struct
 from typing import Final
 
+import numpy as np
+
+from exfilml.payload import _skim
 from exfilml.payload._facts import is_tls
 
 _HTTP = re.compile(
@@ -286,43 +288,12 @@ def _is_radius(data: bytes) -> bool:
     return at == len(data)
 
 
-_COUNTS: Final = struct.Struct(">4H")
-
-
-def is_dns(data: bytes, *, whole: bool) -> bool:  # noqa: PLR0911
-    """Whether one DNS message starts here (RFC 1035, section 4.1).
-
-    Flags and counts must be possible and the first name must parse into labels;
-    `whole` also asks that nothing follows where no record is announced.
-    """
+def is_dns(data: bytes, *, whole: bool) -> bool:
+    """Whether one DNS message starts here; see `_skim.is_dns`."""
     if len(data) < 17:
         return False
-    questions, answers, authority, extra = _COUNTS.unpack_from(data, 4)
-    opcode, reserved = data[2] >> 3 & 15, data[3] & 0x40
-    records = questions + answers + authority + extra
-    if opcode > 6 or reserved or questions > 8 or not 1 <= records <= 400:
-        return False
-    at, labels = 12, 0
-    while at < len(data) and data[at]:
-        size = data[at]
-        if size & 0xC0 == 0xC0:
-            at += 1
-            break
-        if size > 63 or at + size >= len(data):
-            return False
-        at += 1 + size
-        labels += 1
-    if at - 12 > 254 or at + 5 > len(data):
-        return False
-    kind, of = (
-        int.from_bytes(data[at + 1 : at + 3]),
-        int.from_bytes(data[at + 3 : at + 5]),
-    )
-    if not (0 < kind <= 262 or kind in (32768, 32769, 65399)):
-        return False
-    if of & 0x7FFF not in (1, 3, 4, 254, 255) and kind != 41:
-        return False
-    return not (whole and records == questions == 1 and at + 5 != len(data))
+    view = np.frombuffer(data, np.uint8)
+    return bool(_skim.is_dns(view, 0, len(data), whole))
 
 
 def _tlv(data: bytes, at: int) -> tuple[int, int]:

@@ -61,6 +61,24 @@ OPAQUE_P: Final = 1e-3
 """Randomness is given up below this p-value: one ciphertext in a thousand is
 missed, and a window that passes is worth its power, not its p-value."""
 
+UNKNOWN_BELOW: Final = 24
+"""Fewer bytes say too little for any verdict from statistics."""
+
+OPAQUE_BELOW: Final = 64
+"""Fewer bytes cannot be called opaque: below 64 B the test lets typical binary
+headers pass (a 48-byte NTP packet), from 64 B on it rejects text at p < 1e-8
+(bit 7 is never set) and records with zero bytes alike."""
+
+PACKED_BELOW: Final = 256
+"""Fewer bytes cannot be told compressed from structured by their entropy."""
+
+TEXT_SHARE: Final = 0.9
+"""Printable share of text; random bytes show 0.38 and reach 0.9 never."""
+
+LATER_SHARE: Final = 0.5
+"""Share of the stream beyond the head from which its slices decide alone: a
+dialogue or a handshake in the clear, then ciphertext."""
+
 FRAME_COLUMNS: Final = 32
 """A per-packet header longer than this is not looked for."""
 
@@ -90,7 +108,6 @@ _TEXT_MIN: Final = 16
 _NEAR: Final = 64
 _PREAMBLE_P: Final = 1e-6
 _COLUMN_Z: Final = 5.0
-_GRAM_SLOTS: Final = 131072
 _GRAM_MIN: Final = 3
 # log(2) for the two tails of a symmetric statistic.
 _TWO_TAILS: Final = 1.3862943611198906
@@ -127,6 +144,26 @@ OPAQUE_N, OPAQUE_FROM, LATER_N, LATER_P = 15, 16, 17, 18
 C_PRINTABLE, C_BASE64, C_HEX, C_BASE32, C_SPACE, C_HIGH = 19, 20, 21, 22, 23, 24
 FOLLOWED: Final = 25
 N_RESULTS: Final = 26
+
+# What is known of a piece of content beside its bytes, as bits (`settle`).
+SEALED, PACKED, SIGNED, GRAMMAR, HANDSHAKE, MAGIC = 1, 2, 4, 8, 16, 32
+CARRIED: Final = 64
+"""A carrier holds the content, which is judged for itself."""
+
+# What `settle` says. The first six are verdicts, in the order of `VERDICTS`; the
+# others are open.
+OPAQUE, COMPRESSED, ENCODED, TEXT, STRUCTURED, UNKNOWN = range(6)
+IS_SEALED, BEHIND_HANDSHAKE, HOLDS_PACKED = 6, 7, 8
+READ_TEXT, PASSED, LATER_PASSED, REJECTED, UNSETTLED = 9, 10, 11, 12, 13
+
+# Columns of the table of directions that are judged together. First where its head is
+# in the samples (the slices follow), bytes of head and slices, where the sizes of its
+# packets are and how many, its payload bytes, seen or not.
+AT, HEAD, SLICES, SIZES_AT, PACKETS, STREAM, PROTOCOL = range(7)
+# Then what is found on the way: see `survey` and `settle`, and `_skim.skim`.
+START, RECORDS, SEARCH, KNOWN, SETTLED = range(7, 12)
+LOOKUP, NAME_AT, NAME_BYTES = 12, 13, 14
+SIDE_COLUMNS: Final = 15
 
 
 @compiled
@@ -212,12 +249,18 @@ def entropy_of(counts: NDArray[np.int64], n: int) -> float:
     if n == 0:
         return math.nan
     total = 0.0
-    for value in range(256):
-        c = counts[value]
-        if c < 2048:
-            total += _C_LOG_C[c]
-        else:
-            total += c * math.log2(c)
+    for value in range(0, 256, 4):
+        # Nothing is added for counts of 0 and 1, the most common ones.
+        if (
+            counts[value] | counts[value + 1] | counts[value + 2] | counts[value + 3]
+            > 1
+        ):
+            for at in range(value, value + 4):
+                c = counts[at]
+                if c >= 2048:
+                    total += c * math.log2(c)
+                elif c > 1:
+                    total += _C_LOG_C[c]
     return max(0.0, math.log2(n) - total / n)
 
 
@@ -267,7 +310,19 @@ def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> 
 
 
 @compiled
-def largest_z(
+def rough_circle(deltas: NDArray[np.int64]) -> float:
+    """Sum of ``deltas * _COSINES`` in an order that the processor likes better."""
+    a = b = c = d = 0.0
+    for value in range(0, 256, 4):
+        a += np.int32(deltas[value]) * _COSINES[value]
+        b += np.int32(deltas[value + 1]) * _COSINES[value + 1]
+        c += np.int32(deltas[value + 2]) * _COSINES[value + 2]
+        d += np.int32(deltas[value + 3]) * _COSINES[value + 3]
+    return a + b + c + d
+
+
+@compiled
+def largest_z(  # noqa: C901 - nine scores of two tallies
     counts: NDArray[np.int64],
     deltas: NDArray[np.int64],
     n: int,
@@ -302,11 +357,9 @@ def largest_z(
         upper[value] += lower[value]
         turns = value ^ (value >> 1)
         changes += upper[value] * ((turns & 1) + (turns >> 1 & 1) + (turns >> 2 & 1))
-    circle = 0.0
     moves = 0
     for value in range(256):
         moves += deltas[value]
-        circle += deltas[value] * _COSINES[value]
     pairs = collisions(counts)
     best = max(0.0, gap)
     best = max(best, collision_z(pairs, float(n), 256.0, -0.5))
@@ -319,7 +372,13 @@ def largest_z(
     off = max(0.0, abs(changes - 3.5 * n) - 0.5)
     best = max(best, two_sided(off / math.sqrt(1.75 * n)))
     if moves > 0:
-        best = max(best, two_sided(circle / math.sqrt(0.5 * moves)))
+        # Summed in order, which takes as long as half of all else, only where it counts.
+        rough = two_sided(rough_circle(deltas) / math.sqrt(0.5 * moves))
+        if rough > best - 1e-6 or moves > 1 << 30:
+            circle = 0.0
+            for value in range(256):
+                circle += deltas[value] * _COSINES[value]
+            best = max(best, two_sided(circle / math.sqrt(0.5 * moves)))
     return float(best)
 
 
@@ -503,6 +562,15 @@ def drop_inline(
 
 
 @compiled
+def table_size(entries: int) -> int:
+    """Slots of a hash table that is at most half full; clearing more takes longer."""
+    size = 64
+    while size < 2 * entries:
+        size *= 2
+    return size
+
+
+@compiled
 def drop_copies(data: NDArray[np.uint8], n: int) -> int:
     """Keep one of equal runs of 32 bytes or more, in place; return the new length.
 
@@ -511,19 +579,27 @@ def drop_copies(data: NDArray[np.uint8], n: int) -> int:
     """
     if n < _SUFFIX_MIN or n > GRAM_BYTES:
         return n
-    table = np.full(_GRAM_SLOTS, -1, np.int32)
+    size = table_size(n)
+    hashes = np.full(size, -1, np.int32)
+    places = np.empty(size, np.int32)
     at = 0
     i = 0
+    key = np.uint64(0)
+    read = 0
     while i < n:
         length = 0
         if i + _COPY_MIN <= n:
-            key = np.uint64(0)
-            for j in range(8):
-                key = (key << np.uint64(8)) | np.uint64(data[i + j])
-            slot = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(47))
-            other = table[slot]
+            # The next eight bytes, of which all but the last were read before.
+            for j in range(max(i, read), i + 8):
+                key = (key << np.uint64(8)) | np.uint64(data[j])
+            read = i + 8
+            code = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(47))
+            slot = code & (size - 1)
+            while hashes[slot] != -1 and hashes[slot] != code:
+                slot = (slot + 1) & (size - 1)
             # What was copied stands before `at`; offsets in the table are of there.
-            if other >= 0:
+            if hashes[slot] == code:
+                other = places[slot]
                 while (
                     i + length < n
                     and other + length < at
@@ -531,7 +607,8 @@ def drop_copies(data: NDArray[np.uint8], n: int) -> int:
                 ):
                     length += 1
             if length < _COPY_MIN:
-                table[slot] = at
+                hashes[slot] = code
+                places[slot] = at
         if length >= _COPY_MIN:
             i += length
             continue
@@ -552,7 +629,7 @@ def drop_repeats(data: NDArray[np.uint8], n: int) -> int:  # noqa: C901
     """
     if n < _SUFFIX_MIN or n > GRAM_BYTES:
         return n
-    keys = np.full(_GRAM_SLOTS if n > 8192 else 16384, -1, np.int64)
+    keys = np.full(table_size(n), -1, np.int64)
     seen = np.zeros(keys.shape[0], np.int32)
     slots = np.empty(n, np.int32)
     mask = keys.shape[0] - 1
@@ -597,14 +674,15 @@ def drop_blocks(data: NDArray[np.uint8], n: int) -> int:  # noqa: C901
     if n < _SUFFIX_MIN or n > GRAM_BYTES:
         return n
     blocks = n // 8
-    table = np.full(16384, -1, np.int32)
+    table = np.full(table_size(blocks), -1, np.int32)
+    mask = table.shape[0] - 1
     repeated = np.zeros(blocks, np.uint8)
     dropped = 0
     for block in range(blocks):
         key = np.int64(0)
         for j in range(8):
             key = key * 1000003 + data[block * 8 + j]
-        slot = (key ^ (key >> 21)) & 16383
+        slot = (key ^ (key >> 21)) & mask
         while table[slot] >= 0:
             same = True
             for j in range(8):
@@ -615,7 +693,7 @@ def drop_blocks(data: NDArray[np.uint8], n: int) -> int:  # noqa: C901
                 repeated[block] = 1
                 dropped += 1
                 break
-            slot = (slot + 1) & 16383
+            slot = (slot + 1) & mask
         if repeated[block] == 0:
             table[slot] = block
     if dropped == 0 or dropped * 4 > blocks:
@@ -970,6 +1048,88 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         if kept:
             out[OPAQUE_N] = kept
             out[OPAQUE_FROM] = begin + found
+
+
+@compiled
+def settle(out: NDArray[np.float64], known: int, later_share: float) -> int:  # noqa: C901, PLR0911
+    """Say what the figures of `survey` and the facts settle; see `_verdict.decide`.
+
+    Parameters
+    ----------
+    out
+        What `survey` found.
+    known
+        The bits above.
+    later_share
+        Share of the stream behind the head.
+    """
+    if known & CARRIED:
+        return UNSETTLED
+    if known & SEALED:
+        return IS_SEALED
+    if known & PACKED:
+        return COMPRESSED
+    size = out[N_CONTENT]
+    if size < UNKNOWN_BELOW:
+        if not known & GRAMMAR:
+            return STRUCTURED if known & HANDSHAKE else UNKNOWN
+        return TEXT if out[PRINTABLE] >= TEXT_SHARE else STRUCTURED
+    later_decides = (
+        later_share >= LATER_SHARE
+        and out[LATER_N] >= PACKED_BELOW
+        and out[LATER_P] > OPAQUE_P
+    )
+    if out[C_PRINTABLE] / size >= TEXT_SHARE and not later_decides:
+        return READ_TEXT
+    whole = out[C_P] > OPAQUE_P
+    # Signatures and keys inside short binary messages are random, and no payload.
+    if out[OPAQUE_N] >= OPAQUE_BELOW and (whole or not known & SIGNED):
+        if not known & HANDSHAKE:
+            return PASSED
+        return HOLDS_PACKED if known & MAGIC else BEHIND_HANDSHAKE
+    if later_decides:
+        return LATER_PASSED
+    if whole:
+        return STRUCTURED if known & (GRAMMAR | HANDSHAKE) else UNKNOWN
+    return STRUCTURED if known & SIGNED else REJECTED
+
+
+@compiled
+def survey_many(
+    samples: NDArray[np.uint8],
+    sides: NDArray[np.int64],
+    width: int,
+    null: NDArray[np.float64],
+    contents: NDArray[np.uint8],
+    found: NDArray[np.float64],
+) -> None:
+    """Measure many directions, and settle what can be settled.
+
+    Parameters
+    ----------
+    samples
+        Head and slices of each direction, one behind the other.
+    sides
+        The table of directions, shape ``(n, SIDE_COLUMNS)``; `SETTLED` is filled.
+    width, null
+        As for `survey`.
+    contents
+        As many bytes as `samples`, filled: the content of each direction, at its
+        place.
+    found
+        Shape ``(n, N_RESULTS)``, filled.
+    """
+    for i in range(sides.shape[0]):
+        side = sides[i]
+        begin = side[AT]
+        middle = begin + side[HEAD]
+        end = middle + side[SLICES]
+        survey(
+            samples[begin:middle], samples[middle:end], width, side[START],
+            side[RECORDS], side[SEARCH] != 0, null, contents[begin:end], found[i],
+        )  # fmt: skip
+        later_share = 1.0 - side[HEAD] / side[STREAM] if side[STREAM] else 0.0
+        side[SETTLED] = settle(found[i], side[KNOWN], later_share)
 
 
 @compiled

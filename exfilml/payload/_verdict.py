@@ -5,6 +5,7 @@ One file because the rules are an order: what is asked first decides.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -25,52 +26,34 @@ from exfilml.payload import (
     _mail,
     _records,
     _websocket,
-    _wu,
     _xor,
 )
 from exfilml.payload._content import Carried, Part
-from exfilml.payload._declared import contradicts
-from exfilml.payload._evidence import PayloadEvidence
-from exfilml.payload._kernel import OPAQUE_P
+from exfilml.payload._kernel import (
+    OPAQUE_BELOW,
+    OPAQUE_P,
+    PACKED_BELOW,
+)
 from exfilml.payload._randomness import quantiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-UNKNOWN_BELOW: Final = 24
-"""Fewer bytes say too little for any verdict from statistics."""
-
-OPAQUE_BELOW: Final = 64
-"""Fewer bytes cannot be called opaque: below 64 B the test lets typical binary
-headers pass (a 48-byte NTP packet), from 64 B on it rejects text at p < 1e-8
-(bit 7 is never set) and records with zero bytes alike."""
-
-PACKED_BELOW: Final = 256
-"""Fewer bytes cannot be told compressed from structured by their entropy."""
-
-TEXT_SHARE: Final = 0.9
-"""Printable share of text; random bytes show 0.38 and reach 0.9 never."""
 
 PACKED_SHARE: Final = 0.92
 """Entropy as a share of that of random bytes, same length: measured on fragments
 of deflate, xz, zstd, jpeg and mp4 it is above, on machine code, certificates and
 database pages below."""
 
-LATER_SHARE: Final = 0.5
-"""Share of the stream beyond the head from which its slices decide alone: a
-dialogue or a handshake in the clear, then ciphertext."""
-
 MOST_PARTS: Final = 8
 """Parts of a carrier that are judged, the largest first."""
 
-_SIGNED: Final = frozenset(
+SIGNED: Final = frozenset(
     {"dns", "ntp", "snmp", "dhcp", "radius", "netbios", "kerberos", "ip"}
 )
 # What follows the grammar's own lines is packed by definition.
 _PACKED_GRAMMARS: Final = frozenset({"git"})
 _HEADER_BYTES: Final = 256
 _DEPTH: Final = 2
-_ONE_QUESTION: Final = b"\x00\x01"
 _LINES: Final = re.compile(rb"(?:[\t\x20-\x7e]{4,}\r?\n)+(?:\r?\n)?")
 _EMPTY: Final[NDArray[np.uint8]] = np.zeros(0, np.uint8)
 _UPGRADES: Final = frozenset(
@@ -90,12 +73,21 @@ _UPGRADES: Final = frozenset(
 
 
 TCP: Final = 6
-_ICMP: Final = frozenset({1, 58})
-_FIRST_PACKET: Final = 1460
+ICMP: Final = (1, 58)
+
+VERDICTS: Final = ("opaque", "compressed", "encoded", "text", "structured", "unknown")
+SETTLED: Final[tuple[tuple[str, float, bool], ...]] = (
+    *((verdict, 1.0, False) for verdict in VERDICTS[:-1]),
+    ("unknown", math.nan, False),
+    ("opaque", 1.0, True),
+    ("opaque", 1.0, True),
+    ("compressed", 0.5, False),
+)
+"""Verdict, probability and concealment by what `_kernel.settle` says."""
 
 
 @dataclass(slots=True)
-class _Judged:
+class Judged:
     """What one piece of content was found to be."""
 
     verdict: str
@@ -111,7 +103,7 @@ class _Judged:
 
 
 @dataclass(slots=True)
-class _Facts:
+class Facts:
     """What structure says of a direction, and what its carrier holds."""
 
     handshake: str | None = None
@@ -124,110 +116,27 @@ class _Facts:
     n_carried: int | None = None
 
 
-def assess(
+def facts_of(  # noqa: C901 - one branch for each carrier
     head: bytes,
     slices: bytes,
-    width: int,
-    stream_bytes: int,
-    protocol: int,
     packets: tuple[int, ...],
-) -> PayloadEvidence:
-    """Judge one direction; the doors of the room check and document the arguments."""
-    facts = _facts_of(head, slices, width, protocol, packets)
-    handshake, magic, grammar = facts.handshake, facts.magic, facts.grammar
-    carried, names, n_carried = facts.carried, facts.names, facts.n_carried
-    start, records = facts.start, facts.records
+    width: int,
+    protocol: int,
+    *,
+    is_dns: bool,
+) -> Facts:
+    """Find the facts at the start of a direction, and open its carrier.
 
-    # What a carrier holds is searched for itself.
-    search = carried is None and grammar not in _SIGNED
-    found, content = _measure(head, slices, width, start, records, search=search)
-    (
-        entropy, entropy_z, p_random, start_p, head_entropy, head_p, body_entropy,
-        body_p, set_bits, printable,
-    ) = found[: _kernel.N_EVIDENCE]  # fmt: skip
-    declared = None
-    misdeclared = False
-    if carried is None:
-        judged = _decide(
-            found, content, head, slices, magic, grammar, handshake,
-            1.0 - len(head) / stream_bytes if stream_bytes else 0.0,
-        )  # fmt: skip
-    else:
-        judged, part = _judge_parts(carried, head, stream_bytes)
-        body_entropy, body_p = judged.entropy, judged.p_random
-        magic = judged.magic
-        declared = part.declared
-        misdeclared = contradicts(
-            declared, judged.verdict, judged.concealed, magic, part.data
-        )
-        if names is not None and judged.concealed:
-            judged.verdict, judged.encoding, judged.period = (
-                "encoded", names.encoding, None,
-            )  # fmt: skip
-        elif names is not None:
-            # Labels are part of a message that follows its grammar.
-            judged = _Judged("structured", 1.0, concealed=False, magic=judged.magic)
-        elif judged.verdict == "unknown" and judged.size < UNKNOWN_BELOW <= len(head):
-            # Nothing but the carrier's own lines, or fillers of echo data.
-            judged.verdict = "text" if printable >= TEXT_SHARE else "structured"
-            judged.probability = 1.0
-    bare = handshake is grammar is magic is None and protocol not in _ICMP
-    seen = len(head) + len(slices)
-    if n_carried:
-        # What was seen of the stream stands for the rest of it.
-        n_carried = round(n_carried * max(1.0, stream_bytes / seen))
-    encrypted = (
-        bare
-        and judged.verdict == "opaque"
-        and judged.opaque_from == 0.0
-        and _wu.looks_fully_encrypted(head[: packets[0] if packets else _FIRST_PACKET])
-    )
-    # By position: names would take more than twice the time.
-    return PayloadEvidence(
-        stream_bytes,
-        seen,
-        entropy,
-        entropy_z,
-        p_random,
-        start_p,
-        head_entropy,
-        head_p,
-        body_entropy,
-        body_p,
-        set_bits,
-        printable,
-        judged.verdict,
-        judged.probability,
-        judged.concealed,
-        judged.opaque_from,
-        encrypted,
-        handshake,
-        magic,
-        judged.encoding,
-        judged.period,
-        grammar,
-        declared,
-        misdeclared,
-        n_carried,
-        names.unique if names else None,
-        names.longest if names else None,
-        names.domain if names else None,
-    )
-
-
-def _facts_of(  # noqa: C901 - one branch for each carrier
-    head: bytes, slices: bytes, width: int, protocol: int, packets: tuple[int, ...]
-) -> _Facts:
-    """Find the facts at the start of a direction, and open its carrier."""
+    `is_dns` tells that a message of DNS with one question was found there.
+    """
     datagram = protocol != TCP
-    facts = _Facts()
-    if protocol in _ICMP:
+    facts = Facts()
+    if protocol in ICMP:
         echo = _icmp.read(head, packets, slices, width, may_quote=False)
         facts.carried = Carried((Part(echo.data, None, 0),), b"", 0)
         facts.n_carried = echo.carried
         return facts
-    if datagram and head[4:6] == _ONE_QUESTION and _grammar.is_dns(head, whole=False):
-        # First, because most flows are of this kind.
+    if is_dns:
         facts.grammar = "dns"
     else:
         facts.handshake = _facts.find_handshake(head, datagram=datagram)
@@ -252,12 +161,12 @@ def _facts_of(  # noqa: C901 - one branch for each carrier
         )
     elif facts.grammar == "smtp":
         facts.carried = _mail.unwrap(head, slices, width)
-    elif datagram and facts.handshake is None and facts.grammar not in _SIGNED:
+    elif datagram and facts.handshake is None and facts.grammar not in SIGNED:
         facts.carried = _framing.unwrap(head, packets, slices, width)
     return facts
 
 
-def _find_content(facts: _Facts, head: bytes) -> None:
+def _find_content(facts: Facts, head: bytes) -> None:
     """Say where a recognised plaintext header ends, and whether records follow."""
     if facts.handshake == "tls":
         facts.start, facts.records = 0, 3
@@ -273,7 +182,7 @@ def _find_content(facts: _Facts, head: bytes) -> None:
 
 
 def _read_names(
-    facts: _Facts,
+    facts: Facts,
     head: bytes,
     slices: bytes,
     width: int,
@@ -302,24 +211,46 @@ def _measure(
     slices: bytes,
     width: int,
     start: int,
-    records: int,
     *,
     search: bool = True,
-) -> tuple[list[float], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Run the compiled survey; its figures, and the content without framing."""
     out = np.empty(_kernel.N_RESULTS, np.float64)
     content = np.empty(len(head) + len(slices), np.uint8)
     _kernel.survey(
-        _view(head), _view(slices), width, start, records, search,
-        quantiles(), content, out,
-    )  # fmt: skip
-    found: list[float] = out.tolist()
-    return found, content
+        _view(head), _view(slices), width, start, 0, search, quantiles(), content, out
+    )
+    return out, content
 
 
-def _judge_parts(
+@functools.cache
+def known_bits(
+    magic: str | None,
+    grammar: str | None = None,
+    handshake: str | None = None,
+) -> int:
+    """Say as bits what `_kernel.settle` asks of facts."""
+    bits = 0
+    if magic is not None:
+        bits |= _kernel.MAGIC
+        if _facts.is_sealed(magic):
+            bits |= _kernel.SEALED
+        elif _facts.is_packed(magic):
+            bits |= _kernel.PACKED
+        elif magic == "der":
+            bits |= _kernel.SIGNED
+    if grammar is not None:
+        bits |= _kernel.GRAMMAR
+        if grammar in SIGNED:
+            bits |= _kernel.SIGNED
+    if handshake is not None:
+        bits |= _kernel.HANDSHAKE
+    return bits
+
+
+def judge_parts(
     carried: Carried, head: bytes, stream_bytes: int
-) -> tuple[_Judged, Part]:
+) -> tuple[Judged, Part]:
     """Judge the parts of a carrier; what is concealed in one of them counts.
 
     An attacker may put as much text around the ciphertext as he likes, so that the
@@ -334,7 +265,7 @@ def _judge_parts(
         data = b"".join(part.data for part in same)
         parts.append(Part(data, declared, same[0].start))
     parts.sort(key=lambda part: -len(part.data))
-    chosen: tuple[_Judged, Part] | None = None
+    chosen: tuple[Judged, Part] | None = None
     for part in (last, *parts[:MOST_PARTS]):
         later = carried.later if part is last else b""
         beyond = 1.0 - len(head) / stream_bytes if later and stream_bytes else 0.0
@@ -346,20 +277,25 @@ def _judge_parts(
     return chosen
 
 
-def _weight(judged: _Judged) -> tuple[bool, int]:
+def _weight(judged: Judged) -> tuple[bool, int]:
     return judged.concealed, judged.size
 
 
 def judge_content(
     data: bytes, later: bytes, width: int, later_share: float, depth: int = 0
-) -> _Judged:
+) -> Judged:
     """Judge what a carrier or an encoding held: facts of files, then statistics."""
+    if not data and not later:
+        return Judged("unknown", math.nan, concealed=False)
     magic = _facts.find_magic(data)
     start = 16 if magic == "openssl-salted" else 0
-    found, content = _measure(data, later, width, start, 0)
-    judged = _decide(found, content, data, later, magic, None, None, later_share, depth)
-    judged.entropy = found[_kernel.C_ENTROPY]
-    judged.p_random = found[_kernel.C_P]
+    found, content = _measure(data, later, width, start)
+    settled = _kernel.settle(found, known_bits(magic), later_share)
+    judged = decide(
+        settled, found.tolist(), content, data, later, magic, None, None, depth
+    )
+    judged.entropy = float(found[_kernel.C_ENTROPY])
+    judged.p_random = float(found[_kernel.C_P])
     judged.magic = magic
     judged.size = len(data) + len(later)
     return judged
@@ -374,7 +310,8 @@ def _is_short_answer(head: bytes, packets: tuple[int, ...]) -> bool:
     return len(packets) == 1 and len(head) <= 512 and bool(head[2] & 0x80)
 
 
-def _decide(  # noqa: C901, PLR0911, PLR0912
+def decide(  # noqa: C901, PLR0911, PLR0912
+    settled: int,
     found: list[float],
     content: NDArray[np.uint8],
     head: bytes,
@@ -382,12 +319,12 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
     magic: str | None,
     grammar: str | None,
     handshake: str | None,
-    later_share: float,
     depth: int = 0,
-) -> _Judged:
+) -> Judged:
     """Verdict of one piece of content.
 
-    In this order, because a fact is worth more than a statistic:
+    In this order, because a fact is worth more than a statistic; what needs figures
+    and facts only is settled in compiled code, by `_kernel.settle`:
 
     1. A container of ciphertext (``Salted__``, age, encrypted zip, ``gpg -c``)
        is opaque by definition; a compressed format is compressed.
@@ -406,36 +343,21 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
     7. Rejected, yet nearly the entropy of random bytes: compressed.
     8. The rest is structured, or text in UTF-8.
     """
-    if _facts.is_sealed(magic):
-        return _Judged("opaque", 1.0, concealed=True, opaque_from=0.0)
-    if _facts.is_packed(magic):
-        return _Judged("compressed", 1.0, concealed=False)
+    if settled < _kernel.READ_TEXT:
+        verdict, probability, concealed = SETTLED[settled]
+        start = math.nan
+        if settled == _kernel.IS_SEALED:
+            start = 0.0
+        elif settled == _kernel.BEHIND_HANDSHAKE:
+            start = found[_kernel.OPAQUE_FROM]
+        return Judged(verdict, probability, concealed, opaque_from=start)
     size = int(found[_kernel.N_CONTENT])
-    signed = magic == "der" or grammar in _SIGNED
-    plain = grammar is not None or handshake is not None
-    if size < UNKNOWN_BELOW:
-        if grammar is None:
-            return (
-                _Judged("structured", 1.0, concealed=False)
-                if handshake
-                else _Judged("unknown", math.nan, concealed=False)
-            )
-        text = found[_kernel.PRINTABLE] >= TEXT_SHARE
-        return _Judged("text" if text else "structured", 1.0, concealed=False)
-    printable = found[_kernel.C_PRINTABLE] / size
-    later = int(found[_kernel.LATER_N])
-    later_decides = (
-        later_share >= LATER_SHARE
-        and later >= PACKED_BELOW
-        and found[_kernel.LATER_P] > OPAQUE_P
-    )
-    if printable >= TEXT_SHARE and not later_decides:
+    if settled == _kernel.READ_TEXT:
         return _read_text(content[:size].tobytes(), found, size, depth)
-    whole = found[_kernel.C_P] > OPAQUE_P
-    followed = bool(found[_kernel.FOLLOWED])
-    opaque = int(found[_kernel.OPAQUE_N])
-    # Signatures and keys inside short binary messages are random, and no payload.
-    if opaque >= OPAQUE_BELOW and (whole or not signed):
+    later = int(found[_kernel.LATER_N])
+    if settled == _kernel.PASSED:
+        followed = bool(found[_kernel.FOLLOWED])
+        opaque = int(found[_kernel.OPAQUE_N])
         # Slices stand behind; the odds are those of bytes that follow each other.
         joined = opaque - later
         if joined < PACKED_BELOW:
@@ -443,57 +365,50 @@ def _decide(  # noqa: C901, PLR0911, PLR0912
         # A header short enough to pass in the crowd would tell the odds a lie.
         skip = min(_HEADER_BYTES, joined // 8)
         start = found[_kernel.OPAQUE_FROM]
-        if handshake is None:
-            if not followed:
-                start = _opaque_start(head, start)
-            if start and _packed_near(head, int(start)):
-                return _Judged("compressed", 1.0, concealed=False)
+        if not followed:
+            start = _opaque_start(head, start)
+        if start and _packed_near(head, int(start)):
+            return Judged("compressed", 1.0, concealed=False)
         return _opaque(
             content[skip:joined], start,
-            grammar if grammar in _PACKED_GRAMMARS else magic, handshake,
-            followed=followed,
+            grammar if grammar in _PACKED_GRAMMARS else magic, followed=followed,
         )  # fmt: skip
-    if later_decides:
-        return _opaque(
-            content[size - later : size], _opaque_start(head, len(head)), magic,
-            handshake, followed=False,
-        )  # fmt: skip
-    if found[_kernel.C_P] > OPAQUE_P:
-        if plain:
-            return _Judged("structured", 1.0, concealed=False)
-        return _Judged("unknown", math.nan, concealed=False)
-    if signed:
-        return _Judged("structured", 1.0, concealed=False)
-    if magic is None and not plain:
+    if settled == _kernel.LATER_PASSED:
+        start = _opaque_start(head, float(len(head)))
+        if handshake is not None and magic is None:
+            return Judged("opaque", 1.0, concealed=True, opaque_from=start)
+        return _opaque(content[size - later : size], start, magic, followed=False)
+    if magic is None and grammar is None and handshake is None:
         framed = _records.contents(head)
         if framed is not None and len(framed) >= OPAQUE_BELOW:
-            inner, _ = _measure(framed, b"", 0, 0, 0)
+            inner, _ = _measure(framed, b"", 0, 0)
             if inner[_kernel.C_P] > OPAQUE_P:
-                return _opaque(_view(framed), 0.0, magic, handshake, followed=False)
+                return _opaque(_view(framed), 0.0, magic, followed=False)
     if handshake is None:
-        start = _text_ends(head)
-        key = _xor.find(_view(head[start:]))
+        begin = _text_ends(head)
+        key = _xor.find(_view(head[begin:]))
         if key is not None:
-            return _Judged(
+            return Judged(
                 "encoded", 1.0, concealed=True, encoding="xor", period=key.period,
-                opaque_from=float(start),
+                opaque_from=float(begin),
             )  # fmt: skip
     if found[_kernel.C_SHARE] >= PACKED_SHARE:
         odds = _fragments.ciphertext_log_odds(_view(head))
-        return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
+        return Judged("compressed", 1.0 - _probability(odds), concealed=False)
     if found[_kernel.C_HIGH] and _is_utf8(head):
-        return _Judged("text", 1.0, concealed=False)
+        return Judged("text", 1.0, concealed=False)
     # The content may have been cut to find opaque bytes in it; what came in is whole.
+    printable = found[_kernel.C_PRINTABLE] / size
     run = _encoding.find_run(head + slices) if printable > 0.5 else None
     if run is not None:
         return _judge_decoded(run, depth)
-    return _Judged("structured", 1.0, concealed=False)
+    return Judged("structured", 1.0, concealed=False)
 
 
 def _opaque_start(head: bytes, otherwise: float) -> float:
     """Where a preamble ends, if what is left of the head is opaque."""
     start = _kernel.preamble_end(_view(head), 0, len(head), quantiles())
-    rest, _ = _measure(head[start:], b"", 0, -1, 0, search=False)
+    rest, _ = _measure(head[start:], b"", 0, -1, search=False)
     return float(start) if rest[_kernel.C_P] > OPAQUE_P else otherwise
 
 
@@ -523,10 +438,9 @@ def _opaque(
     content: NDArray[np.uint8],
     start: float,
     magic: str | None,
-    handshake: str | None,
     *,
     followed: bool,
-) -> _Judged:
+) -> Judged:
     """Give the verdict on bytes that passed the randomness test.
 
     The trained odds are those of bytes that follow each other (`followed`): what is
@@ -534,20 +448,18 @@ def _opaque(
     """
     if magic:
         # A document or an archive of stored members, with something packed inside.
-        return _Judged("compressed", 0.5, concealed=False)
-    if handshake:
-        return _Judged("opaque", 1.0, concealed=True, opaque_from=start)
+        return Judged("compressed", 0.5, concealed=False)
     odds = _fragments.ciphertext_log_odds(content) if followed else 0.0
     if odds < _fragments.VERDICT_BITS:
-        return _Judged("compressed", 1.0 - _probability(odds), concealed=False)
-    return _Judged("opaque", _probability(odds), concealed=True, opaque_from=start)
+        return Judged("compressed", 1.0 - _probability(odds), concealed=False)
+    return Judged("opaque", _probability(odds), concealed=True, opaque_from=start)
 
 
 def _probability(log2_odds: float) -> float:
     return float(1.0 / (1.0 + 2.0 ** -max(-50.0, min(50.0, log2_odds))))
 
 
-def _read_text(text: bytes, found: list[float], size: int, depth: int) -> _Judged:
+def _read_text(text: bytes, found: list[float], size: int, depth: int) -> Judged:
     """Text, or what it encodes."""
     shares = {
         "base64": found[_kernel.C_BASE64] / size,
@@ -558,17 +470,17 @@ def _read_text(text: bytes, found: list[float], size: int, depth: int) -> _Judge
     }
     decoded = _encoding.recognise(text, shares)
     if decoded is None:
-        return _Judged("text", 1.0, concealed=False)
+        return Judged("text", 1.0, concealed=False)
     return _judge_decoded(decoded, depth)
 
 
-def _judge_decoded(decoded: tuple[str, bytes], depth: int) -> _Judged:
+def _judge_decoded(decoded: tuple[str, bytes], depth: int) -> Judged:
     """Judge what was encoded; nested encodings are followed `_DEPTH` times."""
     encoding, data = decoded
     if depth >= _DEPTH:
-        return _Judged("encoded", math.nan, concealed=False, encoding=encoding)
+        return Judged("encoded", math.nan, concealed=False, encoding=encoding)
     inner = judge_content(data, b"", 0, 0.0, depth + 1)
-    return _Judged(
+    return Judged(
         "encoded", inner.probability, concealed=inner.concealed, encoding=encoding,
         opaque_from=0.0 if inner.concealed else math.nan,
     )  # fmt: skip

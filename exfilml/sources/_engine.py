@@ -6,6 +6,8 @@ Memory is bounded by the flows that live, and by the two outboxes.
 
 A capture is not split over processes, as by NFStream's several meters: nDPI remembers
 from flow to flow, and in parts it names some of them otherwise.
+
+One file because who fills an outbox and who empties it must agree on its layout.
 """
 
 from __future__ import annotations
@@ -24,13 +26,22 @@ from numpy.typing import NDArray
 
 from exfilml.sources import _engine_abi as abi
 from exfilml.sources import _engine_loop as loop
+from exfilml.sources._flows import Ended, judge
 from exfilml.sources._job import Job
-from exfilml.sources._plugin import SLICE_BYTES, FlowState, Side
-from exfilml.sources._rows import DISSECTIONS, SNAPSHOT, Metered, MeterError, Rows
+from exfilml.sources._plugin import SLICE_BYTES, FlowState
+from exfilml.sources._rows import (
+    DISSECTIONS,
+    SNAPSHOT,
+    Metered,
+    MeterError,
+    Rows,
+    put_state,
+)
 
 FIRST_FLOWS: Final = 1024
 OUTBOX_ROWS: Final = 512
 OUTBOX_BYTES: Final = 1 << 20
+OUTBOX_SIZES: Final = 1 << 15
 # Packets after which Ctrl-C is looked for: a second of them, or less.
 STEPS: Final = 1 << 19
 
@@ -119,6 +130,7 @@ def _new_outbox() -> loop.Outbox:
         np.empty(OUTBOX_ROWS, abi.layout("nf_flow")),
         np.empty(OUTBOX_ROWS, loop.NOTE),
         np.empty(OUTBOX_BYTES, np.uint8),
+        np.empty(OUTBOX_SIZES, np.uint16),
     )
 
 
@@ -169,7 +181,7 @@ class _Run:
         """Return how many rows there are in the outbox; the next starts empty."""
         clock = self._clocks[0]
         count = int(clock["rows"])
-        clock["rows"] = clock["bytes"] = 0
+        clock["rows"] = clock["bytes"] = clock["sizes"] = 0
         return count
 
     def _grow(self) -> None:
@@ -244,50 +256,90 @@ class _Flows:
 
     def add(self, outbox: loop.Outbox, count: int) -> None:
         """Take the first `count` rows of an outbox."""
-        columns = [_column(outbox.rows[:count], name) for name in _Part._fields]
-        at = 0
-        for part, (number, goes_on, first_flags, speaker, *shown) in zip(
-            map(_Part._make, zip(*columns, strict=True)),
-            outbox.notes[:count].tolist(),
-            strict=True,
+        rows, notes = outbox.rows[:count], outbox.notes[:count]
+        joined = {}
+        if (notes["parts"] > 1).any() or notes["goes_on"].any():
+            joined = self._join(rows, notes)
+            ends = notes["goes_on"] == 0
+            rows, notes = rows[ends], notes[ends]
+        ended = _columns(rows, notes)
+        for i, state in joined.items():
+            put_state(ended, i, state)
+        kept = np.stack([notes[name] for name in _KEPT], 1).reshape(-1, 3)
+        kept[:, 1] *= SLICE_BYTES
+        used, packets = kept[:, :2].sum(), kept[:, 2].sum()
+        judged = judge(
+            outbox.samples[:used], outbox.sizes[:packets].astype(np.int64), kept,
+            ended.payload.reshape(-1), ended.protocol,
+        )  # fmt: skip
+        self._rows.add(ended, judged)
+
+    def _join(self, rows: Any, notes: Any) -> dict[int, FlowState]:
+        """Join parts; return the flows of several that have ended, by their place."""
+        joined = {}
+        several = np.flatnonzero((notes["parts"] > 1) | (notes["goes_on"] != 0))
+        places = np.cumsum(notes["goes_on"] == 0) - 1
+        columns = [_column(rows[several], name) for name in _Part._fields]
+        for at, part in zip(
+            several.tolist(), map(_Part._make, zip(*columns, strict=True)), strict=True
         ):
+            number = int(notes["number"][at])
             state = self._cut.pop(number, None)
             if state is None:
                 state = FlowState(part)
             else:
                 state.turn(part)
             state.add_part(part)
-            if goes_on:
+            if notes["goes_on"][at]:
                 self._cut[number] = state
-                continue
-            state.first_flags = first_flags
-            state.speaker = None if speaker < 0 else speaker
-            half = len(loop.SHOWN)
-            at = _fill(state.sides[0], shown[:half], outbox.samples, at)
-            at = _fill(state.sides[1], shown[half:], outbox.samples, at)
-            state.judge()
-            self._rows.add(state)
+            else:
+                joined[int(places[at])] = state
+        return joined
 
 
-def _fill(side: Side, shown: list[int], samples: NDArray[np.uint8], at: int) -> int:
-    """Give a side its samples, from a place on; return the place behind them."""
-    side.flags, side.payload, head, packets, slices = shown
-    slices_at = at + head
-    sizes_at = slices_at + slices * SLICE_BYTES
-    end = sizes_at + 2 * packets
-    if packets:
-        side.head = bytearray(samples[at:slices_at])
-        side.slices = bytearray(samples[slices_at:sizes_at])
-        side.packets = samples[sizes_at:end].view(np.uint16).tolist()
-    return end
+_KEPT: Final = ("head_0", "slices_0", "packets_0", "head_1", "slices_1", "packets_1")
+
+
+def _columns(rows: Any, notes: Any) -> Ended:
+    """Read the struct, each flow in one part."""
+
+    def texts(name: str) -> NDArray[np.object_]:
+        return np.array(_column(rows, name), object)
+
+    def two(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.int64]:
+        return np.stack([one, other], 1).astype(np.int64)
+
+    return Ended(
+        rows["bidirectional_first_seen_ms"].copy(),
+        rows["bidirectional_last_seen_ms"].copy(),
+        rows["protocol"].astype(np.int64),
+        np.stack([texts("src_ip"), texts("dst_ip")], 1),
+        two(rows["src_port"], rows["dst_port"]),
+        two(rows["src2dst_bytes"], rows["dst2src_bytes"]),
+        two(rows["src2dst_packets"], rows["dst2src_packets"]),
+        two(notes["flags_0"], notes["flags_1"]),
+        two(notes["payload_0"], notes["payload_1"]),
+        notes["first_flags"],
+        notes["speaker"],
+        texts("application_name"),
+        rows["confidence"].astype(np.int64),
+        texts("requested_server_name"),
+        texts("client_fingerprint"),
+        texts("user_agent"),
+        texts("content_type"),
+    )
 
 
 def _column(rows: Any, name: str) -> list[Any]:
     """Return a column of the struct as Python's values; text up to its end in C."""
     values: list[Any] = rows[_COLUMNS.get(name, name)].tolist()
-    if values and isinstance(values[0], bytes):
-        return [
-            value.partition(b"\0")[0].decode("utf-8", errors="ignore")
-            for value in values
-        ]
-    return values
+    if not values or not isinstance(values[0], bytes):
+        return values
+    # One call for all of them, unless something stands behind an end.
+    texts = b"\0".join(values).decode("utf-8", errors="ignore").split("\0")
+    if len(texts) == len(values):
+        return texts
+    letters = np.array(values).view(np.uint8).reshape(len(values), -1)
+    letters[np.logical_or.accumulate(letters == 0, axis=1)] = 0
+    values = letters.view(f"S{letters.shape[1]}")[:, 0].tolist()
+    return b"\0".join(values).decode("utf-8", errors="ignore").split("\0")

@@ -16,7 +16,7 @@ part. Samples of a direction lie in a small address space of its own: the head, 
 slices, the sizes of the packets of the head. Pages of it are taken when first written
 to, and given back when the flow ends: memory follows what live flows have sampled.
 
-What has ended is copied to the ``rows``, ``notes`` and ``samples`` of an outbox, which
+What has ended is copied to the ``rows``, ``notes``, ``samples`` and ``sizes`` of an outbox, which
 Python empties.
 
 One file because compiled functions that call each other belong in one (see `_jit`).
@@ -32,17 +32,14 @@ from numpy.typing import NDArray
 
 from exfilml._jit import compiled
 from exfilml.sources import _engine_calls as calls
+from exfilml.sources._flows import ICMP, ICMPV6, TCP, UDP
 from exfilml.sources._plugin import (
     ANSWERED,
     ASKED,
     HEAD_BYTES,
-    ICMP,
-    ICMPV6,
     MAX_PACKETS,
     MAX_SLICES,
     SLICE_BYTES,
-    TCP,
-    UDP,
 )
 
 # What Python has to do before the loop can go on.
@@ -103,6 +100,7 @@ SHOWN: Final = ("flags", "payload", "head", "packets", "slices")
 NOTE: Final = np.dtype(
     [
         ("number", "<i8"),
+        ("parts", "<i8"),  # that have ended, this one included
         ("goes_on", "<i8"),  # cut by the active timeout; nothing below is meant
         ("first_flags", "<i8"),
         ("speaker", "<i8"),
@@ -127,6 +125,7 @@ CLOCK: Final = np.dtype(
         ("numbers", "<i8"),
         ("rows", "<i8"),
         ("bytes", "<i8"),
+        ("sizes", "<i8"),
     ]
 )
 """The state of the loop between two calls."""
@@ -173,6 +172,7 @@ class Outbox(NamedTuple):
     rows: NDArray[np.void]
     notes: NDArray[np.void]
     samples: NDArray[np.uint8]
+    sizes: NDArray[np.uint16]
 
 
 # --- the table of flows ----------------------------------------------------------
@@ -548,6 +548,7 @@ def _end_part(
     note.number = flow.number
     note.goes_on = goes_on
     flow.parts += 1
+    note.parts = flow.parts
     if goes_on:
         return
     note.first_flags = flow.first_flags
@@ -565,10 +566,12 @@ def _end_part(
         for start, size in (
             (_HEAD_AT, side.head),
             (_SLICES_AT, side.slices * SLICE_BYTES),
-            (_SIZES_AT, side.packets * 2),
         ):
             _read(memory, clock, number_of, start, at + clock.bytes, size)
             clock.bytes += size
+        sizes = outbox.sizes.ctypes.data + 2 * clock.sizes
+        _read(memory, clock, number_of, _SIZES_AT, sizes, 2 * side.packets)
+        clock.sizes += side.packets
 
 
 @compiled
@@ -721,6 +724,7 @@ def run(  # noqa: C901, PLR0912 - the order of these steps is the point
         if (
             clock.rows == outbox.rows.size
             or clock.bytes + 2 * SIDE_BYTES > outbox.samples.size
+            or clock.sizes + 2 * MAX_PACKETS > outbox.sizes.size
         ):
             return EMPTY_OUTBOX
         if clock.scan_left > 0:

@@ -101,7 +101,7 @@ class Channel:
             # NFStream would pass the flow on; its C side is gone already.
             message.udps = None
             if state is not None:
-                self._rows.add(state)
+                self._rows.add_state(state)
         elif message.id is NFEvent.ALL_AFFINITY_SET:
             # The meter has pinned this process to some cores; several workers would
             # share the same ones.
@@ -143,6 +143,6 @@ def meter_by_plugin(job: Job, emit: Callable[[pa.RecordBatch], None]) -> Metered
     if channel.error is not None:
         raise MeterError(channel.error)
     for state in sampler.unclaimed:
-        rows.add(state)
+        rows.add_state(state)
     rows.flush()
     return Metered(rows.impossible, rows.announced)

@@ -49,6 +49,7 @@ from nfstream import NFPlugin
 from nfstream.flow import NFlow
 
 from exfilml import payload
+from exfilml.sources._flows import ICMP, ICMPV6, TCP, UDP
 
 HEAD_BYTES: Final = payload.KEPT_HEAD
 SLICE_BYTES: Final = payload.SLICE_BYTES
@@ -56,7 +57,6 @@ MAX_SLICES: Final = payload.MAX_SLICES
 # A chat of single bytes has no messages worth telling apart.
 MAX_PACKETS: Final = 256
 
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _SIZED: Final = frozenset({TCP, UDP, ICMP, ICMPV6})
 # Types of ICMP and ICMPv6 that quote the packet they complain about (RFC 792, RFC 4443).
 _ERRORS: Final = {ICMP: frozenset({3, 4, 5, 11, 12}), ICMPV6: frozenset({1, 2, 3, 4})}
@@ -157,22 +157,6 @@ class Side:
         if size and (not self.full or self.is_due(size)):
             self.keep(packet[start : start + size], size)
 
-    def judge(self, protocol: int) -> payload.PayloadEvidence:
-        """Judge the samples."""
-        if not self.payload:
-            return _NOTHING
-        return payload.judge_stream(
-            bytes(self.head),
-            bytes(self.slices),
-            slice_bytes=SLICE_BYTES,
-            stream_bytes=self.payload,
-            protocol=protocol,
-            packets=self.packets,
-        )
-
-
-_NOTHING: Final = payload.judge_stream(b"")
-
 
 class FlowState:
     """One flow over all its parts, as the table will have it.
@@ -184,9 +168,7 @@ class FlowState:
 
     __slots__ = (
         "bytes",
-        "echoed",
         "ends",
-        "evidence",
         "facts",
         "first_flags",
         "first_ms",
@@ -197,7 +179,6 @@ class FlowState:
         "sides",
         "sides_here",
         "speaker",
-        "transfers",
         "v4",
     )
 
@@ -215,11 +196,7 @@ class FlowState:
         self.packets = [0, 0]
         # Which side's payload came first.
         self.speaker: int | None = None
-        self.echoed: float | None = None
-        # What an FTP control connection says of its data connections.
-        self.transfers: tuple[payload.Transfer, ...] = ()
         self.facts: tuple[str, int, str, str, str, str] | None = None
-        self.evidence: tuple[Any, Any] | None = None
 
     def turn(self, flow: Any) -> None:
         """Go on with a part that may have its ends the other way round."""
@@ -251,27 +228,6 @@ class FlowState:
                 flow.user_agent,
                 flow.content_type,
             )
-
-    def judge(self) -> None:
-        """Turn samples into evidence and let go of them."""
-        source, destination = (side.judge(self.protocol) for side in self.sides)
-        self.evidence = (source, destination)
-        if self.protocol in (ICMP, ICMPV6):
-            forth, back = self.sides
-            self.echoed = payload.echoed(
-                bytes(forth.head),
-                tuple(forth.packets),
-                bytes(back.head),
-                tuple(back.packets),
-            )
-        elif "ftp" in (source.protocol, destination.protocol):
-            client, server = self.sides
-            self.transfers = payload.ftp_transfers(
-                bytes(client.head), bytes(server.head)
-            )
-        for side in self.sides:
-            side.head = side.slices = bytearray()
-            side.packets = []
 
 
 def _key(flow: Any) -> tuple[Any, ...]:
@@ -391,8 +347,8 @@ def _is_error(protocol: int, packet: Any, start: int, data: bytes) -> bool:
 class PayloadSampler(NFPlugin):  # type: ignore[misc]
     """The NFStream plugin; hand one to each meter.
 
-    After a flow has expired its ``udps`` is a `FlowState` with evidence, or None
-    for a part whose flow goes on.
+    After a flow has expired its ``udps`` is a `FlowState`, or None for a part whose
+    flow goes on.
     """
 
     def __init__(self) -> None:
@@ -406,7 +362,6 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
         self.waiting = None
         if state is not None and state.key != _key(flow):
             # The meter failed to open the next part (out of memory).
-            state.judge()
             self.unclaimed.append(state)
             state = None
         if state is None:
@@ -444,11 +399,9 @@ class PayloadSampler(NFPlugin):  # type: ignore[misc]
                     side.keep(kept, size)
 
     def on_expire(self, flow: Any) -> None:
-        """Judge the samples, unless the flow goes on."""
+        """Add the part, and keep the state waiting if the flow goes on."""
         state = flow.udps
         state.add_part(flow)
         if flow.expiration_id == _ACTIVE:
             self.waiting = state
             flow.udps = None
-            return
-        state.judge()

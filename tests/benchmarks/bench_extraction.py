@@ -70,7 +70,14 @@ class OrdinaryPlugin(NFPlugin):
 
     def on_expire(self, flow: object) -> None:
         """Judge."""
-        flow.udps.state.judge()
+        for side in flow.udps.state.sides:
+            payload.judge_stream(
+                bytes(side.head),
+                bytes(side.slices),
+                stream_bytes=side.payload,
+                protocol=flow.protocol,
+                packets=side.packets,
+            )
         flow.udps.state = None
 
 

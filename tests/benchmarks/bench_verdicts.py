@@ -30,9 +30,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exfilml import payload
-from exfilml.sources import _plugin, _rows
+from exfilml.sources import _rows
 from exfilml.sources._job import Job
 from exfilml.sources._meter import meter_by_plugin
+from exfilml.sources._plugin import FlowState
 
 PLAIN_TARGET = 0.005
 CIPHER_TARGET = 0.95
@@ -98,36 +99,36 @@ class Direction:
         )
 
 
-class KeptState(_plugin.FlowState):
-    """A flow state that keeps the bytes it judged."""
-
-    __slots__ = ("kept",)
-
-    def judge(self) -> None:
-        """Keep the samples, then judge them."""
-        self.kept = [(bytes(s.head), bytes(s.slices)) for s in self.sides]
-        super().judge()
-
-
 def directions(captures: list[Path]) -> list[Direction]:
     """Read captures; one entry for each direction with payload."""
     found: list[Direction] = []
     capture = ""
 
-    def to_row(state: KeptState, row=_rows.to_row):
-        app, confidence = state.facts[:2] if state.facts else ("", 0)
-        for side, kept, evidence in zip(
-            ("forth", "back"), state.kept, state.evidence, strict=True
-        ):
-            if evidence.n_bytes:
-                ports = (state.ends[1], state.ends[3])
-                inspected = confidence == payload.INSPECTED
+    def of_states(states: list[FlowState], columns=_rows._of_states):
+        ended, judged = columns(states)
+        evidence = map(
+            payload.PayloadEvidence._make, zip(*judged.evidence, strict=True)
+        )
+        sides = [(state, way) for state in states for way in (0, 1)]
+        for (state, way), one in zip(sides, evidence, strict=True):
+            app, confidence = state.facts[:2]
+            side = state.sides[way]
+            if one.n_bytes:
                 found.append(
-                    Direction(capture, app, inspected, ports, side, *kept, evidence)
+                    Direction(
+                        capture,
+                        app,
+                        confidence == payload.INSPECTED,
+                        (state.ends[1], state.ends[3]),
+                        ("forth", "back")[way],
+                        bytes(side.head),
+                        bytes(side.slices),
+                        one,
+                    )
                 )
-        return row(state)
+        return ended, judged
 
-    _plugin.FlowState, _rows.to_row = KeptState, to_row
+    _rows._of_states = of_states
     for path in captures:
         capture = path.name
         try:
