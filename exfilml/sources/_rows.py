@@ -39,6 +39,7 @@ _ARROW: Final[dict[str, Any]] = {
     "float64": pa.float64(),
     "boolean": pa.bool_(),
 }
+_STATES: Final = np.array(CONN_STATES, object)
 _NEVER_SEEN: Final = frozenset({"process", "sensor", "uid", "label"})
 SCHEMA: Final = pa.schema(
     [
@@ -295,8 +296,5 @@ def conversation(ended: Ended) -> NDArray[np.int64]:
     one_sided = ~ended.packets.all(1)
     midstream = tcp & (flags & _SYN == 0)
     names = ("unsolicited", "rejected", "one_sided", "midstream", "established")
-    *codes, rest = [CONN_STATES.index(name) for name in names]
+    *codes, rest = map(CONN_STATES.index, names)
     return np.select([unsolicited, rejected, one_sided, midstream], codes, rest)
-
-
-_STATES: Final = np.array(CONN_STATES, object)
