@@ -37,7 +37,7 @@ from exfilml.sources import (
     _tables,
     read_flows,
 )
-from exfilml.sources._job import Job
+from exfilml.sources._job import HEADER, READY, Job
 from exfilml.sources._meter import meter, meter_by_plugin
 from exfilml.sources._reading import Options
 from exfilml.sources._structure import inspect_capture
@@ -745,9 +745,21 @@ def test_a_dead_engine_names_the_file(folder, stub):
     assert "b.pcap" in str(caught.value)
 
 
-def test_a_stuck_engine_names_the_file_and_is_ended(folder, stub, monkeypatch):
-    stub("import time; time.sleep(60)")
-    monkeypatch.setattr(_process, "STALL_SECONDS", 1.0)
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [
+        ("START_SECONDS", "import time; time.sleep(60)"),
+        (
+            "STALL_SECONDS",
+            f"import os, time; os.write(1, {HEADER.pack(READY, 0)!r}); time.sleep(60)",
+        ),
+    ],
+)
+def test_a_stuck_engine_names_the_file_and_is_ended(
+    limit, code, folder, stub, monkeypatch
+):
+    stub(code)
+    monkeypatch.setattr(_process, limit, 1.0)
     before = time.monotonic()
     with pytest.raises(SourceError, match="stopped answering while reading"):
         read_flows(folder / "b.pcap")

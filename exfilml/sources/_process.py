@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STALL_SECONDS: Final = 120.0
+# A first start compiles for minutes on a busy machine, without a byte read or written.
+START_SECONDS: Final = 900.0
 _POLL_SECONDS: Final = 0.2
 
 COMMAND: Final = (
@@ -171,7 +173,7 @@ class Worker:
                 elif meter.stalled():
                     raise SourceError(
                         f"{path}: the packet engine stopped answering while reading "
-                        f"this file (no progress for {STALL_SECONDS:g} s). Leave the "
+                        f"this file (no progress for {meter.longest:g} s). Leave the "
                         "file out, or cut it into parts to find the packet at fault."
                     )
         return bytes(received)
@@ -232,7 +234,12 @@ class _Progress:
         if self._base is not None and counters[0] > self._base:
             self._advance(counters[0] - self._base)
             self._base = counters[0]
-        return time.monotonic() - self._since > STALL_SECONDS
+        return time.monotonic() - self._since > self.longest
+
+    @property
+    def longest(self) -> float:
+        """Seconds without anything moving that are too long."""
+        return START_SECONDS if self._base is None else STALL_SECONDS
 
     def _counters(self) -> tuple[int, int, int]:
         try:
