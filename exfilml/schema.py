@@ -401,7 +401,7 @@ def _impossible(series: pd.Series, column: Column) -> str | None:
         bad = np.isnat(times) | (times < _EARLIEST) | (times >= _TOO_LATE)
         what = f"missing or outside {FIRST_YEAR}–{LAST_YEAR}"
     elif column.name in _ADDRESSES:
-        bad = ~Names.of(series).each(_is_address, missing=False)
+        bad = ~Names.of(series).each(is_address, missing=False)
         what = "not an IPv4 or IPv6 address"
     elif column.name in _ENUMS:
         known = _ENUMS[column.name]
@@ -424,7 +424,8 @@ _EARLIEST: Final = np.datetime64(f"{FIRST_YEAR}-01-01", "us")
 _TOO_LATE: Final = np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Say whether a text is an address of IP version 4 or 6."""
     try:
         # Most are of version 4, and known to the operating system in less time.
         socket.inet_pton(socket.AF_INET, text)

@@ -18,13 +18,12 @@ from pathlib import Path
 import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
-from exfilml.schema import empty_flows, validate_flows
+from exfilml.schema import empty_flows
 from exfilml.sources._discover import (
     READERS,
     Source,
     expand,
     find_readers,
-    first_few,
     is_read,
 )
 from exfilml.sources._doctor import examine
@@ -33,11 +32,13 @@ from exfilml.sources._parquet import read_parquet
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
+from exfilml.sources._stream import in_order, iter_flows, summary
 
 __all__ = [
     "READERS",
     "examine",
     "is_read",
+    "iter_flows",
     "read_flows",
     "read_labels",
     "read_parquet",
@@ -55,7 +56,7 @@ def read_flows(
     active_timeout: int = 1800,
     decode_tunnels: bool = True,
 ) -> pd.DataFrame:
-    """Read captures or stored flows tables into one flows table.
+    """Read captures, logs or stored flows tables into one flows table.
 
     Parameters
     ----------
@@ -192,30 +193,14 @@ def _gather(
     """Put the tables together in order of time; note what was lost."""
     failed = [r for r in readings if not isinstance(r, Reading)]
     read = [r for r in readings if isinstance(r, Reading)]
-    if not read:
-        if len(failed) == 1:
-            raise failed[0]
-        raise SourceError(
-            f"None of {len(failed):,} files could be read. "
-            f"{first_few(map(str, failed))}."
-        )
-    if failed:
-        notes.append(
-            f"{len(failed):,} of {len(readings):,} files could not be read; their "
-            f"flows are missing. {first_few(map(str, failed))}."
-        )
-    kinds: dict[str, list[str]] = {}
+    losses: dict[str, list[str]] = {}
     for kind, text in (loss for reading in read for loss in reading.losses):
-        kinds.setdefault(kind, []).append(text)
-    for kind, texts in kinds.items():
-        lead = "" if len(readings) == 1 else f"{len(texts):,} of {len(read):,} files "
-        notes.append(f"{lead}{kind}. {first_few(texts)}." if lead else f"{texts[0]}.")
+        losses.setdefault(kind, []).append(text)
+    notes += summary(failed, losses, len(readings))
     tables = [reading.flows for reading in read if len(reading.flows)]
     if not tables:
         return empty_flows()
-    flows = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
-    checked = validate_flows(flows)
-    return checked.sort_values("start", kind="stable", ignore_index=True)
+    return in_order(pd.concat(tables, ignore_index=True))
 
 
 @contextmanager

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Final, cast
 
 from exfilml.exceptions import SourceError
-from exfilml.sources import _parquet, _pcap
+from exfilml.sources import _parquet, _pcap, _zeek
+from exfilml.sources._foreign import what_it_is
+from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
 READERS: Final[tuple[Reader, ...]] = cast(
     "tuple[Reader, ...]",
-    (_pcap, _parquet),
+    (_pcap, _parquet, _zeek),
 )
-FORMATS: Final = "pcap or pcapng (also .gz), or a flows table in Parquet"
-_HEAD_BYTES: Final = 4096
+FORMATS: Final = (
+    "pcap or pcapng, a flows table in Parquet, or Zeek's conn.log; also packed with "
+    "gzip, bzip2, xz or zstd"
+)
+# A line of JSON may be long.
+_HEAD_BYTES: Final = 1 << 16
 _SHOWN: Final = 3
 
 Source = str | os.PathLike[str]
@@ -117,8 +123,7 @@ def _detect(path: Path) -> Reader:
     if not path.is_file():
         raise SourceError(f"{path}: not a regular file. Expected {FORMATS}.")
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        head = plain_head(path, _HEAD_BYTES)
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
     if not head:
@@ -126,6 +131,9 @@ def _detect(path: Path) -> Reader:
     for reader in READERS:
         if reader.detect(head):
             return reader
+    known = what_it_is(head)
+    if known is not None:
+        raise SourceError(f"{path}: {known}.")
     raise SourceError(
         f"{path}: not a format that exfilml reads (it begins with {head[:8]!r}). "
         f"Expected {FORMATS}."

@@ -1,0 +1,117 @@
+"""Text logs in blocks of whole lines, and the account of lines that are none.
+
+A block is large enough for Arrow to read fast and small enough that a log of any
+length is read in the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+BLOCK: Final = 8 << 20
+# Longer than any record of any format that is read.
+LONGEST_LINE: Final = 4 << 20
+_SHOWN: Final = 60
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(slots=True)
+class BadLines:
+    """Counts lines that could not be read, and remembers the first.
+
+    Attributes
+    ----------
+    lines
+        Lines of records so far, good or bad.
+    bad
+        How many of them could not be read.
+    first
+        Number of the first, and what is wrong with it.
+    blanked
+        Values of columns that a flow can do without, left out because they cannot be.
+    """
+
+    lines: int = 0
+    bad: int = 0
+    first: tuple[int, str] | None = None
+    blanked: int = 0
+
+    def add(self, line: int, reason: str, count: int = 1) -> None:
+        """Count bad lines, the first of which has this number."""
+        if count:
+            self.bad += count
+            if self.first is None or line < self.first[0]:
+                self.first = (line, reason)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.bad:
+            assert self.first is not None
+            number, reason = self.first
+            parts.append(
+                f"{self.bad:,} of {self.lines:,} lines could not be read; first: line "
+                f"{number:,}: {reason}"
+            )
+        if self.blanked:
+            parts.append(f"{self.blanked:,} impossible values left out")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines of a file, and the number of the first."""
+
+    data: bytes
+    first: int
+
+
+def blocks(pieces: Iterable[bytes], bad: BadLines, size: int = BLOCK) -> Iterator[Block]:
+    """Cut pieces of a file into blocks of whole lines.
+
+    The last line may lack its end. A line longer than `LONGEST_LINE` is counted as bad
+    and passed over.
+    """
+    number = 1
+    ready: list[bytes] = []
+    tail: list[bytes] = []
+    skipping = False
+
+    def block() -> Iterator[Block]:
+        nonlocal number, ready
+        if ready:
+            data = b"".join(ready)
+            yield Block(data, number)
+            number += data.count(b"\n")
+            ready = []
+
+    for at, given in enumerate(pieces):
+        piece = given if at else given.removeprefix(_BOM)
+        if skipping:
+            _, end, piece = piece.partition(b"\n")
+            if not end:
+                continue
+            skipping = False
+            number += 1
+        end_of_lines = piece.rfind(b"\n") + 1
+        if end_of_lines:
+            ready += [*tail, piece[:end_of_lines]]
+            tail = []
+        tail.append(piece[end_of_lines:])
+        if sum(map(len, ready)) >= size:
+            yield from block()
+        if sum(map(len, tail)) > LONGEST_LINE:
+            yield from block()
+            bad.lines += 1
+            bad.add(number, f"longer than {LONGEST_LINE >> 20} MiB")
+            tail, skipping = [], True
+    ready += [piece for piece in tail if piece]
+    yield from block()
+
+
+def shown(text: str | bytes) -> str:
+    """Quote what stands in a log, shortened and without control characters."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    return repr(text[:_SHOWN] + ("…" if len(text) > _SHOWN else ""))

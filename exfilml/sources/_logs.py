@@ -1,0 +1,231 @@
+"""What all log formats share: Arrow columns in, checked flows out, losses told once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from exfilml.exceptions import SourceError
+from exfilml.schema import COLUMNS, DTYPES, FIRST_YEAR, LAST_YEAR, is_address
+from exfilml.sources._lines import BadLines, shown
+from exfilml.sources._reading import DAMAGED, Reading
+
+BAD_LINES: Final = "with lines that could not be read"
+NO_FLOWS: Final = "without flows"
+_ARROW: Final[dict[str, Any]] = {
+    "str": pa.string(),
+    "int64": pa.int64(),
+    "Int64": pa.int64(),
+    "float64": pa.float64(),
+    "boolean": pa.bool_(),
+}
+_UTC: Final = pa.timestamp("us", "UTC")
+_EARLIEST: Final = int(np.datetime64(f"{FIRST_YEAR}-01-01", "us").astype(np.int64))
+_TOO_LATE: Final = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "us").astype(np.int64))
+# An IP header, and TCP's or UDP's and ICMP's.
+_HEADERS: Final = {4: 20, 6: 40}
+_TRANSPORT: Final = {6: 20}
+_LEAST_TRANSPORT: Final = 8
+
+# Zeek and Suricata name what they recognised, in their own words. Names are nDPI's
+# where it has one, so that what was learned from captures is known again in logs.
+APPLICATIONS: Final[dict[str, str]] = {
+    "bittorrent": "BitTorrent",
+    "dce_rpc": "DCERPC",
+    "dcerpc": "DCERPC",
+    "dhcp": "DHCP",
+    "dns": "DNS",
+    "dtls": "DTLS",
+    "ftp": "FTP_CONTROL",
+    "ftp-data": "FTP_DATA",
+    "http": "HTTP",
+    "http2": "HTTP",
+    "ike": "IPSec",
+    "ikev2": "IPSec",
+    "imap": "IMAP",
+    "irc": "IRC",
+    "krb": "Kerberos",
+    "krb5": "Kerberos",
+    "krb_tcp": "Kerberos",
+    "ldap": "LDAP",
+    "ldap_tcp": "LDAP",
+    "ldap_udp": "LDAP",
+    "mqtt": "MQTT",
+    "mysql": "MySQL",
+    "netbios": "NetBIOS",
+    "nfs": "NFS",
+    "ntp": "NTP",
+    "pop3": "POP3",
+    "postgresql": "PostgreSQL",
+    "quic": "QUIC",
+    "radius": "RADIUS",
+    "rdp": "RDP",
+    "rfb": "VNC",
+    "rtsp": "RTSP",
+    "sip": "SIP",
+    "smb": "SMBv23",
+    "smtp": "SMTP",
+    "snmp": "SNMP",
+    "socks": "SOCKS",
+    "ssdp": "SSDP",
+    "ssh": "SSH",
+    "ssl": "TLS",
+    "syslog": "Syslog",
+    "telnet": "Telnet",
+    "teredo": "TEREDO",
+    "tftp": "TFTP",
+    "tls": "TLS",
+    "websocket": "WebSocket",
+    "wireguard": "WireGuard",
+}
+
+
+def flows_of(
+    columns: Mapping[str, Any], lines: Any, first: int, bad: BadLines
+) -> pd.DataFrame:
+    """Make flows of Arrow columns that have the schema's names.
+
+    Rows in which a required column cannot be are counted as bad lines and left out;
+    in other columns the value alone is left out. ``start`` is in microseconds since
+    1970, in whichever type of number.
+
+    Parameters
+    ----------
+    columns
+        Arrow arrays, all of one length.
+    lines
+        Line numbers of the rows, None for one after the other from `first` on.
+    first
+        Number of the block's first line.
+    bad
+        The account of the file.
+    """
+    table = pa.table(dict(columns)).combine_chunks()
+    number = np.arange(first, first + table.num_rows) if lines is None else lines
+    keep = np.ones(table.num_rows, dtype=bool)
+    whole: dict[str, Any] = {}
+    for column in COLUMNS:
+        if column.name not in table.column_names:
+            continue
+        values = _one(table.column(column.name))
+        good = _possible(column.name, column.high, values)
+        if column.required:
+            wrong = keep & ~good
+            if wrong.any():
+                row = int(wrong.argmax())
+                text = shown(str(values[row].as_py()))
+                reason = f"{column.name} cannot be {text}"
+                bad.add(int(number[row]), reason, int(wrong.sum()))
+            keep &= good
+        elif not good.all():
+            bad.blanked += int((keep & ~good).sum())
+            values = pc.if_else(pa.array(good), values, pa.scalar(None, values.type))
+        whole[column.name] = values
+    table = pa.table(whole)
+    return to_frame(table if keep.all() else table.filter(pa.array(keep)))
+
+
+def _one(values: Any) -> Any:
+    """Return a column of one chunk."""
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+    return values
+
+
+def _possible(name: str, high: float | None, values: Any) -> Any:
+    """Say for each value whether the schema allows it; for optional columns, None too."""
+    if name in {"src_ip", "dst_ip"}:
+        coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        right = [_is_address(text) for text in coded.dictionary.to_pylist()]
+        known = np.array([*right, False])
+        return known[pc.fill_null(coded.indices, len(right)).to_numpy()]
+    if name == "start":
+        times = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
+        return (times >= _EARLIEST) & (times < _TOO_LATE)
+    if high is None:
+        return np.ones(len(values), dtype=bool)
+    numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
+    good = (numbers >= 0) & (numbers <= high)
+    if DTYPES[name] != "int64":
+        good |= np.isnan(numbers)
+    return good
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_address(text: str | None) -> bool:
+    return text is not None and is_address(text)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Make a frame of columns of the flows table, each in its dtype."""
+    frame: dict[str, Any] = {}
+    for name in table.column_names:
+        dtype: Any = pd.api.types.pandas_dtype(DTYPES[name])
+        values = table.column(name)
+        if name == "start":
+            values = pc.round(values).cast(pa.int64()).cast(_UTC)
+        elif not DTYPES[name] == "int64":
+            values = values.cast(_ARROW[DTYPES[name]])
+        if hasattr(dtype, "__from_arrow__"):
+            frame[name] = dtype.__from_arrow__(values)
+        else:
+            # Copied, because Arrow's memory cannot be written.
+            frame[name] = values.to_numpy().astype(dtype, copy=True)
+    return pd.DataFrame(frame, copy=False)
+
+
+def most_payload(flows: Mapping[str, Any], way: str) -> Any:
+    """Return what the packets of a direction can have carried at most, in bytes.
+
+    IP bytes less the shortest possible headers of each packet.
+    """
+    version6 = pc.match_substring(flows["src_ip"].cast(pa.string()), ":")
+    header = pc.if_else(version6, _HEADERS[6], _HEADERS[4])
+    is_tcp = pc.equal(flows["protocol"], 6)
+    header = pc.add(header, pc.if_else(is_tcp, _TRANSPORT[6], _LEAST_TRANSPORT))
+    packets = pc.fill_null(flows[f"{way}_packets"], 0)
+    left = pc.subtract(flows[f"{way}_bytes"], pc.multiply(packets, header))
+    return pc.max_element_wise(left, 0)
+
+
+def losses(path: Path, bad: BadLines, damage: str | None, flows: int) -> Reading:
+    """Say what was lost of a file, as the last reading of its stream.
+
+    Raises
+    ------
+    SourceError
+        If not one line could be read.
+    """
+    if bad.bad and not flows:
+        raise SourceError(f"{path}: no flow could be read: {bad}.")
+    told = []
+    if damage is not None:
+        told.append((DAMAGED, f"{path}: {damage}"))
+    if str(bad):
+        told.append((BAD_LINES, f"{path}: {bad}"))
+    if not flows:
+        told.append((NO_FLOWS, f"{path}: holds no flows"))
+    return Reading(pd.DataFrame(), tuple(told))
+
+
+def whole(readings: Iterable[Reading]) -> Reading:
+    """Put the readings of a stream together."""
+    every = list(readings)
+    tables = [reading.flows for reading in every if len(reading.flows)]
+    flows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return Reading(flows, tuple(loss for r in every for loss in r.losses))
+
+
+def named(kind: Any, texts: Any, meaning: Mapping[str, str]) -> Any:
+    """Translate a column of few texts; those without a meaning stay as they are."""
+    coded = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
+    coded = _one(coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded)
+    words = [meaning.get(t, t) if t is not None else None for t in coded.dictionary.to_pylist()]
+    return pa.array(words, kind).take(coded.indices)

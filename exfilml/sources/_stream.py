@@ -1,0 +1,149 @@
+"""Flows of any length in bounded memory: tables of bounded size, one after the other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
+from exfilml.schema import validate_flows
+from exfilml.sources._discover import Source, expand, find_readers, first_few
+from exfilml.sources._pool import WorkerPool
+from exfilml.sources._reading import Options, Reader, Reading
+
+CHUNK: Final = 200_000
+
+
+def iter_flows(
+    source: Source | Iterable[Source], *, chunk: int = CHUNK
+) -> Iterator[pd.DataFrame]:
+    """Read captures, logs or stored flows tables in tables of bounded size.
+
+    For what does not fit into memory at once. Files are read one after the other, by
+    name; logs and Parquet files piece by piece, a capture at once.
+
+    Parameters
+    ----------
+    source
+        A file, several files, or a folder, as in `read_flows`.
+    chunk
+        The most rows of one table.
+
+    Yields
+    ------
+    pandas.DataFrame
+        Flows tables (`exfilml.schema`), each in order of start and with index
+        0, 1, 2 …; none if there are no flows. Logs and captures are written in the
+        order in which conversations end: the tables together are not in order of start.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file, or nothing in it can be read.
+    FlowsError
+        If a Parquet file holds no flows table.
+    OptionError
+        If `chunk` is not 1 or more.
+
+    Warns
+    -----
+    SourceWarning
+        As `read_flows`, after the last table.
+    """
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+        raise OptionError(f"chunk={chunk!r}: expected whole rows, 1 or more.")
+    paths, by_name = expand(source)
+    readers, notes = find_readers(paths, named=by_name)
+    return _tables(readers, notes, chunk)
+
+
+def _tables(
+    readers: list[tuple[Path, Reader | SourceError]], notes: list[str], chunk: int
+) -> Iterator[pd.DataFrame]:
+    waiting: list[pd.DataFrame] = []
+    failed: list[SourceError | FlowsError] = []
+    losses: dict[str, list[str]] = {}
+    with WorkerPool() as pool:
+        for path, reader in readers:
+            try:
+                for reading in _pieces(path, reader, Options(pool)):
+                    for kind, text in reading.losses:
+                        losses.setdefault(kind, []).append(text)
+                    if len(reading.flows):
+                        waiting.append(reading.flows)
+                    if sum(map(len, waiting)) >= chunk:
+                        yield from _cut(waiting, chunk, last=False)
+            except (SourceError, FlowsError) as error:
+                failed.append(error)
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror or error}"
+                failed.append(SourceError(f"{path}: {reason}."))
+    yield from _cut(waiting, chunk, last=True)
+    told = [*notes, *summary(failed, losses, len(readers))]
+    for note in told:
+        warnings.warn(note, SourceWarning, stacklevel=2)
+
+
+def _pieces(
+    path: Path, reader: Reader | SourceError, options: Options
+) -> Iterator[Reading]:
+    if isinstance(reader, SourceError):
+        raise reader
+    stream = getattr(reader, "stream", None)
+    if stream is None:
+        yield reader.read(path, options)
+    else:
+        yield from stream(path, options)
+
+
+def _cut(waiting: list[pd.DataFrame], chunk: int, *, last: bool) -> Iterator[pd.DataFrame]:
+    """Yield full tables of what waits, and the rest of it at the end."""
+    if not waiting:
+        return
+    every = pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+    waiting.clear()
+    start = 0
+    while len(every) - start >= chunk or (last and start < len(every)):
+        yield in_order(every.iloc[start : start + chunk])
+        start += chunk
+    if start < len(every):
+        waiting.append(every.iloc[start:])
+
+
+def in_order(flows: pd.DataFrame) -> pd.DataFrame:
+    """Check a table and put it in order of start."""
+    # Sorted first: the check adds many columns, which need no sorting.
+    return validate_flows(flows.sort_values("start", kind="stable", ignore_index=True))
+
+
+def summary(
+    failed: list[SourceError | FlowsError], losses: dict[str, list[str]], files: int
+) -> list[str]:
+    """Say in one sentence each what was lost of several files.
+
+    Raises
+    ------
+    SourceError, FlowsError
+        If none could be read.
+    """
+    if len(failed) == files:
+        if files == 1:
+            raise failed[0]
+        raise SourceError(
+            f"None of {files:,} files could be read. {first_few(map(str, failed))}."
+        )
+    notes = []
+    if failed:
+        notes.append(
+            f"{len(failed):,} of {files:,} files could not be read; their "
+            f"flows are missing. {first_few(map(str, failed))}."
+        )
+    read = files - len(failed)
+    for kind, texts in losses.items():
+        lead = f"{len(texts):,} of {read:,} files {kind}. {first_few(texts)}."
+        notes.append(f"{texts[0]}." if files == 1 else lead)
+    return notes
