@@ -62,17 +62,13 @@ def read_block(block: Block, layout: Layout, bad: BadLines) -> Records | None:
 
     ``lines`` is None where all is well: rows are lines then.
     """
-    if not block.data.strip():
+    if block.data.isspace():
         return None
     table = _at_once(block.data, layout)
-    if table is not None and table.num_rows == _count(block.data):
+    if table is not None and table.num_rows == block.lines:
         bad.lines += table.num_rows
         return Records(table, None)
     return line_by_line(block, layout, bad)
-
-
-def _count(data: bytes) -> int:
-    return data.count(b"\n") + (not data.endswith(b"\n"))
 
 
 def _at_once(data: bytes, layout: Layout) -> pa.Table | None:

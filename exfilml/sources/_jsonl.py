@@ -27,12 +27,10 @@ def read_block(
     Fields that the schema does not know are passed over. ``lines`` is None where all
     is well: rows are lines then.
     """
-    data = block.data
-    if not data.strip():
+    if block.data.isspace():
         return None
-    table = _at_once(data, schema)
-    count = data.count(b"\n") + (not data.endswith(b"\n"))
-    if table is not None and table.num_rows == count:
+    table = _at_once(block.data, schema)
+    if table is not None and table.num_rows == block.lines:
         lacking = [table.column(name).null_count for name in needed]
         if not any(lacking):
             bad.lines += table.num_rows

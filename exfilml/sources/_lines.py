@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 BLOCK: Final = 8 << 20
 # Longer than any record of any format that is read.
@@ -61,10 +61,16 @@ class BadLines:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole lines of a file, and the number of the first."""
+    """Whole lines of a file, the number of the first, and how many there are."""
 
     data: bytes
     first: int
+    lines: int
+
+    @classmethod
+    def of(cls, data: bytes, first: int) -> Self:
+        """Count the lines; the last may lack its end."""
+        return cls(data, first, data.count(b"\n") + (not data.endswith(b"\n")))
 
 
 def blocks(pieces: Iterable[bytes], bad: BadLines, size: int = BLOCK) -> Iterator[Block]:
@@ -81,9 +87,9 @@ def blocks(pieces: Iterable[bytes], bad: BadLines, size: int = BLOCK) -> Iterato
     def block() -> Iterator[Block]:
         nonlocal number, ready
         if ready:
-            data = b"".join(ready)
-            yield Block(data, number)
-            number += data.count(b"\n")
+            made = Block.of(b"".join(ready), number)
+            yield made
+            number += made.lines
             ready = []
 
     for at, given in enumerate(pieces):

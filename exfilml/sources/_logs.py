@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
-from exfilml.schema import COLUMNS, DTYPES, FIRST_YEAR, LAST_YEAR, is_address
+from exfilml.schema import COLUMNS, DTYPES, FIRST_YEAR, LAST_YEAR, are_addresses
 from exfilml.sources._lines import BadLines, shown
 from exfilml.sources._reading import DAMAGED, Reading
 
@@ -31,8 +30,8 @@ _EARLIEST: Final = int(np.datetime64(f"{FIRST_YEAR}-01-01", "us").astype(np.int6
 _TOO_LATE: Final = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "us").astype(np.int64))
 # An IP header, and TCP's or UDP's and ICMP's.
 _HEADERS: Final = {4: 20, 6: 40}
-_TRANSPORT: Final = {6: 20}
-_LEAST_TRANSPORT: Final = 8
+_TCP_HEADER: Final = 20
+_LEAST_HEADER: Final = 8
 
 # Zeek and Suricata name what they recognised, in their own words. Names are nDPI's
 # where it has one, so that what was learned from captures is known again in logs.
@@ -143,24 +142,27 @@ def _possible(name: str, high: float | None, values: Any) -> Any:
     """Say for each value whether the schema allows it; for optional columns, None too."""
     if name in {"src_ip", "dst_ip"}:
         coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        right = [_is_address(text) for text in coded.dictionary.to_pylist()]
-        known = np.array([*right, False])
-        return known[pc.fill_null(coded.indices, len(right)).to_numpy()]
+        texts = coded.dictionary.to_numpy(zero_copy_only=False)
+        known = np.append(are_addresses(texts), False)  # noqa: FBT003
+        return known[pc.fill_null(coded.indices, len(texts)).to_numpy()]
     if name == "start":
         times = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
         return (times >= _EARLIEST) & (times < _TOO_LATE)
-    if high is None:
+    required = DTYPES[name] == "int64"
+    if high is None or _all_possible(values, high, required=required):
         return np.ones(len(values), dtype=bool)
     numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
     good = (numbers >= 0) & (numbers <= high)
-    if DTYPES[name] != "int64":
-        good |= np.isnan(numbers)
-    return good
+    return good if required else good | np.isnan(numbers)
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _is_address(text: str | None) -> bool:
-    return text is not None and is_address(text)
+def _all_possible(values: Any, high: float, *, required: bool) -> bool:
+    """Whether all are, which is told faster than which are."""
+    ends = pc.min_max(values)
+    low, most = ends["min"].as_py(), ends["max"].as_py()
+    if low is None:
+        return not required
+    return low >= 0 and most <= high and not (required and values.null_count)
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
@@ -181,18 +183,20 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(frame, copy=False)
 
 
-def most_payload(flows: Mapping[str, Any], way: str) -> Any:
-    """Return what the packets of a direction can have carried at most, in bytes.
+def is_version_6(addresses: Any) -> Any:
+    """Say of which IP version dictionary-coded addresses are."""
+    return pc.match_substring(addresses.dictionary, ":").take(addresses.indices)
+
+
+def most_payload(octets: Any, packets: Any, protocol: Any, version6: Any) -> Any:
+    """Return what packets can have carried at most, in bytes.
 
     IP bytes less the shortest possible headers of each packet.
     """
-    version6 = pc.match_substring(flows["src_ip"].cast(pa.string()), ":")
     header = pc.if_else(version6, _HEADERS[6], _HEADERS[4])
-    is_tcp = pc.equal(flows["protocol"], 6)
-    header = pc.add(header, pc.if_else(is_tcp, _TRANSPORT[6], _LEAST_TRANSPORT))
-    packets = pc.fill_null(flows[f"{way}_packets"], 0)
-    left = pc.subtract(flows[f"{way}_bytes"], pc.multiply(packets, header))
-    return pc.max_element_wise(left, 0)
+    transport = pc.if_else(pc.equal(protocol, 6), _TCP_HEADER, _LEAST_HEADER)
+    headers = pc.multiply(pc.fill_null(packets, 0), pc.add(header, transport))
+    return pc.max_element_wise(pc.subtract(octets, headers), 0)
 
 
 def losses(path: Path, bad: BadLines, damage: str | None, flows: int) -> Reading:

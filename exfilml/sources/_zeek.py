@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -43,6 +44,7 @@ from exfilml.sources._lines import BadLines, blocks
 from exfilml.sources._logs import (
     APPLICATIONS,
     flows_of,
+    is_version_6,
     losses,
     most_payload,
     named,
@@ -155,7 +157,9 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
 
     number = functools.partial(column, kind=pa.int64())
     text = functools.partial(column, kind=TEXT)
-    src_ip, protocol = text("id.orig_h"), _protocol(text, number)
+    src_ip = text("id.orig_h")
+    version6 = is_version_6(src_ip)
+    protocol = _protocol(text("proto"), number("ip_proto"), version6)
     portless = pc.is_in(protocol, pa.array([1, 58]))
     counted = "orig_ip_bytes" in table.column_names
     columns: dict[str, Any] = {
@@ -177,7 +181,8 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
         octets = number(f"{theirs}_ip_bytes")
         columns[f"{way}_bytes"] = pc.fill_null(pc.coalesce(octets, payload), 0)
         if counted:
-            most = most_payload(columns, way)
+            packets = columns[f"{way}_packets"]
+            most = most_payload(columns[f"{way}_bytes"], packets, protocol, version6)
             over = pc.and_(pc.greater(payload, most), pc.is_valid(octets))
             over = pc.fill_null(over, False)
             lowered |= over.to_numpy(zero_copy_only=False)
@@ -187,15 +192,13 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
     return columns, int(lowered.sum()), counted
 
 
-def _protocol(text: Any, number: Any) -> Any:
-    """Return IANA numbers: Zeek's own column where it has one, else from the name."""
-    given = text("proto")
+def _protocol(given: Any, numbers: Any, version6: Any) -> Any:
+    """Return IANA numbers: Zeek's own where it has one, else from the name."""
     words = given.dictionary.to_pylist()
     known = pa.array([_PROTOCOLS.get(w, _UNKNOWN_PROTOCOL) for w in words], pa.int64())
     by_name = known.take(given.indices)
-    version6 = pc.match_substring(text("id.orig_h").cast(pa.string()), ":")
     by_name = pc.if_else(pc.and_(pc.equal(by_name, 1), version6), 58, by_name)
-    return pc.coalesce(number("ip_proto"), by_name)
+    return pc.coalesce(numbers, by_name)
 
 
 def _applications(service: Any) -> Any:
@@ -229,22 +232,20 @@ def _conversation(columns: dict[str, Any], text: Any, icmp_type: Any) -> dict[st
         (codes(history.indices) + 1, len(history.dictionary) + 1),
     ):
         key = key * most + part
-    distinct, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    del distinct
+    inverse, distinct = pd.factorize(key)
+    first = np.empty(len(distinct), dtype=np.int64)
+    first[inverse[::-1]] = np.arange(len(key))[::-1]
     hows, speakers, flags = [], [], []
     packets = {way: columns[f"{way}_packets"].take(pa.array(first)) for way in ("src", "dst")}
-    for at, (number, reply, how, letters, there, back) in enumerate(
-        zip(
-            protocol[first],
-            kind[first],
-            state.take(pa.array(first)).to_pylist(),
-            history.take(pa.array(first)).to_pylist(),
-            packets["src"].to_pylist(),
-            packets["dst"].to_pylist(),
-            strict=True,
-        )
+    for number, reply, how, letters, there, back in zip(
+        protocol[first],
+        kind[first],
+        state.take(pa.array(first)).to_pylist(),
+        history.take(pa.array(first)).to_pylist(),
+        packets["src"].to_pylist(),
+        packets["dst"].to_pylist(),
+        strict=True,
     ):
-        del at
         hows.append(_how(int(number), int(reply), how, letters, there, back))
         speakers.append(_first_speaker(letters))
         flags.append(_flags(letters) if number == 6 and letters else None)

@@ -103,7 +103,7 @@ def read_blocks(
             # Some tools leave blanks before the first line.
             blank = len(block.data) - len(block.data.lstrip())
             skipped = block.data[:blank].count(b"\n")
-            block = Block(block.data[blank:], block.first + skipped)
+            block = Block.of(block.data[blank:], block.first + skipped)
             if block.data.startswith(b"{"):
                 schema = _json_schema(block.data, wanted)
         if schema is not None:
@@ -130,18 +130,19 @@ def _json_schema(data: bytes, wanted: Wanted) -> pa.Schema:
 def _parts(block: Block, header: _Header) -> Iterator[Block]:
     """Cut a block where a header stands in it; take the header's word on the way."""
     data = block.data
-    if not data.startswith(b"#") and b"\n#" not in data:
+    # One byte is found faster than two.
+    if b"#" not in data:
         yield block
         return
     number, start = block.first, 0
     for found in _HEADER.finditer(data):
         if found.start() > start:
-            yield Block(data[start : found.start()], number)
+            yield Block.of(data[start : found.start()], number)
         number += data.count(b"\n", start, found.end()) + 1
         header.take(found[0].decode("utf-8", "replace"))
         start = found.end() + 1
     if start < len(data):
-        yield Block(data[start:], number)
+        yield Block.of(data[start:], number)
 
 
 def _read_part(
