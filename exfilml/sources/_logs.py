@@ -119,8 +119,9 @@ def flows_of(
             wrong = keep & ~good
             if wrong.any():
                 row = int(wrong.argmax())
-                text = shown(str(values[row].as_py()))
-                reason = f"{column.name} cannot be {text}"
+                value = values[row].as_py()
+                reason = f"{column.name} cannot be {shown(str(value))}"
+                reason = f"{column.name} is missing" if value is None else reason
                 bad.add(int(number[row]), reason, int(wrong.sum()))
             keep &= good
         elif not good.all():
@@ -146,12 +147,12 @@ def _possible(name: str, high: float | None, values: Any) -> Any:
         known = np.append(are_addresses(texts), False)  # noqa: FBT003
         return known[pc.fill_null(coded.indices, len(texts)).to_numpy()]
     if name == "start":
-        times = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
+        times = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy()
         return (times >= _EARLIEST) & (times < _TOO_LATE)
     required = DTYPES[name] == "int64"
     if high is None or _all_possible(values, high, required=required):
         return np.ones(len(values), dtype=bool)
-    numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
+    numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy()
     good = (numbers >= 0) & (numbers <= high)
     return good if required else good | np.isnan(numbers)
 

@@ -183,7 +183,7 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
         if counted:
             packets = columns[f"{way}_packets"]
             most = most_payload(columns[f"{way}_bytes"], packets, protocol, version6)
-            over = pc.and_(pc.greater(payload, most), pc.is_valid(octets))
+            over = pc.and_(pc.greater(payload, most), pc.greater_equal(octets, 0))
             over = pc.fill_null(over, False)
             lowered |= over.to_numpy(zero_copy_only=False)
             payload = pc.if_else(over, most, payload)

@@ -180,7 +180,7 @@ def beside(path: Path, kind: str) -> list[Path]:
     logs = {_PACKED.sub("", name): name for name in names if pattern.fullmatch(name)}
     if wanted not in logs:
         # A copy that was named anew lies beside logs that were not.
-        return [path.parent / f"{kind}.log"] if f"{kind}.log" in logs else []
+        return [path.parent / f"{kind}.log"] if f"{kind}.log" in names else []
     ordered = sorted(logs)
     at = ordered.index(wanted)
     rotated = at > 0 and re.search(r"[0-9]", wanted[len(before + kind) :]) is not None
