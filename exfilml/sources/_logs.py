@@ -35,7 +35,7 @@ _LEAST_HEADER: Final = 8
 
 # Zeek and Suricata name what they recognised, in their own words. Names are nDPI's
 # where it has one, so that what was learned from captures is known again in logs.
-APPLICATIONS: Final[dict[str, str]] = {
+APPLICATIONS: Final[dict[str, str | None]] = {
     "bittorrent": "BitTorrent",
     "dce_rpc": "DCERPC",
     "dcerpc": "DCERPC",
@@ -128,6 +128,8 @@ def flows_of(
             bad.blanked += int((keep & ~good).sum())
             values = pc.if_else(pa.array(good), values, pa.scalar(None, values.type))
         whole[column.name] = values
+    # Columns of a source's own come last.
+    whole |= {n: table.column(n) for n in table.column_names if n not in DTYPES}
     table = pa.table(whole)
     return to_frame(table if keep.all() else table.filter(pa.array(keep)))
 
@@ -170,12 +172,12 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     """Make a frame of columns of the flows table, each in its dtype."""
     frame: dict[str, Any] = {}
     for name in table.column_names:
-        dtype: Any = pd.api.types.pandas_dtype(DTYPES[name])
+        dtype: Any = pd.api.types.pandas_dtype(DTYPES.get(name, "str"))
         values = table.column(name)
         if name == "start":
             values = pc.round(values).cast(pa.int64()).cast(_UTC)
-        elif not DTYPES[name] == "int64":
-            values = values.cast(_ARROW[DTYPES[name]])
+        elif str(dtype) != "int64":
+            values = values.cast(_ARROW[str(dtype)])
         if hasattr(dtype, "__from_arrow__"):
             frame[name] = dtype.__from_arrow__(values)
         else:
@@ -228,9 +230,60 @@ def whole(readings: Iterable[Reading]) -> Reading:
     return Reading(flows, tuple(loss for r in every for loss in r.losses))
 
 
-def named(kind: Any, texts: Any, meaning: Mapping[str, str]) -> Any:
+def named(kind: Any, texts: Any, meaning: Mapping[str, str | None]) -> Any:
     """Translate a column of few texts; those without a meaning stay as they are."""
     coded = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
     coded = _one(coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded)
     words = [meaning.get(t, t) if t is not None else None for t in coded.dictionary.to_pylist()]
     return pa.array(words, kind).take(coded.indices)
+
+
+_PROTOCOLS: Final = {
+    "ICMP": 1, "IGMP": 2, "IPIP": 4, "TCP": 6, "UDP": 17, "DCCP": 33, "IPV6": 41,
+    "GRE": 47, "ESP": 50, "AH": 51, "ICMP6": 58, "ICMPV6": 58, "IPV6-ICMP": 58,
+    "OSPF": 89, "EIGRP": 88, "PIM": 103, "VRRP": 112, "L2TP": 115, "SCTP": 132,
+}  # fmt: skip
+# IANA reserves it; the source did not say which protocol it was.
+UNKNOWN_PROTOCOL: Final = 255
+_FIN, _SYN, _RST, _PSH = 1, 2, 4, 8
+_REPLIES: Final = {1: (0, 14, 16, 18), 58: (129,)}
+
+
+def protocol_numbers(names: Any, src_ip: Any) -> Any:
+    """Return IANA numbers of names or numbers in words; ICMP by the address's version."""
+    coded = _one(names if pa.types.is_dictionary(names.type) else names.dictionary_encode())
+    numbers = [
+        int(word) if word.isdecimal() else _PROTOCOLS.get(word.upper(), UNKNOWN_PROTOCOL)
+        for word in (text.strip() for text in coded.dictionary.to_pylist())
+    ]
+    found = pa.array(numbers, pa.int64()).take(coded.indices)
+    return pc.if_else(pc.and_(pc.equal(found, 1), is_version_6(src_ip)), 58, found)
+
+
+def conversations(flows: Mapping[str, Any], icmp_type: Any | None = None) -> Any:
+    """Say how conversations went by packets and TCP flags, where no source says more.
+
+    As in captures; a reset without PSH or FIN counts as one before any payload.
+    """
+    count = len(flows["protocol"])
+    protocol = _numbers(flows["protocol"])
+    flags = _numbers(flows["tcp_flags"], missing=_SYN)
+    both = (_numbers(flows["src_packets"]) > 0) & (_numbers(flows["dst_packets"]) > 0)
+    tcp = protocol == 6
+    rejected = tcp & (flags & _RST != 0) & (flags & (_FIN | _PSH) == 0)
+    state = np.full(count, 4)
+    state[tcp & (flags & _SYN == 0)] = 3
+    state[~both] = 2
+    state[rejected] = 1
+    if icmp_type is not None:
+        kind = _numbers(icmp_type, missing=-1)
+        for number, replies in _REPLIES.items():
+            state[(protocol == number) & np.isin(kind, replies) & ~both] = 0
+    words = ("unsolicited", "rejected", "one_sided", "midstream", "established")
+    return pa.array(words, pa.string()).take(pa.array(state))
+
+
+def _numbers(values: Any, missing: int = 0) -> Any:
+    if isinstance(values, pd.Series):
+        return values.fillna(missing).to_numpy(dtype=np.int64)
+    return pc.fill_null(values, missing).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -1,0 +1,349 @@
+"""Suricata's EVE JSON: flow and netflow events, with names from its other events.
+
+Fields: docs.suricata.io, "Eve JSON Format". Lines as Suricata writes them; documents
+over several lines, as tools print them and as Elasticsearch returns them
+(``_source``), up to `MOST_DOCUMENT` bytes a file.
+
+**Bytes** of flow and netflow events are the lengths of packets as captured, link layer
+included: Suricata adds up ``GET_PKT_LEN`` (its source, ``FlowHandlePacketUpdate`` in
+flow.c); a SYN on Ethernet counts 60. They are converted: 14 bytes of Ethernet header
+are taken off each packet, and what an Ethernet card pads short frames with (up to 6
+bytes) stays. Links without Ethernet headers come out 14 bytes a packet too low, but
+never below the IP header.
+
+**Application** is ``app_proto``; ``failed`` and ``unknown`` are none. As with Zeek,
+``app_verified`` stays empty: our own check needs the payload.
+
+**Conversation** follows from packets and TCP flags by the rules of captures. A reset
+flow without PSH and FIN counts as one without payload.
+
+A netflow event is one direction of a flow: those of the same ends are paired
+(`_pairs`). Where flow events are there, netflow events say the same again and are
+passed over.
+
+Names (tls and quic: server name, JA4, JA3; http: host, user agent, content type of the
+response; dns: question; ssh: HASSH) and the first ``anomaly`` of a flow come with
+``flow_id`` from events before it in the file, which is the order Suricata writes them
+in. Of flows that did not end yet, the last `MOST_NAMED` are remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from exfilml.exceptions import SourceError
+from exfilml.sources import _jsonl
+from exfilml.sources._lines import BadLines, blocks
+from exfilml.sources._logs import (
+    APPLICATIONS,
+    NO_FLOWS,
+    conversations,
+    flows_of,
+    losses,
+    named,
+    protocol_numbers,
+    whole,
+)
+from exfilml.sources._packed import open_plain
+from exfilml.sources._pairs import Pairs
+from exfilml.sources._reading import Options, Reading
+from exfilml.sources._zeek_log import microseconds
+
+MOST_NAMED: Final = 2_000_000
+MOST_DOCUMENT: Final = 64 << 20
+_EVENT: Final = re.compile(rb'"event_type"\s*:\s*"[a-z0-9_-]+"')
+_ETHERNET: Final = 14
+_LEAST_IP: Final = 20
+_TEXT: Final = pa.string()
+_COUNT: Final = pa.int64()
+_HASH: Final = pa.struct({"hash": _TEXT})
+_SHOOK: Final = pa.struct({"sni": _TEXT, "ja3": _HASH, "ja4": _TEXT})
+_SCHEMA: Final = pa.schema(
+    {
+        "event_type": _TEXT,
+        "flow_id": _COUNT,
+        "src_ip": _TEXT,
+        "src_port": _COUNT,
+        "dest_ip": _TEXT,
+        "dest_port": _COUNT,
+        "proto": _TEXT,
+        "icmp_type": _COUNT,
+        "app_proto": _TEXT,
+        "label": _TEXT,
+        "flow": pa.struct(
+            {
+                **dict.fromkeys(("pkts_toserver", "pkts_toclient"), _COUNT),
+                **dict.fromkeys(("bytes_toserver", "bytes_toclient"), _COUNT),
+                **dict.fromkeys(("start", "end"), _TEXT),
+            }
+        ),
+        "netflow": pa.struct(
+            {"pkts": _COUNT, "bytes": _COUNT, "start": _TEXT, "end": _TEXT}
+        ),
+        "tcp": pa.struct({"tcp_flags": _TEXT}),
+        "tls": _SHOOK,
+        "quic": _SHOOK,
+        "http": pa.struct(
+            dict.fromkeys(("hostname", "http_user_agent", "http_content_type"), _TEXT)
+        ),
+        "dns": pa.struct(
+            {"rrname": _TEXT, "queries": pa.list_(pa.struct({"rrname": _TEXT}))}
+        ),
+        "ssh": pa.struct({"client": pa.struct({"hassh": _HASH})}),
+        "anomaly": pa.struct({"event": _TEXT}),
+    }
+)
+# Column → where it stands, in order of preference.
+_NAMES: Final = {
+    "server_name": (
+        ("tls", "sni"), ("quic", "sni"), ("http", "hostname"), ("dns", "rrname"),
+    ),
+    "fingerprint": (
+        ("tls", "ja4"), ("tls", "ja3", "hash"), ("quic", "ja4"), ("quic", "ja3", "hash"),
+        ("ssh", "client", "hassh", "hash"),
+    ),
+    "user_agent": (("http", "http_user_agent"),),
+    "content_type": (("http", "http_content_type"),),
+    "anomaly": (("anomaly", "event"),),
+}  # fmt: skip
+_KINDS: Final = pa.array(["tls", "quic", "http", "dns", "ssh", "anomaly"])
+_NONE: Final = {"failed": None, "unknown": None}
+
+
+def detect(head: bytes) -> bool:
+    """Say from the first bytes whether these are events of Suricata."""
+    start = head.lstrip()[:1]
+    return start in (b"{", b"[") and _EVENT.search(head) is not None and b'"src_ip"' in head
+
+
+def read(path: Path, options: Options) -> Reading:
+    """Read a whole file."""
+    return whole(stream(path, options))
+
+
+def stream(path: Path, options: Options) -> Iterator[Reading]:
+    """Read a file piece by piece; the last reading says what was lost.
+
+    Raises
+    ------
+    SourceError
+        If not one line could be read, or if one document is too long.
+    """
+    bad = BadLines()
+    plain = open_plain(path, options.advance)
+    names = _Names()
+    pairs = Pairs(options.idle_timeout)
+    total = 0
+    has_flows = False
+    for block in blocks(_as_lines(plain, path), bad):
+        records = _jsonl.read_block(block, _SCHEMA, frozenset(), bad)
+        if records is None:
+            continue
+        table = records.table.combine_chunks()
+        names.learn(table)
+        is_flow = pc.equal(table.column("event_type"), "flow")
+        is_half = pc.equal(table.column("event_type"), "netflow")
+        has_flows = has_flows or bool(pc.any(is_flow).as_py())
+        number = pa.array(range(block.first, block.first + table.num_rows), _COUNT)
+        lines = number if records.lines is None else pa.array(records.lines, _COUNT)
+        flows = _read(table, is_flow, lines, "flow", names, bad)
+        if len(flows):
+            flows["sensor"] = path.name
+            total += len(flows)
+            yield Reading(flows)
+        if not has_flows and pc.any(is_half).as_py():
+            halves = pairs.add(_read(table, is_half, lines, "netflow", names, bad))
+            halves["sensor"] = path.name
+            total += len(halves)
+            yield Reading(halves)
+    if not has_flows:
+        rest = pairs.finish()
+        rest["sensor"] = path.name
+        total += len(rest)
+        yield Reading(rest)
+    reading = losses(path, bad, plain.damage, total)
+    told = [
+        (kind, f"{text}: of {bad.lines:,} events none is of a flow that ended")
+        if kind == NO_FLOWS
+        else (kind, text)
+        for kind, text in reading.losses
+    ]
+    yield Reading(reading.flows, tuple(told))
+
+
+def _as_lines(pieces: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    """Give events line by line, however they are printed."""
+    whole_text = b""
+    stream = iter(pieces)
+    for piece in stream:
+        whole_text += piece
+        first, end, _ = whole_text.lstrip().partition(b"\n")
+        if end or len(whole_text) > MOST_DOCUMENT:
+            break
+    else:
+        first = whole_text.strip()
+    if not _is_document(first):
+        yield whole_text
+        yield from stream
+        return
+    for piece in stream:
+        whole_text += piece
+        if len(whole_text) > MOST_DOCUMENT:
+            raise SourceError(
+                f"{path}: JSON over several lines, longer than {MOST_DOCUMENT >> 20} "
+                "MiB. Print one event a line, for example with `jq -c .`."
+            )
+    decoder = json.JSONDecoder()
+    text = whole_text.decode("utf-8", "replace").lstrip("\ufeff").strip()
+    while text:
+        try:
+            found, at = decoder.raw_decode(text)
+        except (ValueError, RecursionError):
+            # Given on as it is, to be counted as a line that cannot be read.
+            yield text.split("\n", 1)[0].encode() + b"\n"
+            return
+        for event in found if isinstance(found, list) else [found]:
+            inner = event.get("_source", event) if isinstance(event, dict) else event
+            yield json.dumps(inner).encode() + b"\n"
+        text = text[at:].lstrip()
+
+
+def _is_document(line: bytes) -> bool:
+    """Whether the first line is the beginning of something longer, or wraps events."""
+    line = line.strip()
+    if line in (b"{", b"["):
+        return True
+    return line.startswith((b"[", b'{"_index"')) or b'"_source"' in line[:4096]
+
+
+def _field(table: pa.Table, *names: str) -> Any:
+    values = table.column(names[0])
+    for name in names[1:]:
+        values = pc.struct_field(values, name)
+    return values.combine_chunks()
+
+
+def _read(
+    table: pa.Table, wanted: Any, lines: Any, kind: str, names: _Names, bad: BadLines
+) -> pd.DataFrame:
+    """Give the flows, or the halves of flows, of a block."""
+    wanted = pc.fill_null(wanted, False)
+    table, lines = table.filter(wanted), lines.filter(wanted.combine_chunks())
+    text = {
+        name: table.column(name).combine_chunks()
+        for name in ("src_ip", "dest_ip", "proto", "app_proto", "label")
+    }
+    src_ip = text["src_ip"].dictionary_encode()
+    protocol = protocol_numbers(text["proto"], src_ip)
+    start, end = (microseconds(_field(table, kind, name)) for name in ("start", "end"))
+    sides = (
+        (("src", "pkts_toserver", "bytes_toserver"), ("dst", "pkts_toclient", "bytes_toclient"))
+        if kind == "flow"
+        else (("src", "pkts", "bytes"),)
+    )
+    columns: dict[str, Any] = {
+        "start": start,
+        "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6),
+        "src_ip": src_ip,
+        "src_port": pc.fill_null(_field(table, "src_port"), 0),
+        "dst_ip": text["dest_ip"].dictionary_encode(),
+        "dst_port": pc.fill_null(_field(table, "dest_port"), 0),
+        "protocol": protocol,
+        "app": named(_TEXT, text["app_proto"], APPLICATIONS | _NONE),
+        "uid": _field(table, "flow_id").cast(_TEXT),
+        "label": text["label"],
+    }
+    for way, packets, octets in sides:
+        columns[f"{way}_packets"] = _field(table, kind, packets)
+        columns[f"{way}_bytes"] = _ip_bytes(
+            _field(table, kind, octets), columns[f"{way}_packets"]
+        )
+    flags = _flags(_field(table, "tcp", "tcp_flags"))
+    columns["tcp_flags"] = pc.if_else(pc.equal(protocol, 6), flags, pa.scalar(None, _COUNT))
+    if kind == "flow":
+        columns["conn_state"] = conversations(columns, _field(table, "icmp_type"))
+    else:
+        zero = pa.repeat(pa.scalar(0, _COUNT), table.num_rows)
+        columns |= {"dst_packets": zero, "dst_bytes": zero}
+    columns |= names.of(_field(table, "flow_id"))
+    flows = flows_of(columns, lines.to_numpy(), 0, bad)
+    return flows
+
+
+def _ip_bytes(octets: Any, packets: Any) -> Any:
+    """Take the Ethernet headers off, down to bare IP headers."""
+    bare = pc.subtract(octets, pc.multiply(packets, _ETHERNET))
+    least = pc.min_element_wise(octets, pc.multiply(packets, _LEAST_IP))
+    return pc.coalesce(pc.max_element_wise(bare, least, skip_nulls=False), octets)
+
+
+def _flags(hexadecimal: Any) -> Any:
+    coded = hexadecimal.dictionary_encode()
+    values = [
+        int(text, 16) if re.fullmatch("[0-9a-fA-F]{1,2}", text) else None
+        for text in coded.dictionary.to_pylist()
+    ]
+    return pa.array(values, _COUNT).take(coded.indices)
+
+
+class _Names:
+    """What other events said about flows that have not ended yet."""
+
+    def __init__(self) -> None:
+        self._known: pa.Table | None = None
+
+    def learn(self, table: pa.Table) -> None:
+        """Take names from a block's events, to which flows refer later."""
+        kind = table.column("event_type")
+        told = pc.and_(pc.is_in(kind, _KINDS), pc.is_valid(table.column("flow_id")))
+        table = table.filter(told)
+        if not table.num_rows:
+            return
+        columns = {"flow_id": table.column("flow_id")}
+        for name, places in _NAMES.items():
+            values = [_field(table, *place) for place in places]
+            if name == "server_name":
+                queries = _field(table, "dns", "queries")
+                values.append(_first_question(queries))
+            columns[name] = pc.coalesce(*values)
+        parts = [pa.table(columns)] if self._known is None else [self._known, pa.table(columns)]
+        first = pa.concat_tables(parts).group_by("flow_id", use_threads=False)
+        known = first.aggregate([(name, "first") for name in _NAMES])
+        known = known.rename_columns(
+            [name.removesuffix("_first") for name in known.column_names]
+        ).select(["flow_id", *_NAMES])
+        self._known = known.slice(max(0, known.num_rows - MOST_NAMED)).combine_chunks()
+
+    def of(self, flow_id: Any) -> dict[str, Any]:
+        """Return the names of flows, and forget those."""
+        n = len(flow_id)
+        if self._known is None or not n:
+            return {name: pa.nulls(n, _TEXT) for name in _NAMES}
+        rows = pc.index_in(flow_id, self._known.column("flow_id").combine_chunks())
+        names = {
+            name: self._known.column(name).combine_chunks().take(rows) for name in _NAMES
+        }
+        open_ = pc.invert(pc.is_in(self._known.column("flow_id"), flow_id))
+        self._known = self._known.filter(open_).combine_chunks()
+        return names
+
+
+def _first_question(queries: Any) -> Any:
+    """Return the first name that each list of questions asks for."""
+    count = pc.fill_null(pc.list_value_length(queries), 0)
+    some = pc.greater(count, 0)
+    starts = queries.filter(some)
+    first = pc.struct_field(pc.list_element(starts, 0), "rrname") if len(starts) else None
+    if first is None:
+        return pa.nulls(len(queries), _TEXT)
+    # Rows with questions, in order, and missing elsewhere.
+    place = pc.if_else(some, pc.subtract(pc.cumulative_sum(some.cast(_COUNT)), 1), None)
+    return first.take(place)
