@@ -18,7 +18,7 @@ from logs import conn, zeek_header, zeek_line, zeek_tsv
 import exfilml
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.schema import validate_flows
-from exfilml.sources import _lines
+from exfilml.sources import _lines, _packed, _zeek
 from exfilml.sources._lines import BadLines, blocks
 from exfilml.sources._packed import open_plain
 
@@ -224,11 +224,8 @@ def test_mixed_folders_are_one_table(tmp_path):
 
 
 def test_iter_flows_yields_bounded_checked_tables_that_are_the_whole(tmp_path, monkeypatch):
-    from exfilml.sources import _zeek
-
-    monkeypatch.setattr(
-        _zeek, "blocks", lambda pieces, bad: blocks(pieces, bad, size=5000)
-    )
+    monkeypatch.setattr(_packed, "CHUNK", 3000)
+    monkeypatch.setattr(_zeek, "blocks", lambda p, bad: blocks(p, bad, size=5000))
     folder = tmp_path / "logs"
     folder.mkdir()
     write(folder / "conn.a.log", zeek_tsv(many(300)))
@@ -277,18 +274,11 @@ def test_iter_flows_raises_what_ends_a_single_file(tmp_path):
 
 def test_iter_flows_holds_a_piece_at_a_time(tmp_path, monkeypatch):
     """The log behind it may be of any length: what was not asked for is not read."""
-    from exfilml.sources import _packed
-
     path = write(tmp_path / "conn.log", zeek_tsv(many(20_000)))
     read = []
     monkeypatch.setattr(_packed, "CHUNK", 10_000)
-    monkeypatch.setattr(_lines, "BLOCK", 10_000)
-    from exfilml.sources import _zeek
-
     monkeypatch.setattr(_zeek, "blocks", lambda p, bad: blocks(p, bad, size=10_000))
-    monkeypatch.setattr(
-        _zeek, "open_plain", lambda p, _: open_plain(p, read.append)
-    )
+    monkeypatch.setattr(_zeek, "open_plain", lambda p, _: open_plain(p, read.append))
     tables = exfilml.iter_flows(path, chunk=50)
     next(tables)
     assert sum(read) < path.stat().st_size / 10

@@ -29,6 +29,7 @@ in. Of flows that did not end yet, the last `MOST_NAMED` are remembered.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -48,6 +49,7 @@ from exfilml.sources._logs import (
     conversations,
     flows_of,
     losses,
+    microseconds,
     named,
     protocol_numbers,
     whole,
@@ -55,7 +57,6 @@ from exfilml.sources._logs import (
 from exfilml.sources._packed import open_plain
 from exfilml.sources._pairs import Pairs
 from exfilml.sources._reading import Options, Reading
-from exfilml.sources._zeek_log import microseconds
 
 MOST_NAMED: Final = 2_000_000
 MOST_DOCUMENT: Final = 64 << 20
@@ -138,37 +139,36 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         If not one line could be read, or if one document is too long.
     """
     bad = BadLines()
-    plain = open_plain(path, options.advance)
     names = _Names()
     pairs = Pairs(options.idle_timeout)
     total = 0
     has_flows = False
-    for block in blocks(_as_lines(plain, path), bad):
-        records = _jsonl.read_block(block, _SCHEMA, frozenset(), bad)
-        if records is None:
-            continue
-        table = records.table.combine_chunks()
-        names.learn(table)
-        is_flow = pc.equal(table.column("event_type"), "flow")
-        is_half = pc.equal(table.column("event_type"), "netflow")
-        has_flows = has_flows or bool(pc.any(is_flow).as_py())
-        number = pa.array(range(block.first, block.first + table.num_rows), _COUNT)
-        lines = number if records.lines is None else pa.array(records.lines, _COUNT)
-        flows = _read(table, is_flow, lines, "flow", names, bad)
-        if len(flows):
-            flows["sensor"] = path.name
-            total += len(flows)
-            yield Reading(flows)
-        if not has_flows and pc.any(is_half).as_py():
-            halves = pairs.add(_read(table, is_half, lines, "netflow", names, bad))
-            halves["sensor"] = path.name
-            total += len(halves)
-            yield Reading(halves)
+    with open_plain(path, options.advance) as plain:
+        for block in blocks(_as_lines(plain, path), bad):
+            records = _jsonl.read_block(block, _SCHEMA, frozenset(), bad)
+            if records is None:
+                continue
+            table = records.table.combine_chunks()
+            names.learn(table)
+            is_flow = pc.equal(table.column("event_type"), "flow")
+            is_half = pc.equal(table.column("event_type"), "netflow")
+            has_flows = has_flows or bool(pc.any(is_flow).as_py())
+            number = pa.array(range(block.first, block.first + table.num_rows), _COUNT)
+            lines = number if records.lines is None else pa.array(records.lines, _COUNT)
+            flows = _read(table, is_flow, lines, "flow", names, bad)
+            if len(flows):
+                flows["sensor"] = path.name
+                total += len(flows)
+                yield Reading(flows)
+            if not has_flows and pc.any(is_half).as_py():
+                halves = _read(table, is_half, lines, "netflow", names, bad)
+                flows = _told(pairs.add(halves), path)
+                total += len(flows)
+                yield Reading(flows)
     if not has_flows:
-        rest = pairs.finish()
-        rest["sensor"] = path.name
-        total += len(rest)
-        yield Reading(rest)
+        flows = _told(pairs.finish(), path)
+        total += len(flows)
+        yield Reading(flows)
     reading = losses(path, bad, plain.damage, total)
     told = [
         (kind, f"{text}: of {bad.lines:,} events none is of a flow that ended")
@@ -177,6 +177,14 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         for kind, text in reading.losses
     ]
     yield Reading(reading.flows, tuple(told))
+
+
+def _told(flows: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Say of paired flows what their halves could not."""
+    if len(flows):
+        flows["conn_state"] = conversations(flows).to_pandas().astype("str")
+        flows["sensor"] = path.name
+    return flows
 
 
 def _as_lines(pieces: Iterable[bytes], path: Path) -> Iterator[bytes]:
@@ -194,7 +202,7 @@ def _as_lines(pieces: Iterable[bytes], path: Path) -> Iterator[bytes]:
         yield whole_text
         yield from stream
         return
-    for piece in stream:
+    for piece in itertools.chain([b""], stream):
         whole_text += piece
         if len(whole_text) > MOST_DOCUMENT:
             raise SourceError(

@@ -287,3 +287,23 @@ def _numbers(values: Any, missing: int = 0) -> Any:
     if isinstance(values, pd.Series):
         return values.fillna(missing).to_numpy(dtype=np.int64)
     return pc.fill_null(values, missing).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+_ZONED: Final = r"(?i)(z|[+-][0-9]{2}:?([0-9]{2})?)$"
+
+
+def microseconds(texts: Any) -> Any:
+    """Read times in ISO 8601 with a zone, in microseconds since 1970; None if wrong."""
+    zoned = pa.timestamp("us", "UTC")
+    try:
+        return texts.cast(zoned).cast(pa.int64())
+    except pa.ArrowException:
+        right = pc.match_substring_regex(texts, _ZONED)
+        texts = pc.if_else(right, texts, pa.scalar(None, pa.string()))
+        times = pd.to_datetime(
+            pd.Series(texts.to_pylist(), dtype="str"),
+            errors="coerce",
+            format="ISO8601",
+            utc=True,
+        )
+        return pa.array(times.dt.as_unit("us"), zoned).cast(pa.int64())

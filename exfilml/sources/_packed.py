@@ -12,7 +12,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 CHUNK: Final = 1 << 20
 # xz lets a file ask for a dictionary of 4 GB; its highest preset takes 65 MiB.
@@ -45,11 +45,13 @@ class Unpacked:
         self._advance = advance
         self.damage: str | None = None
 
-    def __iter__(self) -> Iterator[bytes]:
-        with self._file:
-            yield from self._pieces()
+    def __enter__(self) -> Self:
+        return self
 
-    def _pieces(self) -> Iterator[bytes]:
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[bytes]:
         first = self._read()
         kind = packing(first)
         if kind is None:

@@ -112,10 +112,11 @@ class Pairs:
         np.maximum.at(latest, group, end)
         flows["duration_s"] = (latest - start[first]) / 1e6
         if "tcp_flags" in table:
+            told = table["tcp_flags"].notna().to_numpy()[order]
             flags = table["tcp_flags"].fillna(0).to_numpy(dtype=np.int64)[order]
-            together = np.zeros(n, dtype=np.int64)
+            together, known = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
             np.bitwise_or.at(together, group, flags)
-            known = flows["protocol"].to_numpy() == 6
+            known[group[told]] = True
             flows["tcp_flags"] = pd.array(together, dtype="Int64")
             flows.loc[~known, "tcp_flags"] = pd.NA
         return flows

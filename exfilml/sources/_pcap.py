@@ -72,10 +72,9 @@ def read(path: Path, options: Options) -> Reading:
 
 def _unpack(path: Path, plain: Path) -> tuple[tuple[str, str], ...]:
     """Unpack as far as it goes; say so if that is not to the end."""
-    # Progress counts the packets' bytes.
-    pieces = open_plain(path, lambda _: None)
     try:
-        with plain.open("wb") as target:
+        # Progress counts the packets' bytes.
+        with open_plain(path, lambda _: None) as pieces, plain.open("wb") as target:
             target.writelines(pieces)
     except OSError as error:
         raise SourceError(

@@ -122,17 +122,17 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     """
     bad = BadLines()
     companions = Companions(path)
-    plain = open_plain(path, options.advance)
     total = capped = bare = 0
-    for records, first in read_blocks(blocks(plain, bad), WANTED, bad):
-        columns, lowered, counted = _columns(records.table)
-        companions.enrich(columns)
-        columns["sensor"] = pa.repeat(path.name, records.table.num_rows)
-        flows = flows_of(columns, records.lines, first, bad)
-        total += len(flows)
-        capped += lowered
-        bare += 0 if counted else len(flows)
-        yield Reading(flows)
+    with open_plain(path, options.advance) as plain:
+        for records, first in read_blocks(blocks(plain, bad), WANTED, bad):
+            columns, lowered, counted = _columns(records.table)
+            companions.enrich(columns)
+            columns["sensor"] = pa.repeat(path.name, records.table.num_rows)
+            flows = flows_of(columns, records.lines, first, bad)
+            total += len(flows)
+            capped += lowered
+            bare += 0 if counted else len(flows)
+            yield Reading(flows)
     reading = losses(path, bad, plain.damage, total)
     told = [*reading.losses, *companions.losses]
     if capped:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from exfilml.sources import _delimited, _jsonl
 from exfilml.sources._delimited import TEXT, Layout, Records
 from exfilml.sources._lines import BadLines, Block
+from exfilml.sources._logs import microseconds
 
 _HEADER: Final = re.compile(rb"^#.*$", re.MULTILINE)
 _FIELDS: Final = re.compile(rb"^#fields[\t ,](.*)$", re.MULTILINE)
@@ -196,20 +197,3 @@ def _microseconds(values: Any) -> Any:
         return microseconds(values)
     factor = pc.if_else(pc.greater(values, _MOST_SECONDS), 1e3, 1e6)
     return pc.round(pc.multiply(values, factor))
-
-
-def microseconds(texts: Any) -> Any:
-    """Read times in ISO 8601 with a zone, in microseconds since 1970; None if wrong."""
-    zoned = pa.timestamp("us", "UTC")
-    try:
-        return texts.cast(zoned).cast(pa.int64())
-    except pa.ArrowException:
-        import pandas as pd
-
-        times = pd.to_datetime(
-            pd.Series(texts.to_pylist(), dtype="str"),
-            errors="coerce",
-            format="ISO8601",
-            utc=True,
-        )
-        return pa.array(times.dt.as_unit("us"), zoned).cast(pa.int64())

@@ -109,18 +109,19 @@ class Companions:
         bad = BadLines()
         try:
             known = fields_of(plain_head(path, _HEAD_BYTES))
-            plain = open_plain(path, lambda _: None)
             identity = next((name for name in _IDS if name in known), None)
             if identity is None:
                 return
             total = 0
-            for records, _ in read_blocks(blocks(plain, bad), _wanted(kind, identity), bad):
-                total += records.table.num_rows
-                if total > MOST_ROWS:
-                    text = f"{path}: only the first {MOST_ROWS:,} rows are used for names"
-                    self.losses.append((TOO_MANY, text))
-                    return
-                yield _chosen(records.table, kind, identity)
+            wanted = _wanted(kind, identity)
+            with open_plain(path, lambda _: None) as plain:
+                for records, _ in read_blocks(blocks(plain, bad), wanted, bad):
+                    total += records.table.num_rows
+                    if total > MOST_ROWS:
+                        text = f"{path}: only {MOST_ROWS:,} rows are used for names"
+                        self.losses.append((TOO_MANY, text))
+                        return
+                    yield _chosen(records.table, kind, identity)
         except OSError as error:
             text = f"{path}: cannot be read: {error.strerror or error}"
             self.losses.append((UNREAD, text))
