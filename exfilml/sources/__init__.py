@@ -27,6 +27,7 @@ from exfilml.sources._discover import (
     is_read,
 )
 from exfilml.sources._doctor import examine
+from exfilml.sources._headed import check_timezone
 from exfilml.sources._labels import read_labels
 from exfilml.sources._parquet import read_parquet
 from exfilml.sources._pool import WorkerPool
@@ -55,6 +56,7 @@ def read_flows(
     idle_timeout: int = 120,
     active_timeout: int = 1800,
     decode_tunnels: bool = True,
+    timezone: str | None = None,
 ) -> pd.DataFrame:
     """Read captures, logs or stored flows tables into one flows table.
 
@@ -70,12 +72,16 @@ def read_flows(
     bpf_filter
         For captures: keep what matches, in the language of tcpdump.
     idle_timeout
-        For captures: seconds of silence that end a flow.
+        Seconds of silence that end a flow, in captures and where a log's records are
+        put together to flows.
     active_timeout
         For captures: seconds after which the packet engine reports a flow that goes
         on. Its parts are joined again, so the table does not depend on it.
     decode_tunnels
         For captures: whether flows inside tunnels (GTP, TZSP …) are shown as flows.
+    timezone
+        For logs in local time that do not say where (nfdump's CSV, Argus): the time
+        zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
 
     Returns
     -------
@@ -99,6 +105,7 @@ def read_flows(
         with counts, and the first ones by name.
     """
     _check_options(n_jobs, bpf_filter, idle_timeout, active_timeout)
+    check_timezone(timezone)
     paths, named = expand(source)
     readers, notes = find_readers(paths, named=named)
     jobs = min(
@@ -114,7 +121,8 @@ def read_flows(
         WorkerPool() as pool,
     ):
         options = Options(
-            pool, bpf_filter, idle_timeout, active_timeout, decode_tunnels, advance
+            *(pool, bpf_filter, idle_timeout, active_timeout, decode_tunnels, advance),
+            timezone=timezone,
         )
         futures = [
             threads.submit(_read_one, path, reader, options) for path, reader in readers

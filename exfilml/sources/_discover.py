@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Final, cast
 
 from exfilml.exceptions import SourceError
-from exfilml.sources import _eve, _parquet, _pcap, _zeek
+from exfilml.sources import _argus, _eve, _nfdump, _parquet, _pcap, _zeek
 from exfilml.sources._foreign import what_it_is
 from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
 READERS: Final[tuple[Reader, ...]] = cast(
     "tuple[Reader, ...]",
-    (_pcap, _parquet, _zeek, _eve),
+    (_pcap, _parquet, _zeek, _eve, _nfdump, _argus),
 )
 FORMATS: Final = (
-    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log or Suricata's eve.json; "
-    "also packed with gzip, bzip2, xz or zstd"
+    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
+    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16

@@ -46,6 +46,7 @@ from exfilml.sources._lines import BadLines, blocks
 from exfilml.sources._logs import (
     APPLICATIONS,
     NO_FLOWS,
+    bare_bytes,
     conversations,
     flows_of,
     losses,
@@ -61,8 +62,6 @@ from exfilml.sources._reading import Options, Reading
 MOST_NAMED: Final = 2_000_000
 MOST_DOCUMENT: Final = 64 << 20
 _EVENT: Final = re.compile(rb'"event_type"\s*:\s*"[a-z0-9_-]+"')
-_ETHERNET: Final = 14
-_LEAST_IP: Final = 20
 _TEXT: Final = pa.string()
 _COUNT: Final = pa.int64()
 _HASH: Final = pa.struct({"hash": _TEXT})
@@ -271,7 +270,7 @@ def _read(
     }
     for way, packets, octets in sides:
         columns[f"{way}_packets"] = _field(table, kind, packets)
-        columns[f"{way}_bytes"] = _ip_bytes(
+        columns[f"{way}_bytes"] = bare_bytes(
             _field(table, kind, octets), columns[f"{way}_packets"]
         )
     flags = _flags(_field(table, "tcp", "tcp_flags"))
@@ -284,13 +283,6 @@ def _read(
     columns |= names.of(_field(table, "flow_id"))
     flows = flows_of(columns, lines.to_numpy(), 0, bad)
     return flows
-
-
-def _ip_bytes(octets: Any, packets: Any) -> Any:
-    """Take the Ethernet headers off, down to bare IP headers."""
-    bare = pc.subtract(octets, pc.multiply(packets, _ETHERNET))
-    least = pc.min_element_wise(octets, pc.multiply(packets, _LEAST_IP))
-    return pc.coalesce(pc.max_element_wise(bare, least, skip_nulls=False), octets)
 
 
 def _flags(hexadecimal: Any) -> Any:

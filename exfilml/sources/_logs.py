@@ -30,6 +30,8 @@ _EARLIEST: Final = int(np.datetime64(f"{FIRST_YEAR}-01-01", "us").astype(np.int6
 _TOO_LATE: Final = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "us").astype(np.int64))
 # An IP header, and TCP's or UDP's and ICMP's.
 _HEADERS: Final = {4: 20, 6: 40}
+_LEAST_IP: Final = 20
+_ETHERNET: Final = 14
 _TCP_HEADER: Final = 20
 _LEAST_HEADER: Final = 8
 
@@ -200,6 +202,13 @@ def most_payload(octets: Any, packets: Any, protocol: Any, version6: Any) -> Any
     transport = pc.if_else(pc.equal(protocol, 6), _TCP_HEADER, _LEAST_HEADER)
     headers = pc.multiply(pc.fill_null(packets, 0), pc.add(header, transport))
     return pc.max_element_wise(pc.subtract(octets, headers), 0)
+
+
+def bare_bytes(octets: Any, packets: Any) -> Any:
+    """Take the Ethernet headers off, down to bare IP headers."""
+    bare = pc.subtract(octets, pc.multiply(packets, _ETHERNET))
+    least = pc.min_element_wise(octets, pc.multiply(packets, _LEAST_IP))
+    return pc.coalesce(pc.max_element_wise(bare, least, skip_nulls=False), octets)
 
 
 def losses(path: Path, bad: BadLines, damage: str | None, flows: int) -> Reading:

@@ -12,6 +12,7 @@ import pandas as pd
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
 from exfilml.schema import validate_flows
 from exfilml.sources._discover import Source, expand, find_readers, first_few
+from exfilml.sources._headed import check_timezone
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 
@@ -19,7 +20,10 @@ CHUNK: Final = 200_000
 
 
 def iter_flows(
-    source: Source | Iterable[Source], *, chunk: int = CHUNK
+    source: Source | Iterable[Source],
+    *,
+    chunk: int = CHUNK,
+    timezone: str | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Read captures, logs or stored flows tables in tables of bounded size.
 
@@ -32,6 +36,8 @@ def iter_flows(
         A file, several files, or a folder, as in `read_flows`.
     chunk
         The most rows of one table.
+    timezone
+        As in `read_flows`.
 
     Yields
     ------
@@ -47,7 +53,7 @@ def iter_flows(
     FlowsError
         If a Parquet file holds no flows table.
     OptionError
-        If `chunk` is not 1 or more.
+        If `chunk` is not 1 or more, or there is no such time zone.
 
     Warns
     -----
@@ -56,21 +62,26 @@ def iter_flows(
     """
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
         raise OptionError(f"chunk={chunk!r}: expected whole rows, 1 or more.")
+    check_timezone(timezone)
     paths, by_name = expand(source)
     readers, notes = find_readers(paths, named=by_name)
-    return _tables(readers, notes, chunk)
+    return _tables(readers, notes, chunk, timezone)
 
 
 def _tables(
-    readers: list[tuple[Path, Reader | SourceError]], notes: list[str], chunk: int
+    readers: list[tuple[Path, Reader | SourceError]],
+    notes: list[str],
+    chunk: int,
+    timezone: str | None,
 ) -> Iterator[pd.DataFrame]:
     waiting: list[pd.DataFrame] = []
     failed: list[SourceError | FlowsError] = []
     losses: dict[str, list[str]] = {}
     with WorkerPool() as pool:
+        options = Options(pool, timezone=timezone)
         for path, reader in readers:
             try:
-                for reading in _pieces(path, reader, Options(pool)):
+                for reading in _pieces(path, reader, options):
                     for kind, text in reading.losses:
                         losses.setdefault(kind, []).append(text)
                     if len(reading.flows):
