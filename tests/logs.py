@@ -59,7 +59,7 @@ def conn(**changed) -> dict[str, object]:
 
 def zeek_header(path="conn", fields=CONN_FIELDS, separator="\t", unset="-") -> str:
     lines = [
-        "#separator \\x%02x" % ord(separator),
+        f"#separator \\x{ord(separator):02x}",
         separator.join(["#set_separator", ","]),
         separator.join(["#empty_field", "(empty)"]),
         separator.join(["#unset_field", unset]),

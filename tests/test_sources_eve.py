@@ -213,7 +213,9 @@ def test_a_document_that_is_too_long_is_refused_with_what_to_do(tmp_path, monkey
 
 
 def test_events_without_flows_are_no_flows_and_that_is_told(tmp_path):
-    with pytest.warns(SourceWarning, match="holds no flows: of 2 events none is of a flow"):
+    with pytest.warns(
+        SourceWarning, match="holds no flows: of 2 events none is of a flow"
+    ):
         assert len(read(tmp_path, [event("alert"), event("stats")])) == 0
 
 
@@ -237,7 +239,9 @@ VALUES = st.one_of(
 )  # fmt: skip
 CHUNKS = st.one_of(
     st.binary(max_size=20),
-    st.sampled_from([b"{", b"}", b"\n", b'"', b"null", b"\xff", b"[" * 5000, b"\\ud800"]),
+    st.sampled_from(
+        [b"{", b"}", b"\n", b'"', b"null", b"\xff", b"[" * 5000, b"\\ud800"]
+    ),
 )
 
 
@@ -267,7 +271,9 @@ EVENTS = [
     st.booleans(),
     st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 60), CHUNKS), max_size=5),
 )
-def test_damaged_events_end_in_flows_or_one_clear_error(tmp_path_factory, pretty, edits):
+def test_damaged_events_end_in_flows_or_one_clear_error(
+    tmp_path_factory, pretty, edits
+):
     lines = [json.dumps(e, indent=1 if pretty else None).encode() for e in EVENTS]
     data = bytearray(b"\n".join(lines))
     for at, cut, put in edits:
@@ -280,7 +286,9 @@ def test_damaged_events_end_in_flows_or_one_clear_error(tmp_path_factory, pretty
     st.lists(
         st.tuples(
             st.sampled_from(range(len(EVENTS))),
-            st.sampled_from([*flow(), *netflow(1, "10.0.0.5", 1), "dns", "tls", "http"]),
+            st.sampled_from(
+                [*flow(), *netflow(1, "10.0.0.5", 1), "dns", "tls", "http"]
+            ),
             st.sampled_from(["", *flow()["flow"], "rrname", "sni", "queries"]),
             VALUES,
         ),

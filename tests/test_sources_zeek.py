@@ -93,7 +93,9 @@ def test_more_payload_than_the_packets_can_have_carried_is_lowered_and_told(tmp_
 def test_without_ip_bytes_payload_stands_for_them_and_that_is_told(tmp_path):
     gone = {"orig_ip_bytes", "resp_ip_bytes", "orig_pkts", "resp_pkts"}
     fields = {k: v for k, v in CONN_FIELDS.items() if k not in gone}
-    with pytest.warns(SourceWarning, match="1 of 1 flows without orig_ip_bytes; payload"):
+    with pytest.warns(
+        SourceWarning, match="1 of 1 flows without orig_ip_bytes; payload"
+    ):
         flows = read(tmp_path / "conn.log", zeek_tsv([conn()], fields=fields))
     assert flows[["src_bytes", "dst_bytes"]].iloc[0].tolist() == [1000, 5000]
     assert capability(flows).tolist() == ["application"]
@@ -210,7 +212,9 @@ def test_a_header_that_comes_again_with_other_fields_is_obeyed(tmp_path):
 def test_lines_under_a_header_that_lacks_an_address_are_bad_lines(tmp_path):
     fewer = {k: v for k, v in CONN_FIELDS.items() if k != "id.resp_h"}
     data = zeek_tsv([conn()]) + zeek_tsv([conn(), conn()], fields=fewer)
-    with pytest.warns(SourceWarning, match=r"2 of 3 lines .* #fields .* without id\.resp_h"):
+    with pytest.warns(
+        SourceWarning, match=r"2 of 3 lines .* #fields .* without id\.resp_h"
+    ):
         assert len(read(tmp_path / "conn.log", data)) == 1
 
 
@@ -221,7 +225,9 @@ def test_a_first_line_that_is_indented_is_a_header_all_the_same(tmp_path):
 def test_json_lines_that_are_none_are_counted(tmp_path):
     data = json_lines([conn(uid="C1")]) + b'{"ts": 17000\n[1]\n5\n\xff\xfe\n'
     data += json_lines([conn(uid="C2"), {"ts": 1.0, "uid": "C3"}])
-    data += b'{"ts":1700000000.0,"id.orig_h":{"a":1},"id.orig_p":1,"id.resp_h":"1.2.3.4"}\n'
+    data += (
+        b'{"ts":1700000000.0,"id.orig_h":{"a":1},"id.orig_p":1,"id.resp_h":"1.2.3.4"}\n'
+    )
     with pytest.warns(SourceWarning, match="6 of 8 lines .* first: line 2: no JSON"):
         flows = read(tmp_path / "conn.log", data)
     assert flows["uid"].tolist() == ["C1", "C2"]
@@ -249,7 +255,10 @@ LOGS = {
             {"uid": "C2", "host": "later.example"},
         ],
     ),
-    "dns": ({"uid": "string", "query": "string"}, [{"uid": "C3", "query": "q.example"}]),
+    "dns": (
+        {"uid": "string", "query": "string"},
+        [{"uid": "C3", "query": "q.example"}],
+    ),
     "ssh": ({"uid": "string", "hassh": "string"}, [{"uid": "C4", "hassh": "h4"}]),
     "ftp": ({"uid": "string", "user": "string"}, [{"uid": "C5", "user": "u"}]),
     "files": (
@@ -265,17 +274,17 @@ LOGS = {
 def companions(folder, *, as_json, suffix=".log"):
     for kind, (fields, rows) in LOGS.items():
         named = {"ts": "time"} | fields
-        rows = [{"ts": 1700000000.0} | row for row in rows]
+        lines = [{"ts": 1700000000.0} | row for row in rows]
         if as_json:
-            for row in rows:
+            for row in lines:
                 for key in ("orig_mime_types", "conn_uids"):
                     if key in row:
                         row[key] = row[key].split(",")
                 if "user_agent" in row:
                     row["user_agent"] = "curl/8\tx"
-            data = json_lines(rows)
+            data = json_lines(lines)
         else:
-            data = zeek_tsv(rows, path=kind, fields=named)
+            data = zeek_tsv(lines, path=kind, fields=named)
         (folder / f"{kind}{suffix}").write_bytes(data)
     rows = [conn(uid=f"C{i}", service=None) for i in range(1, 8)]
     data = json_lines(rows) if as_json else zeek_tsv(rows)
@@ -301,8 +310,7 @@ def test_other_logs_give_names_by_uid(tmp_path, as_json):
 
 def test_a_folder_of_zeek_logs_is_its_connections(tmp_path):
     companions(tmp_path, as_json=False)
-    with pytest.warns(SourceWarning, match="6 of 7 files skipped"):
-        flows = exfilml.read_flows(tmp_path)
+    flows = exfilml.read_flows(tmp_path)
     assert flows["server_name"].notna().sum() == 3
 
 
@@ -405,7 +413,7 @@ def test_every_real_log_is_read_or_refused_by_name(path):
         if "conn" in path.name:
             assert len(exfilml.read_flows(path)) > 0
         else:
-            with pytest.raises(ExfilmlError, match=r"log of Zeek|not a format|is empty"):
+            with pytest.raises(ExfilmlError, match=r"a log of Zeek|not a format"):
                 exfilml.read_flows(path)
 
 

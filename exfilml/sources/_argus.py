@@ -35,16 +35,10 @@ from exfilml.places import iana_services
 from exfilml.sources._delimited import TEXT, Records
 from exfilml.sources._headed import Form, read_blocks, times
 from exfilml.sources._lines import BadLines, blocks
-from exfilml.sources._logs import (
-    bare_bytes,
-    conversations,
-    flows_of,
-    losses,
-    protocol_numbers,
-    whole,
-)
+from exfilml.sources._logs import bare_bytes, flows_of, losses, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
+from exfilml.sources._words import conversations, protocol_numbers
 
 NOT_IP: Final = "with records that are not of IP"
 _HEADER: Final = re.compile(rb"^StartTime[,\t].*$", re.MULTILINE)
@@ -146,8 +140,12 @@ def _flows(
     dst_bytes = pc.subtract(all_bytes, src_bytes)
     counted = src_packets is not None
     if not counted:
-        share = pc.divide(src_bytes.cast(pa.float64()), pc.max_element_wise(all_bytes, 1))
-        src_packets = pc.round(pc.multiply(share, all_packets)).cast(pa.int64(), safe=False)
+        share = pc.divide(
+            src_bytes.cast(pa.float64()), pc.max_element_wise(all_bytes, 1)
+        )
+        src_packets = pc.round(pc.multiply(share, all_packets)).cast(
+            pa.int64(), safe=False
+        )
     dst_packets = pc.subtract(all_packets, src_packets)
     ends = {
         "src_ip": src_ip.cast(pa.string()),

@@ -141,9 +141,13 @@ def _convert(values: Any, kind: Any) -> tuple[Any, Any]:
         trimmed = pc.utf8_ltrim(pc.utf8_trim_whitespace(values), "+")
         return trimmed.cast(kind), ~good.to_numpy(zero_copy_only=False)
     wrong = np.zeros(len(values), dtype=bool)
-    return (values.dictionary_encode() if pa.types.is_dictionary(kind) else values), wrong
+    return (
+        values.dictionary_encode() if pa.types.is_dictionary(kind) else values
+    ), wrong
 
 
 def split_header(line: str, separator: str) -> list[str]:
     """Take the names of a header line apart."""
-    return [name.strip() for name in re.split(re.escape(separator), line.rstrip("\r\n"))]
+    return [
+        name.strip() for name in re.split(re.escape(separator), line.rstrip("\r\n"))
+    ]

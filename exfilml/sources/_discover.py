@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from exfilml.exceptions import SourceError
 from exfilml.sources import _argus, _eve, _nfdump, _parquet, _pcap, _zeek
-from exfilml.sources._foreign import what_it_is
+from exfilml.sources._foreign import CompanionError, refusal
 from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
@@ -89,7 +89,8 @@ def find_readers(
 ) -> tuple[list[tuple[Path, Reader | SourceError]], list[str]]:
     """Find a reader for each file; in folders, pass over those that have none."""
     found: list[tuple[Path, Reader | SourceError]] = []
-    skipped: list[str] = []
+    skipped: list[SourceError] = []
+    companions: list[tuple[Path, SourceError]] = []
     for path in paths:
         try:
             found.append((path, _detect(path)))
@@ -99,17 +100,23 @@ def find_readers(
             if named:
                 found.append((path, error))
             else:
-                skipped.append(str(error))
+                skipped.append(error)
+                if isinstance(error, CompanionError):
+                    companions.append((path, error))
     if not any(not isinstance(reader, SourceError) for _, reader in found):
-        reasons = [str(e) for _, e in found if isinstance(e, SourceError)] or skipped
+        reasons = [e for _, e in found if isinstance(e, SourceError)] or skipped
         raise SourceError(
-            f"None of {len(paths):,} files can be read. {first_few(reasons)}"
+            f"None of {len(paths):,} files can be read. {first_few(map(str, reasons))}"
         )
     notes = []
+    # Read together with the conn.log beside them.
+    used = {path.parent for path, reader in found if reader is _zeek}
+    read = [error for path, error in companions if path.parent in used]
+    skipped = [error for error in skipped if error not in read]
     if skipped:
         notes.append(
             f"{len(skipped):,} of {len(paths):,} files skipped: no format that exfilml "
-            f"reads. {first_few(skipped)}."
+            f"reads. {first_few(map(str, skipped))}."
         )
     return found, notes
 
@@ -131,9 +138,9 @@ def _detect(path: Path) -> Reader:
     for reader in READERS:
         if reader.detect(head):
             return reader
-    known = what_it_is(head)
+    known = refusal(str(path), head)
     if known is not None:
-        raise SourceError(f"{path}: {known}.")
+        raise known
     raise SourceError(
         f"{path}: not a format that exfilml reads (it begins with {head[:8]!r}). "
         f"Expected {FORMATS}."

@@ -24,7 +24,7 @@ passed over.
 Names (tls and quic: server name, JA4, JA3; http: host, user agent, content type of the
 response; dns: question; ssh: HASSH) and the first ``anomaly`` of a flow come with
 ``flow_id`` from events before it in the file, which is the order Suricata writes them
-in. Of flows that did not end yet, the last `MOST_NAMED` are remembered.
+in (`_eve_names`).
 """
 
 from __future__ import annotations
@@ -42,24 +42,27 @@ import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
 from exfilml.sources import _jsonl
+from exfilml.sources._eve_names import EventNames, field_of
 from exfilml.sources._lines import BadLines, blocks
 from exfilml.sources._logs import (
-    APPLICATIONS,
     NO_FLOWS,
     bare_bytes,
-    conversations,
     flows_of,
     losses,
     microseconds,
-    named,
-    protocol_numbers,
     whole,
 )
 from exfilml.sources._packed import open_plain
 from exfilml.sources._pairs import Pairs
 from exfilml.sources._reading import Options, Reading
+from exfilml.sources._words import (
+    APPLICATIONS,
+    conversations,
+    named,
+    protocol_numbers,
+    told_conversations,
+)
 
-MOST_NAMED: Final = 2_000_000
 MOST_DOCUMENT: Final = 64 << 20
 _EVENT: Final = re.compile(rb'"event_type"\s*:\s*"[a-z0-9_-]+"')
 _TEXT: Final = pa.string()
@@ -101,27 +104,17 @@ _SCHEMA: Final = pa.schema(
         "anomaly": pa.struct({"event": _TEXT}),
     }
 )
-# Column → where it stands, in order of preference.
-_NAMES: Final = {
-    "server_name": (
-        ("tls", "sni"), ("quic", "sni"), ("http", "hostname"), ("dns", "rrname"),
-    ),
-    "fingerprint": (
-        ("tls", "ja4"), ("tls", "ja3", "hash"), ("quic", "ja4"), ("quic", "ja3", "hash"),
-        ("ssh", "client", "hassh", "hash"),
-    ),
-    "user_agent": (("http", "http_user_agent"),),
-    "content_type": (("http", "http_content_type"),),
-    "anomaly": (("anomaly", "event"),),
-}  # fmt: skip
-_KINDS: Final = pa.array(["tls", "quic", "http", "dns", "ssh", "anomaly"])
 _NONE: Final = {"failed": None, "unknown": None}
 
 
 def detect(head: bytes) -> bool:
     """Say from the first bytes whether these are events of Suricata."""
     start = head.lstrip()[:1]
-    return start in (b"{", b"[") and _EVENT.search(head) is not None and b'"src_ip"' in head
+    return (
+        start in (b"{", b"[")
+        and _EVENT.search(head) is not None
+        and b'"src_ip"' in head
+    )
 
 
 def read(path: Path, options: Options) -> Reading:
@@ -138,7 +131,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         If not one line could be read, or if one document is too long.
     """
     bad = BadLines()
-    names = _Names()
+    names = EventNames()
     pairs = Pairs(options.idle_timeout)
     total = 0
     has_flows = False
@@ -181,7 +174,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
 def _told(flows: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Say of paired flows what their halves could not."""
     if len(flows):
-        flows["conn_state"] = conversations(flows).to_pandas().astype("str")
+        flows["conn_state"] = told_conversations(flows)
         flows["sensor"] = path.name
     return flows
 
@@ -231,15 +224,13 @@ def _is_document(line: bytes) -> bool:
     return line.startswith((b"[", b'{"_index"')) or b'"_source"' in line[:4096]
 
 
-def _field(table: pa.Table, *names: str) -> Any:
-    values = table.column(names[0])
-    for name in names[1:]:
-        values = pc.struct_field(values, name)
-    return values.combine_chunks()
-
-
 def _read(
-    table: pa.Table, wanted: Any, lines: Any, kind: str, names: _Names, bad: BadLines
+    table: pa.Table,
+    wanted: Any,
+    lines: Any,
+    kind: str,
+    names: EventNames,
+    bad: BadLines,
 ) -> pd.DataFrame:
     """Give the flows, or the halves of flows, of a block."""
     wanted = pc.fill_null(wanted, False)
@@ -250,9 +241,14 @@ def _read(
     }
     src_ip = text["src_ip"].dictionary_encode()
     protocol = protocol_numbers(text["proto"], src_ip)
-    start, end = (microseconds(_field(table, kind, name)) for name in ("start", "end"))
+    start, end = (
+        microseconds(field_of(table, kind, name)) for name in ("start", "end")
+    )
     sides = (
-        (("src", "pkts_toserver", "bytes_toserver"), ("dst", "pkts_toclient", "bytes_toclient"))
+        (
+            ("src", "pkts_toserver", "bytes_toserver"),
+            ("dst", "pkts_toclient", "bytes_toclient"),
+        )
         if kind == "flow"
         else (("src", "pkts", "bytes"),)
     )
@@ -260,29 +256,30 @@ def _read(
         "start": start,
         "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6),
         "src_ip": src_ip,
-        "src_port": pc.fill_null(_field(table, "src_port"), 0),
+        "src_port": pc.fill_null(field_of(table, "src_port"), 0),
         "dst_ip": text["dest_ip"].dictionary_encode(),
-        "dst_port": pc.fill_null(_field(table, "dest_port"), 0),
+        "dst_port": pc.fill_null(field_of(table, "dest_port"), 0),
         "protocol": protocol,
         "app": named(_TEXT, text["app_proto"], APPLICATIONS | _NONE),
-        "uid": _field(table, "flow_id").cast(_TEXT),
+        "uid": field_of(table, "flow_id").cast(_TEXT),
         "label": text["label"],
     }
     for way, packets, octets in sides:
-        columns[f"{way}_packets"] = _field(table, kind, packets)
+        columns[f"{way}_packets"] = field_of(table, kind, packets)
         columns[f"{way}_bytes"] = bare_bytes(
-            _field(table, kind, octets), columns[f"{way}_packets"]
+            field_of(table, kind, octets), columns[f"{way}_packets"]
         )
-    flags = _flags(_field(table, "tcp", "tcp_flags"))
-    columns["tcp_flags"] = pc.if_else(pc.equal(protocol, 6), flags, pa.scalar(None, _COUNT))
+    flags = _flags(field_of(table, "tcp", "tcp_flags"))
+    columns["tcp_flags"] = pc.if_else(
+        pc.equal(protocol, 6), flags, pa.scalar(None, _COUNT)
+    )
     if kind == "flow":
-        columns["conn_state"] = conversations(columns, _field(table, "icmp_type"))
+        columns["conn_state"] = conversations(columns, field_of(table, "icmp_type"))
     else:
         zero = pa.repeat(pa.scalar(0, _COUNT), table.num_rows)
         columns |= {"dst_packets": zero, "dst_bytes": zero}
-    columns |= names.of(_field(table, "flow_id"))
-    flows = flows_of(columns, lines.to_numpy(), 0, bad)
-    return flows
+    columns |= names.of(field_of(table, "flow_id"))
+    return flows_of(columns, lines.to_numpy(), 0, bad)
 
 
 def _flags(hexadecimal: Any) -> Any:
@@ -292,58 +289,3 @@ def _flags(hexadecimal: Any) -> Any:
         for text in coded.dictionary.to_pylist()
     ]
     return pa.array(values, _COUNT).take(coded.indices)
-
-
-class _Names:
-    """What other events said about flows that have not ended yet."""
-
-    def __init__(self) -> None:
-        self._known: pa.Table | None = None
-
-    def learn(self, table: pa.Table) -> None:
-        """Take names from a block's events, to which flows refer later."""
-        kind = table.column("event_type")
-        told = pc.and_(pc.is_in(kind, _KINDS), pc.is_valid(table.column("flow_id")))
-        table = table.filter(told)
-        if not table.num_rows:
-            return
-        columns = {"flow_id": table.column("flow_id")}
-        for name, places in _NAMES.items():
-            values = [_field(table, *place) for place in places]
-            if name == "server_name":
-                queries = _field(table, "dns", "queries")
-                values.append(_first_question(queries))
-            columns[name] = pc.coalesce(*values)
-        parts = [pa.table(columns)] if self._known is None else [self._known, pa.table(columns)]
-        first = pa.concat_tables(parts).group_by("flow_id", use_threads=False)
-        known = first.aggregate([(name, "first") for name in _NAMES])
-        known = known.rename_columns(
-            [name.removesuffix("_first") for name in known.column_names]
-        ).select(["flow_id", *_NAMES])
-        self._known = known.slice(max(0, known.num_rows - MOST_NAMED)).combine_chunks()
-
-    def of(self, flow_id: Any) -> dict[str, Any]:
-        """Return the names of flows, and forget those."""
-        n = len(flow_id)
-        if self._known is None or not n:
-            return {name: pa.nulls(n, _TEXT) for name in _NAMES}
-        rows = pc.index_in(flow_id, self._known.column("flow_id").combine_chunks())
-        names = {
-            name: self._known.column(name).combine_chunks().take(rows) for name in _NAMES
-        }
-        open_ = pc.invert(pc.is_in(self._known.column("flow_id"), flow_id))
-        self._known = self._known.filter(open_).combine_chunks()
-        return names
-
-
-def _first_question(queries: Any) -> Any:
-    """Return the first name that each list of questions asks for."""
-    count = pc.fill_null(pc.list_value_length(queries), 0)
-    some = pc.greater(count, 0)
-    starts = queries.filter(some)
-    first = pc.struct_field(pc.list_element(starts, 0), "rrname") if len(starts) else None
-    if first is None:
-        return pa.nulls(len(queries), _TEXT)
-    # Rows with questions, in order, and missing elsewhere.
-    place = pc.if_else(some, pc.subtract(pc.cumulative_sum(some.cast(_COUNT)), 1), None)
-    return first.take(place)

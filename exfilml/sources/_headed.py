@@ -6,6 +6,7 @@ of names may come again, in files that were joined, with other columns.
 
 from __future__ import annotations
 
+import itertools
 import re
 import zoneinfo
 from collections.abc import Iterator, Mapping
@@ -87,7 +88,7 @@ def _parts(block: Block, form: Form) -> Iterator[Block]:
         return
     places = sorted({0, *cuts, len(data)})
     number = block.first
-    for start, stop in zip(places[:-1], places[1:], strict=True):
+    for start, stop in itertools.pairwise(places):
         part = Block.of(data[start:stop], number)
         yield part
         number += part.lines

@@ -65,7 +65,9 @@ def _line_by_line(
         except (ValueError, RecursionError):
             bad.add(number, f"no JSON object: {shown(line)}")
             continue
-        missing = [name for name in schema.names if name in needed and row[name] is None]
+        missing = [
+            name for name in schema.names if name in needed and row[name] is None
+        ]
         if missing:
             bad.add(number, f"without {' and '.join(missing)}: {shown(line)}")
             continue
@@ -82,7 +84,7 @@ def _row(record: Any, fields: Any, bad: BadLines) -> dict[str, Any]:
     return {f.name: _value(record.get(f.name), f.type, bad) for f in fields}
 
 
-def _value(value: Any, kind: Any, bad: BadLines) -> Any:
+def _value(value: Any, kind: Any, bad: BadLines) -> Any:  # noqa: PLR0911
     """Return a value if it is of a kind, else None."""
     if value is None:
         return None
@@ -97,7 +99,9 @@ def _value(value: Any, kind: Any, bad: BadLines) -> Any:
     if pa.types.is_string(kind):
         # Halves of surrogate pairs are possible in JSON, and nowhere else.
         return (
-            value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+            value.encode("utf-8", "replace").decode()
+            if isinstance(value, str)
+            else None
         )
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and -_MOST <= value < _MOST:

@@ -73,7 +73,9 @@ class Block:
         return cls(data, first, data.count(b"\n") + (not data.endswith(b"\n")))
 
 
-def blocks(pieces: Iterable[bytes], bad: BadLines, size: int = BLOCK) -> Iterator[Block]:
+def blocks(
+    pieces: Iterable[bytes], bad: BadLines, size: int = BLOCK
+) -> Iterator[Block]:
     """Cut pieces of a file into blocks of whole lines.
 
     The last line may lack its end. A line longer than `LONGEST_LINE` is counted as bad

@@ -29,19 +29,16 @@ import pyarrow.compute as pc
 from exfilml.sources._delimited import TEXT, Records
 from exfilml.sources._headed import Form, read_blocks, times
 from exfilml.sources._lines import BadLines, blocks
-from exfilml.sources._logs import (
-    conversations,
-    flows_of,
-    losses,
-    protocol_numbers,
-    whole,
-)
+from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._pairs import Pairs
 from exfilml.sources._reading import Options, Reading
+from exfilml.sources._words import protocol_numbers, told_conversations
 
 _HEADER: Final = re.compile(rb"^(?:ts|cnt|firstSeen|first),[A-Za-z].*$", re.MULTILINE)
-_END: Final = re.compile(rb"^(?:Summary|No match\w* flows?|Time window|Total flows)\b.*$", re.MULTILINE)
+_END: Final = re.compile(
+    rb"^(?:Summary|No match\w* flows?|Time window|Total flows)\b.*$", re.MULTILINE
+)
 
 
 def _known(kind: Any, *names: str) -> tuple[frozenset[str], Any]:
@@ -111,7 +108,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
 def _told(flows: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Say of paired flows what their records could not."""
     if len(flows):
-        flows["conn_state"] = conversations(flows).to_pandas().astype("str")
+        flows["conn_state"] = told_conversations(flows)
         flows["sensor"] = path.name
     return flows
 
@@ -123,7 +120,9 @@ def _halves(
     n = table.num_rows
 
     def column(name: str) -> Any:
-        return table.column(name).combine_chunks() if name in table.column_names else None
+        return (
+            table.column(name).combine_chunks() if name in table.column_names else None
+        )
 
     start = times(column("start"), options.timezone, path)
     if column("end") is not None:

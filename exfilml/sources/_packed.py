@@ -28,7 +28,9 @@ LONGEST_MAGIC: Final = max(map(len, MAGICS))
 
 def packing(head: bytes) -> str | None:
     """Name the packing that a file's first bytes show, None if there is none."""
-    return next((kind for magic, kind in MAGICS.items() if head.startswith(magic)), None)
+    return next(
+        (kind for magic, kind in MAGICS.items() if head.startswith(magic)), None
+    )
 
 
 class Unpacked:
@@ -174,7 +176,9 @@ def _zstd(
     # A piece as small as this loses little where Arrow gives up in the middle of one.
     size = 1 << 16
     try:
-        with pa.CompressedInputStream(pa.PythonFile(_Pieces(first, read)), kind) as file:
+        with pa.CompressedInputStream(
+            pa.PythonFile(_Pieces(first, read)), kind
+        ) as file:
             while data := file.read(size):
                 yield data
     except (pa.ArrowException, OSError):

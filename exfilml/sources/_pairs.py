@@ -40,34 +40,42 @@ class Pairs:
         """Take records of the flows table's columns; return flows that are over."""
         if not len(records):
             return records
-        flows = self._paired(records)
+        flows: pd.DataFrame = self._paired(records)
         latest = flows["start"].max()
-        ended = flows["start"] + pd.to_timedelta(flows["duration_s"].fillna(0.0), unit="s")
+        ended = flows["start"] + pd.to_timedelta(
+            flows["duration_s"].fillna(0.0), unit="s"
+        )
         over = (ended < latest - self._idle).to_numpy()
         if (~over).sum() > MOST_HELD:
             over[:] = True
         self._held = flows[~over]
-        return flows[over].reset_index(drop=True)
+        done: pd.DataFrame = flows[over]
+        return done.reset_index(drop=True)
 
     def finish(self) -> pd.DataFrame:
         """Return the flows that are still held."""
-        flows = pd.DataFrame() if self._held is None else self._held.reset_index(drop=True)
+        flows = (
+            pd.DataFrame() if self._held is None else self._held.reset_index(drop=True)
+        )
         self._held = None
         return flows
 
     def _paired(self, records: pd.DataFrame) -> pd.DataFrame:
         parts = [records] if self._held is None else [self._held, records]
         table = pd.concat(parts, ignore_index=True) if len(parts) > 1 else records
-        names, places = pd.factorize(
-            pd.concat([table["src_ip"], table["dst_ip"]], ignore_index=True)
-        ), len(table)
+        names, places = (
+            pd.factorize(
+                pd.concat([table["src_ip"], table["dst_ip"]], ignore_index=True)
+            ),
+            len(table),
+        )
         codes = names[0].astype(np.int64)
         src = codes[:places] << 16 | table["src_port"].to_numpy()
         dst = codes[places:] << 16 | table["dst_port"].to_numpy()
         low, high = np.minimum(src, dst), np.maximum(src, dst)
         protocol = table["protocol"].to_numpy()
         start = table["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
-        length = table["duration_s"].fillna(0.0).to_numpy() * 1e6
+        length = np.rint(table["duration_s"].fillna(0.0).to_numpy() * 1e6)
         end = start + length.astype(np.int64)
         # In the same instant, the end with the higher port comes first.
         later = table["src_port"].to_numpy() < table["dst_port"].to_numpy()
@@ -98,16 +106,20 @@ class Pairs:
     ) -> pd.DataFrame:
         """Add up the records of each group, in the direction of its first."""
         n = len(first)
-        flows = table.iloc[order[first]].reset_index(drop=True)
+        flows: pd.DataFrame = table.iloc[order[first]].reset_index(drop=True)
         for here, there in (("src", "dst"), ("dst", "src")):
             for what in ("bytes", "packets"):
-                own = table[f"{here}_{what}"].to_numpy(dtype=np.int64)[order]
-                other = table[f"{there}_{what}"].to_numpy(dtype=np.int64)[order]
+                if f"{here}_{what}" not in table:
+                    continue
+                own, other = (
+                    table[f"{side}_{what}"].fillna(0).to_numpy(dtype=np.int64)[order]
+                    for side in (here, there)
+                )
                 given = np.where(turned, other, own)
                 total = np.zeros(n, dtype=np.int64)
                 np.add.at(total, group, given)
                 kind = table[f"{here}_{what}"].dtype
-                flows[f"{here}_{what}"] = pd.array(total, dtype=kind)
+                flows[f"{here}_{what}"] = pd.Series(total).astype(kind)
         latest = np.full(n, np.iinfo(np.int64).min)
         np.maximum.at(latest, group, end)
         flows["duration_s"] = (latest - start[first]) / 1e6

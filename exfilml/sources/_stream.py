@@ -111,7 +111,9 @@ def _pieces(
         yield from stream(path, options)
 
 
-def _cut(waiting: list[pd.DataFrame], chunk: int, *, last: bool) -> Iterator[pd.DataFrame]:
+def _cut(
+    waiting: list[pd.DataFrame], chunk: int, *, last: bool
+) -> Iterator[pd.DataFrame]:
     """Yield full tables of what waits, and the rest of it at the end."""
     if not waiting:
         return

@@ -41,17 +41,11 @@ import pyarrow.compute as pc
 
 from exfilml.sources._delimited import TEXT
 from exfilml.sources._lines import BadLines, blocks
-from exfilml.sources._logs import (
-    APPLICATIONS,
-    flows_of,
-    is_version_6,
-    losses,
-    most_payload,
-    named,
-    whole,
-)
+from exfilml.sources._logs import flows_of, losses, most_payload, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
+from exfilml.sources._words import APPLICATIONS, is_version_6, named, protocol_numbers
+from exfilml.sources._zeek_history import first_speaker, how_it_went, tcp_flags
 from exfilml.sources._zeek_log import Wanted, fields_of, read_blocks
 from exfilml.sources._zeek_names import Companions
 
@@ -84,21 +78,6 @@ WANTED: Final = Wanted(
 _COUNTED: Final = frozenset({"orig_bytes", "orig_ip_bytes", "conn_state"})
 CAPPED: Final = "with more payload than their packets can have carried"
 PAYLOAD_ONLY: Final = "that count payload, not IP bytes"
-_PROTOCOLS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmp6": 58, "sctp": 132}
-# IANA reserves it; Zeek did not say which protocol it was.
-_UNKNOWN_PROTOCOL: Final = 255
-_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
-# Replies of ICMP, version 4 and 6, whose requests Zeek did not see.
-_REPLIES: Final = {1: (0, 14, 16, 18), 58: (129,)}
-# Without history: Zeek's word for how it went, where packets alone do not tell.
-_STATES: Final = {
-    "REJ": "rejected",
-    "RSTOS0": "rejected",
-    "RSTRH": "rejected",
-    "S0": "one_sided",
-    "SH": "one_sided",
-    "SHR": "one_sided",
-}
 
 
 def detect(head: bytes) -> bool:
@@ -159,7 +138,8 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
     text = functools.partial(column, kind=TEXT)
     src_ip = text("id.orig_h")
     version6 = is_version_6(src_ip)
-    protocol = _protocol(text("proto"), number("ip_proto"), version6)
+    by_name = protocol_numbers(text("proto"), src_ip)
+    protocol = pc.coalesce(number("ip_proto"), by_name)
     portless = pc.is_in(protocol, pa.array([1, 58]))
     counted = "orig_ip_bytes" in table.column_names
     columns: dict[str, Any] = {
@@ -190,15 +170,6 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
         columns[f"{way}_payload_bytes"] = payload
     columns |= _conversation(columns, text, number("id.orig_p"))
     return columns, int(lowered.sum()), counted
-
-
-def _protocol(given: Any, numbers: Any, version6: Any) -> Any:
-    """Return IANA numbers: Zeek's own where it has one, else from the name."""
-    words = given.dictionary.to_pylist()
-    known = pa.array([_PROTOCOLS.get(w, _UNKNOWN_PROTOCOL) for w in words], pa.int64())
-    by_name = known.take(given.indices)
-    by_name = pc.if_else(pc.and_(pc.equal(by_name, 1), version6), 58, by_name)
-    return pc.coalesce(numbers, by_name)
 
 
 def _applications(service: Any) -> Any:
@@ -236,7 +207,9 @@ def _conversation(columns: dict[str, Any], text: Any, icmp_type: Any) -> dict[st
     first = np.empty(len(distinct), dtype=np.int64)
     first[inverse[::-1]] = np.arange(len(key))[::-1]
     hows, speakers, flags = [], [], []
-    packets = {way: columns[f"{way}_packets"].take(pa.array(first)) for way in ("src", "dst")}
+    packets = {
+        way: columns[f"{way}_packets"].take(pa.array(first)) for way in ("src", "dst")
+    }
     for number, reply, how, letters, there, back in zip(
         protocol[first],
         kind[first],
@@ -246,63 +219,12 @@ def _conversation(columns: dict[str, Any], text: Any, icmp_type: Any) -> dict[st
         packets["dst"].to_pylist(),
         strict=True,
     ):
-        hows.append(_how(int(number), int(reply), how, letters, there, back))
-        speakers.append(_first_speaker(letters))
-        flags.append(_flags(letters) if number == 6 and letters else None)
+        hows.append(how_it_went(int(number), int(reply), how, letters, there, back))
+        speakers.append(first_speaker(letters))
+        flags.append(tcp_flags(letters) if number == 6 and letters else None)
     rows = pa.array(inverse)
     return {
         "conn_state": pa.array(hows, pa.string()).take(rows),
         "first_speaker": pa.array(speakers, pa.string()).take(rows),
         "tcp_flags": pa.array(flags, pa.int64()).take(rows),
     }
-
-
-def _how(
-    protocol: int,
-    icmp_type: int,
-    state: str | None,
-    history: str | None,
-    there: int | None,
-    back: int | None,
-) -> str | None:
-    """Name how a conversation went, one of `exfilml.schema.CONN_STATES`."""
-    if there is not None and back is not None:
-        both: bool | None = there > 0 and back > 0
-    else:
-        both = None
-    if icmp_type in _REPLIES.get(protocol, ()) and not both:
-        return "unsolicited"
-    if protocol == 6 and history:
-        seen = set(history.lower())
-        if "r" in seen and not seen & {"d", "f"}:
-            return "rejected"
-        if both is None:
-            both = any(c.islower() for c in history) and any(c.isupper() for c in history)
-        if both:
-            return "established" if seen & {"s", "h"} else "midstream"
-        return "one_sided"
-    if protocol == 6 and state in _STATES:
-        return _STATES[state]
-    if both is None:
-        return _STATES.get(state or "", "established" if state == "SF" else None)
-    if not both:
-        return "one_sided"
-    return "midstream" if protocol == 6 and state == "OTH" else "established"
-
-
-def _first_speaker(history: str | None) -> str | None:
-    if not history or "^" in history:
-        return None
-    here, there = history.find("D"), history.find("d")
-    if here < 0 and there < 0:
-        return None
-    return "src" if there < 0 or 0 <= here < there else "dst"
-
-
-def _flags(history: str) -> int:
-    seen = set(history.lower())
-    letters = (("s", _SYN), ("h", _SYN | _ACK), ("a", _ACK), ("f", _FIN), ("r", _RST))
-    flags = 0
-    for letter, bits in letters:
-        flags |= bits if letter in seen else 0
-    return flags

@@ -121,7 +121,8 @@ def read_blocks(
 def _json_schema(data: bytes, wanted: Wanted) -> pa.Schema:
     quoted = re.match(rb'[^\n]*"ts"\s*:\s*"', data)
     kinds = {
-        name: pa.string() if kind == TEXT else kind for name, kind in wanted.types.items()
+        name: pa.string() if kind == TEXT else kind
+        for name, kind in wanted.types.items()
     }
     if quoted:
         kinds["ts"] = pa.string()
@@ -154,7 +155,9 @@ def _read_part(
     if missing or doubled:
         lines = [line for line in part.data.split(b"\n") if line.strip()]
         bad.lines += len(lines)
-        what = f"without {', '.join(missing)}" if missing else "that names a field twice"
+        what = (
+            f"without {', '.join(missing)}" if missing else "that names a field twice"
+        )
         bad.add(part.first, f"follows a #fields line {what}", len(lines))
         return None
     layout = Layout(
@@ -173,7 +176,7 @@ def _read_part(
 
 def _is_text(kind: Any) -> bool:
     """Whether TSV holds it as a text: sets joined with commas, T and F."""
-    return pa.types.is_list(kind) or pa.types.is_boolean(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_boolean(kind))
 
 
 def _finished(table: pa.Table) -> pa.Table:
@@ -187,7 +190,9 @@ def _finished(table: pa.Table) -> pa.Table:
         elif values.type == pa.string():
             escaped = pc.match_substring(values, "\\x")
             if pc.any(escaped).as_py():
-                texts = [None if t is None else _unescape(t) for t in values.to_pylist()]
+                texts = [
+                    None if t is None else _unescape(t) for t in values.to_pylist()
+                ]
                 table = table.set_column(at, name, pa.array(texts, pa.string()))
     return table
 

@@ -73,9 +73,7 @@ class Companions:
         """Fill columns of the flows table from what the other logs know."""
         if self._names is None:
             self._names = {
-                kind: table
-                for kind in LOGS
-                if (table := self._read(kind)) is not None
+                kind: table for kind in LOGS if (table := self._read(kind)) is not None
             }
         for kind, table in self._names.items():
             rows = pc.index_in(columns["uid"], table.column("uid").combine_chunks())
@@ -85,12 +83,14 @@ class Companions:
                     pc.coalesce(columns[name], known) if name in columns else known
                 )
             if kind in _APPS:
-                seen = pc.if_else(pc.is_valid(rows), _APPS[kind], pa.scalar(None, pa.string()))
+                seen = pc.if_else(
+                    pc.is_valid(rows), _APPS[kind], pa.scalar(None, pa.string())
+                )
                 columns["app"] = pc.coalesce(columns["app"], seen)
 
     def _read(self, kind: str) -> pa.Table | None:
         """Read the logs of a kind that lie beside; one row for each connection."""
-        parts = []
+        parts: list[pa.Table] = []
         for path in beside(self.path, kind):
             parts += self._rows(path, kind)
         if not parts:
@@ -145,7 +145,9 @@ def _chosen(table: pa.Table, kind: str, identity: str) -> pa.Table:
     """Choose what goes to the flows table, under its names."""
     if kind == "files" and "is_orig" in table.column_names:
         sent = table.column("is_orig")
-        table = table.filter(sent if pa.types.is_boolean(sent.type) else pc.equal(sent, "T"))
+        table = table.filter(
+            sent if pa.types.is_boolean(sent.type) else pc.equal(sent, "T")
+        )
     columns: dict[str, Any] = {"uid": _first(table.column(identity))}
     for theirs, ours in LOGS[kind].items():
         if theirs not in table.column_names:
@@ -156,7 +158,9 @@ def _chosen(table: pa.Table, kind: str, identity: str) -> pa.Table:
         elif theirs == "host":
             # A port is no part of the name.
             values = pc.replace_substring_regex(values, r":[0-9]+$", "")
-        columns[ours] = pc.coalesce(columns[ours], values) if ours in columns else values
+        columns[ours] = (
+            pc.coalesce(columns[ours], values) if ours in columns else values
+        )
     return pa.table(columns)
 
 
