@@ -288,6 +288,20 @@ def validate_flows(flows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**checked, **extra}, index=flows.index, copy=False)
 
 
+def complete_flows(flows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of checked columns with those that are missing, as `validate_flows`.
+
+    For readers, who check values where they can say on which line they stand.
+    """
+    absent = functools.cache(lambda dtype: _absent(dtype, flows.index))
+    known = {
+        c.name: flows[c.name] if c.name in flows.columns else absent(c.dtype)
+        for c in COLUMNS
+    }
+    extra = {c: flows[c] for c in flows.columns if c not in DTYPES}
+    return pd.DataFrame({**known, **extra}, index=flows.index, copy=False)
+
+
 def _is_flows_table(flows: pd.DataFrame) -> bool:
     """Whether nothing needs to be added, moved, converted or refused.
 

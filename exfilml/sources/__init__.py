@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
-from exfilml.schema import empty_flows
+from exfilml.schema import empty_flows, validate_flows
 from exfilml.sources._discover import (
     READERS,
     Source,
@@ -208,7 +208,8 @@ def _gather(
     tables = [reading.flows for reading in read if len(reading.flows)]
     if not tables:
         return empty_flows()
-    return in_order(pd.concat(tables, ignore_index=True))
+    # Sorted first: columns that the check adds need no sorting.
+    return validate_flows(in_order(pd.concat(tables, ignore_index=True)))
 
 
 @contextmanager

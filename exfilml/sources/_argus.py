@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from exfilml.places import iana_services
 from exfilml.sources._delimited import TEXT, Records
 from exfilml.sources._headed import Form, read_blocks, times
-from exfilml.sources._lines import BadLines, blocks
+from exfilml.sources._lines import BadLines, ahead, blocks
 from exfilml.sources._logs import bare_bytes, flows_of, losses, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
@@ -103,11 +103,13 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     bad = BadLines()
     total = other = 0
     with open_plain(path, options.advance) as plain:
-        for records, first in read_blocks(blocks(plain, bad), FORM, bad):
+        seen = BadLines()
+        for records, first in ahead(read_blocks(blocks(plain, seen), FORM, seen)):
             flows, below = _flows(records, first, options, path, bad)
             other += below
             total += len(flows)
             yield Reading(flows)
+    bad.merge(seen)
     reading = losses(path, bad, plain.damage, total)
     told = list(reading.losses)
     if other:

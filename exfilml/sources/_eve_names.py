@@ -33,7 +33,7 @@ def field_of(table: pa.Table, *names: str) -> Any:
     """Return a field, or a field within fields."""
     values = table.column(names[0])
     for name in names[1:]:
-        values = pc.structfield_of(values, name)
+        values = pc.struct_field(values, name)
     return values.combine_chunks()
 
 
@@ -90,7 +90,7 @@ def _first_question(queries: Any) -> Any:
     some = pc.greater(count, 0)
     starts = queries.filter(some)
     first = (
-        pc.structfield_of(pc.list_element(starts, 0), "rrname") if len(starts) else None
+        pc.struct_field(pc.list_element(starts, 0), "rrname") if len(starts) else None
     )
     if first is None:
         return pa.nulls(len(queries), _TEXT)

@@ -20,16 +20,17 @@ class CompanionError(SourceError):
     """A log of Zeek that is read where it lies beside conn.log, and not alone."""
 
 
-def refusal(path: str, head: bytes) -> SourceError | None:
+def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
     """Say what a file is, by its first bytes; None if they are unknown."""
     if fields_of(head):
         return CompanionError(
             f"{path}: a log of Zeek that counts no bytes; its names are used where it "
             "lies beside conn.log."
         )
-    if head.startswith(_NFDUMP):
+    if head.startswith((*_NFDUMP, b"Date first seen", b"Date flow start")):
+        what = "own" if head.startswith(_NFDUMP) else "printed"
         return SourceError(
-            f"{path}: nfdump's own format; print it with `nfdump -r FILE -o csv`."
+            f"{path}: nfdump's {what} format; print it with `nfdump -r FILE -o csv`."
         )
     if len(head) >= 20:
         version, count = struct.unpack(">HH", head[:4])
@@ -44,6 +45,8 @@ def refusal(path: str, head: bytes) -> SourceError | None:
         and (b" ACCEPT " in head or b" NODATA" in head)
     ):
         return SourceError(f"{path}: AWS VPC flow logs, which are not read yet.")
-    if b"OCSF" in head or (b'"class_uid"' in head and b'"category_uid"' in head):
+    if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
+        return SourceError(f"{path}: Azure flow logs, which are not read yet.")
+    if head.startswith(b"{") and b'"class_uid"' in head:
         return SourceError(f"{path}: OCSF events, which are not read yet.")
     return None

@@ -7,9 +7,11 @@ length is read in the same memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
+_Item = TypeVar("_Item")
 BLOCK: Final = 8 << 20
 # Longer than any record of any format that is read.
 LONGEST_LINE: Final = 4 << 20
@@ -44,6 +46,13 @@ class BadLines:
             self.bad += count
             if self.first is None or line < self.first[0]:
                 self.first = (line, reason)
+
+    def merge(self, other: BadLines) -> None:
+        """Add another account of the same file."""
+        self.lines += other.lines
+        self.blanked += other.blanked
+        if other.first is not None:
+            self.add(*other.first, other.bad)
 
     def __str__(self) -> str:
         parts = []
@@ -116,6 +125,15 @@ def blocks(
             tail, skipping = [], True
     ready += [piece for piece in tail if piece]
     yield from block()
+
+
+def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield items, of which the next is made while one is being used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def shown(text: str | bytes) -> str:

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 
 from exfilml.sources._delimited import TEXT, Records
 from exfilml.sources._headed import Form, read_blocks, times
-from exfilml.sources._lines import BadLines, blocks
+from exfilml.sources._lines import BadLines, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._pairs import Pairs
@@ -96,10 +96,12 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     pairs = Pairs(options.idle_timeout)
     total = 0
     with open_plain(path, options.advance) as plain:
-        for records, first in read_blocks(blocks(plain, bad), FORM, bad):
+        seen = BadLines()
+        for records, first in ahead(read_blocks(blocks(plain, seen), FORM, seen)):
             flows = _told(pairs.add(_halves(records, first, options, path, bad)), path)
             total += len(flows)
             yield Reading(flows)
+    bad.merge(seen)
     flows = _told(pairs.finish(), path)
     yield Reading(flows)
     yield losses(path, bad, plain.damage, total + len(flows))

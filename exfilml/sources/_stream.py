@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
-from exfilml.schema import validate_flows
+from exfilml.schema import complete_flows, validate_flows
 from exfilml.sources._discover import Source, expand, find_readers, first_few
 from exfilml.sources._headed import check_timezone
 from exfilml.sources._pool import WorkerPool
@@ -106,7 +106,9 @@ def _pieces(
         raise reader
     stream = getattr(reader, "stream", None)
     if stream is None:
-        yield reader.read(path, options)
+        # What readers of logs yield is checked line by line.
+        reading = reader.read(path, options)
+        yield Reading(validate_flows(reading.flows), reading.losses)
     else:
         yield from stream(path, options)
 
@@ -121,16 +123,18 @@ def _cut(
     waiting.clear()
     start = 0
     while len(every) - start >= chunk or (last and start < len(every)):
-        yield in_order(every.iloc[start : start + chunk])
+        # Completed last: columns that are missing need no sorting.
+        yield complete_flows(in_order(every.iloc[start : start + chunk]))
         start += chunk
     if start < len(every):
         waiting.append(every.iloc[start:])
 
 
 def in_order(flows: pd.DataFrame) -> pd.DataFrame:
-    """Check a table and put it in order of start."""
-    # Sorted first: the check adds many columns, which need no sorting.
-    return validate_flows(flows.sort_values("start", kind="stable", ignore_index=True))
+    """Put a table in order of start, with an index of its own."""
+    if flows["start"].is_monotonic_increasing:
+        return flows.reset_index(drop=True)
+    return flows.sort_values("start", kind="stable", ignore_index=True)
 
 
 def summary(

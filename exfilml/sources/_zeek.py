@@ -40,7 +40,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.sources._delimited import TEXT
-from exfilml.sources._lines import BadLines, blocks
+from exfilml.sources._lines import BadLines, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, most_payload, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
@@ -103,7 +103,8 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     companions = Companions(path)
     total = capped = bare = 0
     with open_plain(path, options.advance) as plain:
-        for records, first in read_blocks(blocks(plain, bad), WANTED, bad):
+        seen = BadLines()
+        for records, first in ahead(read_blocks(blocks(plain, seen), WANTED, seen)):
             columns, lowered, counted = _columns(records.table)
             companions.enrich(columns)
             columns["sensor"] = pa.repeat(path.name, records.table.num_rows)
@@ -112,6 +113,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
             capped += lowered
             bare += 0 if counted else len(flows)
             yield Reading(flows)
+    bad.merge(seen)
     reading = losses(path, bad, plain.damage, total)
     told = [*reading.losses, *companions.losses]
     if capped:

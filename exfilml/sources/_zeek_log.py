@@ -24,7 +24,6 @@ from exfilml.sources._delimited import TEXT, Layout, Records
 from exfilml.sources._lines import BadLines, Block
 from exfilml.sources._logs import microseconds
 
-_HEADER: Final = re.compile(rb"^#.*$", re.MULTILINE)
 _FIELDS: Final = re.compile(rb"^#fields[\t ,](.*)$", re.MULTILINE)
 _ESCAPED: Final = re.compile(r"\\x([0-9a-fA-F]{2})")
 # Seconds of the year 5138; what is larger counts milliseconds.
@@ -137,12 +136,18 @@ def _parts(block: Block, header: _Header) -> Iterator[Block]:
         yield block
         return
     number, start = block.first, 0
-    for found in _HEADER.finditer(data):
-        if found.start() > start:
-            yield Block.of(data[start : found.start()], number)
-        number += data.count(b"\n", start, found.end()) + 1
-        header.take(found[0].decode("utf-8", "replace"))
-        start = found.end() + 1
+    at = 0 if data.startswith(b"#") else data.find(b"\n#") + 1
+    while at or (start == 0 and data.startswith(b"#")):
+        if at > start:
+            part = Block.of(data[start:at], number)
+            yield part
+            number += part.lines
+        end = data.find(b"\n", at)
+        line = data[at:] if end < 0 else data[at:end]
+        header.take(line.decode("utf-8", "replace"))
+        number += 1
+        start = len(data) if end < 0 else end + 1
+        at = start if data.startswith(b"#", start) else data.find(b"\n#", start) + 1
     if start < len(data):
         yield Block.of(data[start:], number)
 
