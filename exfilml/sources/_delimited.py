@@ -22,6 +22,8 @@ from exfilml.sources._lines import BadLines, Block, shown
 _WHOLE: Final = r"^\s*[+-]?[0-9]{1,18}\s*$"
 _DECIMAL: Final = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
 TEXT: Final = pa.dictionary(pa.int32(), pa.string())
+# A local time; a text where it is read line by line.
+TIME: Final = pa.timestamp("us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Layout:
     names
         All fields of a line, in order.
     wanted
-        The fields to read, and their Arrow types: int64, float64, string or `TEXT`.
+        The fields to read, and their Arrow types: int64, float64, string, `TEXT` or
+        `TIME`.
     needed
         Fields without which a line is no record.
     separator
@@ -64,18 +67,23 @@ def read_block(block: Block, layout: Layout, bad: BadLines) -> Records | None:
     """
     if block.data.isspace():
         return None
+    return read_sound(block, layout, bad) or line_by_line(block, layout, bad)
+
+
+def read_sound(block: Block, layout: Layout, bad: BadLines) -> Records | None:
+    """Read a block of nothing but records; None if it is none."""
     table = _at_once(block.data, layout)
-    if table is not None and table.num_rows == block.lines:
-        bad.lines += table.num_rows
-        return Records(table, None)
-    return line_by_line(block, layout, bad)
+    if table is None or table.num_rows != block.lines:
+        return None
+    bad.lines += table.num_rows
+    return Records(table, None)
 
 
 def _at_once(data: bytes, layout: Layout) -> pa.Table | None:
     try:
         return csv.read_csv(
             pa.BufferReader(data),
-            read_options=csv.ReadOptions(column_names=layout.names, block_size=1 << 20),
+            read_options=csv.ReadOptions(column_names=layout.names, block_size=1 << 23),
             parse_options=csv.ParseOptions(
                 delimiter=layout.separator, quote_char=False, escape_char=False
             ),

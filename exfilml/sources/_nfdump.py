@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from exfilml.sources._delimited import TEXT, Records
+from exfilml.sources._delimited import TEXT, TIME, Records
 from exfilml.sources._headed import Form, read_blocks, times
 from exfilml.sources._lines import BadLines, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
@@ -49,13 +49,13 @@ FORM: Final = Form(
     _HEADER,
     _END,
     {
-        "start": _known(pa.string(), "ts", "firstSeen", "first", "tsr", "fsr"),
-        "end": _known(pa.string(), "te", "lastSeen", "last", "ter", "lsr"),
+        "start": _known(TIME, "ts", "firstSeen", "first", "tsr", "fsr"),
+        "end": _known(TIME, "te", "lastSeen", "last", "ter", "lsr"),
         "duration": _known(pa.float64(), "td", "duration"),
         "src_ip": _known(TEXT, "sa", "srcAddr"),
         "dst_ip": _known(TEXT, "da", "dstAddr"),
-        "src_port": _known(TEXT, "sp", "srcPort"),
-        "dst_port": _known(TEXT, "dp", "dstPort"),
+        "src_port": _known(pa.float64(), "sp", "srcPort"),
+        "dst_port": _known(pa.float64(), "dp", "dstPort"),
         "protocol": _known(TEXT, "pr", "proto"),
         "flags": _known(TEXT, "flg", "flags", "tcpFlags"),
         "src_packets": _known(pa.int64(), "ipkt", "packets", "inPackets", "pkt"),
@@ -161,12 +161,12 @@ def _trimmed(coded: Any) -> Any:
     return pa.DictionaryArray.from_arrays(coded.indices, words)
 
 
-def _ports(coded: Any, protocol: Any) -> Any:
-    """Return ports; 0 for ICMP, whose type and code nfdump writes there."""
-    words = [word.strip() for word in coded.dictionary.to_pylist()]
-    ports = [int(word) if re.fullmatch("[0-9]{1,9}", word) else None for word in words]
-    found = pa.array(ports, pa.int64()).take(coded.indices)
-    return pc.if_else(pc.is_in(protocol, pa.array([1, 58])), 0, found)
+def _ports(numbers: Any, protocol: Any) -> Any:
+    """Return ports; 0 for ICMP, whose type and code stand there as a fraction."""
+    whole_numbers = pc.floor(numbers)
+    ports = pc.if_else(pc.equal(whole_numbers, numbers), whole_numbers, None)
+    ports = ports.cast(pa.int64(), safe=False)
+    return pc.if_else(pc.is_in(protocol, pa.array([1, 58])), 0, ports)
 
 
 def _flags(coded: Any, protocol: Any) -> Any:

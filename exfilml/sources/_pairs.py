@@ -92,20 +92,18 @@ class Pairs:
         group = np.cumsum(~joined) - 1
         first = np.flatnonzero(~joined)
         turned = src != src[first][group]
-        return self._summed(table, order, group, first, turned, start, end)
+        return self._summed(table, order, first, turned, start, end)
 
     @staticmethod
     def _summed(
         table: pd.DataFrame,
         order: Any,
-        group: Any,
         first: Any,
         turned: Any,
         start: Any,
         end: Any,
     ) -> pd.DataFrame:
         """Add up the records of each group, in the direction of its first."""
-        n = len(first)
         flows: pd.DataFrame = table.iloc[order[first]].reset_index(drop=True)
         for here, there in (("src", "dst"), ("dst", "src")):
             for what in ("bytes", "packets"):
@@ -116,19 +114,17 @@ class Pairs:
                     for side in (here, there)
                 )
                 given = np.where(turned, other, own)
-                total = np.zeros(n, dtype=np.int64)
-                np.add.at(total, group, given)
+                # Groups stand together.
+                total = np.add.reduceat(given, first)
                 kind = table[f"{here}_{what}"].dtype
                 flows[f"{here}_{what}"] = pd.Series(total).astype(kind)
-        latest = np.full(n, np.iinfo(np.int64).min)
-        np.maximum.at(latest, group, end)
+        latest = np.maximum.reduceat(end, first)
         flows["duration_s"] = (latest - start[first]) / 1e6
         if "tcp_flags" in table:
             told = table["tcp_flags"].notna().to_numpy()[order]
             flags = table["tcp_flags"].fillna(0).to_numpy(dtype=np.int64)[order]
-            together, known = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
-            np.bitwise_or.at(together, group, flags)
-            known[group[told]] = True
+            together = np.bitwise_or.reduceat(flags, first)
+            known = np.logical_or.reduceat(told, first)
             flows["tcp_flags"] = pd.array(together, dtype="Int64")
             flows.loc[~known, "tcp_flags"] = pd.NA
         return flows
