@@ -233,6 +233,14 @@ def test_json_lines_that_are_none_are_counted(tmp_path):
     assert flows["uid"].tolist() == ["C1", "C2"]
 
 
+def test_text_that_is_none_costs_no_flow(tmp_path):
+    row = conn(uid="C1", service="\ud800")
+    data = json_lines([row, conn(uid="C2")]).replace(b"C2", b"C\x802")
+    flows = read(tmp_path / "conn.log", data)
+    assert flows["uid"].tolist() == ["C1", "C\ufffd2"]
+    assert flows["app"].tolist() == ["?", "TLS"]
+
+
 def test_other_logs_alone_are_refused_by_name(tmp_path):
     fields = {"ts": "time", "uid": "string", "server_name": "string"}
     path = tmp_path / "ssl.log"

@@ -40,15 +40,19 @@ def read_block(
 
 def _at_once(data: bytes, schema: pa.Schema) -> pa.Table | None:
     try:
-        return arrow_json.read_json(
+        table = arrow_json.read_json(
             pa.BufferReader(data),
             read_options=arrow_json.ReadOptions(block_size=1 << 20),
             parse_options=arrow_json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="ignore"
             ),
         )
+        # Arrow's reader takes bytes and escapes for text that are none.
+        if not data.isascii() or b"\\u" in data:
+            table.validate(full=True)
     except (pa.ArrowException, UnicodeError):
         return None
+    return table
 
 
 def _line_by_line(
@@ -61,7 +65,7 @@ def _line_by_line(
             continue
         bad.lines += 1
         try:
-            row = _row(json.loads(line), schema, bad)
+            row = _row(json.loads(line.decode("utf-8", "replace")), schema, bad)
         except (ValueError, RecursionError):
             bad.add(number, f"no JSON object: {shown(line)}")
             continue
