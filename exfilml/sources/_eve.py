@@ -64,6 +64,7 @@ from exfilml.sources._words import (
 )
 
 MOST_DOCUMENT: Final = 64 << 20
+_SOLID: Final = re.compile(r"[^ \t\r\n]")
 _EVENT: Final = re.compile(rb'"event_type"\s*:\s*"[a-z0-9_-]+"')
 _TEXT: Final = pa.string()
 _COUNT: Final = pa.int64()
@@ -202,18 +203,25 @@ def _as_lines(pieces: Iterable[bytes], path: Path) -> Iterator[bytes]:
                 "MiB. Print one event a line, for example with `jq -c .`."
             )
     decoder = json.JSONDecoder()
-    text = whole_text.decode("utf-8", "replace").lstrip("\ufeff").strip()
-    while text:
+    text = whole_text.decode("utf-8", "replace").removeprefix("\ufeff").rstrip()
+    at = _solid(text, 0)
+    while at < len(text):
         try:
-            found, at = decoder.raw_decode(text)
+            found, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             # Given on as it is, to be counted as a line that cannot be read.
-            yield text.split("\n", 1)[0].encode() + b"\n"
+            yield text[at:].split("\n", 1)[0].encode() + b"\n"
             return
         for event in found if isinstance(found, list) else [found]:
             inner = event.get("_source", event) if isinstance(event, dict) else event
             yield json.dumps(inner).encode() + b"\n"
-        text = text[at:].lstrip()
+        at = _solid(text, at)
+
+
+def _solid(text: str, at: int) -> int:
+    """Return where the next character that is no blank stands, else the end."""
+    found = _SOLID.search(text, at)
+    return len(text) if found is None else found.start()
 
 
 def _is_document(line: bytes) -> bool:
