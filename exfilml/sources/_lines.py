@@ -93,15 +93,16 @@ def blocks(
     number = 1
     ready: list[bytes] = []
     tail: list[bytes] = []
+    ready_size = tail_size = 0
     skipping = False
 
     def block() -> Iterator[Block]:
-        nonlocal number, ready
+        nonlocal number, ready, ready_size
         if ready:
             made = Block.of(b"".join(ready), number)
             yield made
             number += made.lines
-            ready = []
+            ready, ready_size = [], 0
 
     for at, given in enumerate(pieces):
         piece = given if at else given.removeprefix(_BOM)
@@ -114,15 +115,17 @@ def blocks(
         end_of_lines = piece.rfind(b"\n") + 1
         if end_of_lines:
             ready += [*tail, piece[:end_of_lines]]
-            tail = []
+            ready_size += tail_size + end_of_lines
+            tail, tail_size = [], 0
         tail.append(piece[end_of_lines:])
-        if sum(map(len, ready)) >= size:
+        tail_size += len(piece) - end_of_lines
+        if ready_size >= size:
             yield from block()
-        if sum(map(len, tail)) > LONGEST_LINE:
+        if tail_size > LONGEST_LINE:
             yield from block()
             bad.lines += 1
             bad.add(number, f"longer than {LONGEST_LINE >> 20} MiB")
-            tail, skipping = [], True
+            tail, tail_size, skipping = [], 0, True
     ready += [piece for piece in tail if piece]
     yield from block()
 

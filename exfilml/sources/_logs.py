@@ -19,7 +19,8 @@ from exfilml.sources._reading import DAMAGED, Reading
 BAD_LINES: Final = "with lines that could not be read"
 NO_FLOWS: Final = "without flows"
 _ARROW: Final[dict[str, Any]] = {
-    "str": pa.string(),
+    # What pandas keeps texts in.
+    "str": pa.large_string(),
     "int64": pa.int64(),
     "Int64": pa.int64(),
     "float64": pa.float64(),
