@@ -7,6 +7,7 @@ import gzip
 import lzma
 import warnings
 
+import captures
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -56,6 +57,15 @@ def test_packed_logs_are_read_under_any_name(tmp_path, log, kind):
     actual = exfilml.read_flows(packed)
     assert set(actual["sensor"]) == {"anything.dat"}
     pd.testing.assert_frame_equal(plain, actual.drop(columns="sensor"))
+
+
+def test_captures_are_unpacked_too(tmp_path):
+    plain = captures.write_pcap(tmp_path / "x.pcap", captures.tcp_upload(b"a" * 9000))
+    expected = exfilml.read_flows(plain).drop(columns="sensor")
+    for kind, pack in PACKERS.items():
+        packed = write(tmp_path / f"{kind}.bin", pack(plain.read_bytes()))
+        actual = exfilml.read_flows(packed).drop(columns="sensor")
+        pd.testing.assert_frame_equal(actual, expected)
 
 
 @pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])

@@ -18,6 +18,7 @@ from logs import CONN_FIELDS, conn, json_lines, zeek_header, zeek_line, zeek_tsv
 import exfilml
 from exfilml.exceptions import ExfilmlError, SourceError, SourceWarning
 from exfilml.schema import capability
+from exfilml.sources import _delimited
 from exfilml.sources._zeek_names import beside
 
 REAL = os.environ.get("EXFILML_REAL_DATA")
@@ -207,6 +208,25 @@ def test_a_header_that_comes_again_with_other_fields_is_obeyed(tmp_path):
     pd.testing.assert_frame_equal(
         *(flows.iloc[[i]].reset_index(drop=True) for i in (0, 2))
     )
+
+
+def test_a_header_that_comes_again_and_again_costs_little_and_lines_keep_their_number(
+    tmp_path, monkeypatch
+):
+    read_block = _delimited.read_block
+    calls = []
+    monkeypatch.setattr(
+        _delimited, "read_block", lambda *a: calls.append(1) or read_block(*a)
+    )
+    data = b"".join(zeek_tsv([conn(uid=f"C{at}")]) for at in range(500))
+    assert len(read(tmp_path / "conn.log", data)) == 500
+    assert len(calls) == 0
+    # 10 lines each: 8 of the header, the connection, #close.
+    bad = data.replace(b"C321\t10.0.0.5", b"C321\t10.0.0.X")
+    with pytest.warns(
+        SourceWarning, match="1 of 500 lines .* first: line 3,219: src_ip"
+    ):
+        assert len(read(tmp_path / "conn.log", bad)) == 499
 
 
 def test_lines_under_a_header_that_lacks_an_address_are_bad_lines(tmp_path):

@@ -10,12 +10,14 @@ fields without a value are left out, and times are seconds, milliseconds or ISO 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -111,10 +113,12 @@ def read_blocks(
             if records is not None:
                 yield Records(_finished(records.table), records.lines), block.first
             continue
-        for part in _parts(block, header):
-            records = _read_part(part, header, wanted, bad)
-            if records is not None:
-                yield Records(_finished(records.table), records.lines), part.first
+        # What stands under the same names is read together, however often they are
+        # repeated.
+        parts = _parts(block, header)
+        for told, group in itertools.groupby(parts, lambda _: replace(header)):
+            for records, first in _read_parts(list(group), told, wanted, bad):
+                yield Records(_finished(records.table), records.lines), first
 
 
 def _json_schema(data: bytes, wanted: Wanted) -> pa.Schema:
@@ -152,19 +156,20 @@ def _parts(block: Block, header: _Header) -> Iterator[Block]:
         yield Block.of(data[start:], number)
 
 
-def _read_part(
-    part: Block, header: _Header, wanted: Wanted, bad: BadLines
-) -> Records | None:
+def _read_parts(
+    parts: list[Block], header: _Header, wanted: Wanted, bad: BadLines
+) -> Iterator[tuple[Records, int]]:
     missing = sorted(wanted.needed - set(header.names))
     doubled = len(set(header.names)) != len(header.names)
     if missing or doubled:
-        lines = [line for line in part.data.split(b"\n") if line.strip()]
-        bad.lines += len(lines)
         what = (
             f"without {', '.join(missing)}" if missing else "that names a field twice"
         )
-        bad.add(part.first, f"follows a #fields line {what}", len(lines))
-        return None
+        for part in parts:
+            lines = [line for line in part.data.split(b"\n") if line.strip()]
+            bad.lines += len(lines)
+            bad.add(part.first, f"follows a #fields line {what}", len(lines))
+        return
     layout = Layout(
         header.names,
         {
@@ -176,7 +181,17 @@ def _read_part(
         header.separator,
         (header.unset, header.empty, ""),
     )
-    return _delimited.read_block(part, layout, bad)
+    if len(parts) > 1:
+        data = b"".join(part.data for part in parts)
+        records = _delimited.read_sound(Block.of(data, parts[0].first), layout, bad)
+        if records is not None:
+            numbers = [np.arange(p.first, p.first + p.lines) for p in parts]
+            yield Records(records.table, np.concatenate(numbers)), parts[0].first
+            return
+    for part in parts:
+        records = _delimited.read_block(part, layout, bad)
+        if records is not None:
+            yield records, part.first
 
 
 def _is_text(kind: Any) -> bool:
