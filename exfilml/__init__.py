@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from exfilml.schema import apply_labels as apply_labels
     from exfilml.schema import duplicate_flows as duplicate_flows
     from exfilml.schema import validate_flows as validate_flows
+    from exfilml.sources import iter_flows as iter_flows
     from exfilml.sources import read_flows as read_flows
     from exfilml.sources import read_labels as read_labels
     from exfilml.sources import write_flows as write_flows
@@ -51,6 +52,7 @@ _HOME = {
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
     "inject": "inject",
+    "iter_flows": "sources",
     "load_model": "persistence",
     "load_state": "persistence",
     "rank_cases": "ranking",
@@ -77,6 +79,7 @@ __all__ = [
     "duplicate_flows",
     "evaluate",
     "inject",
+    "iter_flows",
     "load_model",
     "load_state",
     "rank_cases",

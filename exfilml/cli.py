@@ -8,18 +8,22 @@ One file because a command is its options and one call.
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from exfilml import __version__
-from exfilml.exceptions import ExfilmlError, ExfilmlWarning
+from exfilml.exceptions import ExfilmlError, ExfilmlWarning, SourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +39,65 @@ EXIT_INTERRUPTED: Final = 130
 TABLE_ROWS: Final = 20
 FEWEST_TRIALS: Final = 5
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
-_SOURCES = click.argument("source", nargs=-1, required=True, metavar="SOURCE...")
+
+
+def _expand(
+    context: click.Context, _: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Give the files that patterns match, and a file of standard input for ``-``."""
+    sources: list[str] = []
+    for source in given:
+        if source == "-":
+            sources.append(_standard_input(context))
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            # Path.glob takes no absolute patterns.
+            found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207
+            if not found:
+                raise SourceError(f"{source}: no file matches.")
+            sources += found
+        else:
+            sources.append(source)
+    return tuple(sources)
+
+
+def _standard_input(context: click.Context) -> str:
+    """Keep standard input in a file for as long as the command runs."""
+    folder = context.with_resource(tempfile.TemporaryDirectory(prefix="exfilml-"))
+    path = Path(folder) / "stdin"
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    except OSError as error:
+        raise SourceError(
+            f"Standard input cannot be kept in {folder}: {error.strerror}. Set TMPDIR "
+            "to a place with room."
+        ) from error
+    return str(path)
+
+
+def _keep_option(
+    context: click.Context, option: click.Parameter, value: object
+) -> None:
+    context.meta[str(option.name)] = value
+
+
+def _SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
+    """Take sources, and what is said of all of them."""
+    argument = click.argument(
+        "source", nargs=-1, required=True, metavar="SOURCE...", callback=_expand
+    )
+    option = click.option(
+        "--timezone",
+        metavar="ZONE",
+        callback=_keep_option,
+        expose_value=False,
+        help="Of logs in local time that do not say where, such as Europe/Prague.",
+    )
+    return argument(option(command))
+
+
 _HOME = click.option(
     "--home",
     multiple=True,
@@ -71,9 +132,10 @@ def app() -> None:
 )
 @_QUIET
 def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
-    """Extract flows with payload evidence from captures.
+    """Extract flows with payload evidence from captures, and flows from logs.
 
-    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input.
     """
     from exfilml.exceptions import OutputError
     from exfilml.sources import write_flows
@@ -123,7 +185,8 @@ def train(
 ) -> None:
     """Train a model on traffic of normal operation.
 
-    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input.
     """
     _writable(model, source, policy)
     from exfilml.calibration import check_budget
@@ -234,7 +297,8 @@ def rank(
 ) -> None:
     """Rank flows or cases by suspicion, with reasons.
 
-    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them.
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input.
     """
     from exfilml.export import output_format, to_text, write_table
     from exfilml.terminal import ranking_text
@@ -311,8 +375,9 @@ def evaluate(
 ) -> None:
     """Say what a model finds in labelled flows, and what it costs.
 
-    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them, of another
-    time than the model's baseline.
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input, of
+    another time than the model's baseline.
     """
     import json
 
@@ -381,8 +446,9 @@ def blindspots(
 ) -> None:
     """Say which uploads a model would miss at a site.
 
-    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them: traffic of
-    the site, into which synthetic uploads are planted. Nothing is sent.
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input: traffic
+    of the site, into which synthetic uploads are planted. Nothing is sent.
     """
     import json
 
@@ -444,8 +510,9 @@ def drift(
 ) -> None:
     """Say whether a model still fits later traffic.
 
-    SOURCE is a capture (pcap, pcapng), a flows file or a folder of them, of normal
-    operation.
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input, of
+    normal operation.
     """
     import json
 
@@ -523,6 +590,7 @@ def _read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
     return read_flows(
         source[0] if len(source) == 1 else list(source),
         progress=False if quiet else None,
+        timezone=click.get_current_context().meta.get("timezone"),
     )
 
 

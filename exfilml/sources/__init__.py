@@ -22,8 +22,8 @@ from exfilml.sources._discover import (
     Source,
     expand,
     find_readers,
-    first_few,
     is_read,
+    summary,
 )
 from exfilml.sources._doctor import examine
 from exfilml.sources._labels import read_labels
@@ -31,6 +31,7 @@ from exfilml.sources._parquet import read_parquet
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
+from exfilml.sources._stream import iter_flows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ __all__ = [
     "READERS",
     "examine",
     "is_read",
+    "iter_flows",
     "read_flows",
     "read_labels",
     "read_parquet",
@@ -55,8 +57,9 @@ def read_flows(
     idle_timeout: int = 120,
     active_timeout: int = 1800,
     decode_tunnels: bool = True,
+    timezone: str | None = None,
 ) -> pd.DataFrame:
-    """Read captures or stored flows tables into one flows table.
+    """Read captures, logs or stored flows tables into one flows table.
 
     Parameters
     ----------
@@ -71,12 +74,16 @@ def read_flows(
     bpf_filter
         For captures: keep what matches, in the language of tcpdump.
     idle_timeout
-        For captures: seconds of silence that end a flow.
+        Seconds of silence that end a flow, in captures and where a log's records are
+        put together to flows.
     active_timeout
         For captures: seconds after which the packet engine reports a flow that goes
         on. Its parts are joined again, so the table does not depend on it.
     decode_tunnels
         For captures: whether flows inside tunnels (GTP, TZSP …) are shown as flows.
+    timezone
+        For logs in local time that do not say where (nfdump's CSV, Argus): the time
+        zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
 
     Returns
     -------
@@ -100,6 +107,10 @@ def read_flows(
         with counts, and the first ones by name.
     """
     _check_options(n_jobs, bpf_filter, idle_timeout, active_timeout)
+    if timezone is not None:
+        from exfilml.sources._headed import check_timezone
+
+        check_timezone(timezone)
     paths, named = expand(source)
     readers, notes = find_readers(paths, named=named)
     jobs = min(
@@ -115,7 +126,8 @@ def read_flows(
         WorkerPool() as pool,
     ):
         options = Options(
-            pool, bpf_filter, idle_timeout, active_timeout, decode_tunnels, advance
+            *(pool, bpf_filter, idle_timeout, active_timeout, decode_tunnels, advance),
+            timezone=timezone,
         )
         futures = [
             threads.submit(_read_one, path, reader, options) for path, reader in readers
@@ -198,24 +210,10 @@ def _sound(
     """Return what could be read; note what was lost."""
     failed = [r for r in readings if not isinstance(r, Reading)]
     read = [r for r in readings if isinstance(r, Reading)]
-    if not read:
-        if len(failed) == 1:
-            raise failed[0]
-        raise SourceError(
-            f"None of {len(failed):,} files could be read. "
-            f"{first_few(map(str, failed))}."
-        )
-    if failed:
-        notes.append(
-            f"{len(failed):,} of {len(readings):,} files could not be read; their "
-            f"flows are missing. {first_few(map(str, failed))}."
-        )
-    kinds: dict[str, list[str]] = {}
+    losses: dict[str, list[str]] = {}
     for kind, text in (loss for reading in read for loss in reading.losses):
-        kinds.setdefault(kind, []).append(text)
-    for kind, texts in kinds.items():
-        lead = "" if len(readings) == 1 else f"{len(texts):,} of {len(read):,} files "
-        notes.append(f"{lead}{kind}. {first_few(texts)}." if lead else f"{texts[0]}.")
+        losses.setdefault(kind, []).append(text)
+    notes += summary(failed, losses, len(readings))
     return read
 
 

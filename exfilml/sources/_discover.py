@@ -5,21 +5,25 @@ Formats are told from content: names lie, and captures have many.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, cast
 
-from exfilml.exceptions import SourceError
-from exfilml.sources import _parquet, _pcap
+from exfilml.exceptions import FlowsError, SourceError
+from exfilml.sources._foreign import CompanionError, refusal
+from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
-READERS: Final[tuple[Reader, ...]] = cast(
-    "tuple[Reader, ...]",
-    (_pcap, _parquet),
+# Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
+READERS: Final = ("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus")
+FORMATS: Final = (
+    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
+    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
 )
-FORMATS: Final = "pcap or pcapng (also .gz), or a flows table in Parquet"
-_HEAD_BYTES: Final = 4096
+# A line of JSON may be long.
+_HEAD_BYTES: Final = 1 << 16
 _SHOWN: Final = 3
 
 Source = str | os.PathLike[str]
@@ -83,7 +87,8 @@ def find_readers(
 ) -> tuple[list[tuple[Path, Reader | SourceError]], list[str]]:
     """Find a reader for each file; in folders, pass over those that have none."""
     found: list[tuple[Path, Reader | SourceError]] = []
-    skipped: list[str] = []
+    skipped: list[SourceError] = []
+    companions: list[tuple[Path, SourceError]] = []
     for path in paths:
         try:
             found.append((path, _detect(path)))
@@ -93,19 +98,29 @@ def find_readers(
             if named:
                 found.append((path, error))
             else:
-                skipped.append(str(error))
+                skipped.append(error)
+                if isinstance(error, CompanionError):
+                    companions.append((path, error))
     if not any(not isinstance(reader, SourceError) for _, reader in found):
-        reasons = [str(e) for _, e in found if isinstance(e, SourceError)] or skipped
+        reasons = [e for _, e in found if isinstance(e, SourceError)] or skipped
         raise SourceError(
-            f"None of {len(paths):,} files can be read. {first_few(reasons)}"
+            f"None of {len(paths):,} files can be read. {first_few(map(str, reasons))}"
         )
     notes = []
+    # Read together with the conn.log beside them.
+    used = {path.parent for path, reader in found if _name(reader) == "_zeek"}
+    read = [error for path, error in companions if path.parent in used]
+    skipped = [error for error in skipped if error not in read]
     if skipped:
         notes.append(
             f"{len(skipped):,} of {len(paths):,} files skipped: no format that exfilml "
-            f"reads. {first_few(skipped)}."
+            f"reads. {first_few(map(str, skipped))}."
         )
     return found, notes
+
+
+def _name(reader: Reader | SourceError) -> str:
+    return getattr(reader, "__name__", "").rpartition(".")[2]
 
 
 def _detect(path: Path) -> Reader:
@@ -117,15 +132,18 @@ def _detect(path: Path) -> Reader:
     if not path.is_file():
         raise SourceError(f"{path}: not a regular file. Expected {FORMATS}.")
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        head = plain_head(path, _HEAD_BYTES)
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
     if not head:
         raise SourceError(f"{path}: the file is empty. Expected {FORMATS}.")
-    for reader in READERS:
+    for name in READERS:
+        reader = cast("Reader", importlib.import_module(f"exfilml.sources.{name}"))
         if reader.detect(head):
             return reader
+    known = refusal(str(path), head)
+    if known is not None:
+        raise known
     raise SourceError(
         f"{path}: not a format that exfilml reads (it begins with {head[:8]!r}). "
         f"Expected {FORMATS}."
@@ -138,3 +156,32 @@ def first_few(texts: Iterable[str]) -> str:
     more = f"; and {len(every) - _SHOWN:,} more" if len(every) > _SHOWN else ""
     lead = "First: " if len(every) > 1 else ""
     return lead + "; ".join(text.rstrip(".") for text in every[:_SHOWN]) + more
+
+
+def summary(
+    failed: list[SourceError | FlowsError], losses: dict[str, list[str]], files: int
+) -> list[str]:
+    """Say in one sentence each what was lost of several files.
+
+    Raises
+    ------
+    SourceError, FlowsError
+        If none could be read.
+    """
+    if len(failed) == files:
+        if files == 1:
+            raise failed[0]
+        raise SourceError(
+            f"None of {files:,} files could be read. {first_few(map(str, failed))}."
+        )
+    notes = []
+    if failed:
+        notes.append(
+            f"{len(failed):,} of {files:,} files could not be read; their "
+            f"flows are missing. {first_few(map(str, failed))}."
+        )
+    read = files - len(failed)
+    for kind, texts in losses.items():
+        lead = f"{len(texts):,} of {read:,} files {kind}. {first_few(texts)}."
+        notes.append(f"{texts[0]}." if files == 1 else lead)
+    return notes

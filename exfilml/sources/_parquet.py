@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAGIC: Final = b"PAR1"
+BATCH_ROWS: Final = 1 << 16
 
 
 def detect(head: bytes) -> bool:
@@ -24,6 +26,21 @@ def read(path: Path, options: Options) -> Reading:  # noqa: ARG001
     flows = read_parquet(path)
     flows["sensor"] = flows["sensor"].fillna(path.name)
     return Reading(flows)
+
+
+def stream(path: Path, options: Options) -> Iterator[Reading]:  # noqa: ARG001
+    """Read a flows table piece by piece."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                flows = _checked(pa.Table.from_batches([batch]).to_pandas(), path)
+                flows["sensor"] = flows["sensor"].fillna(path.name)
+                yield Reading(flows)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_parquet(path: str | Path) -> pd.DataFrame:
@@ -39,13 +56,21 @@ def read_parquet(path: str | Path) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    from exfilml.schema import validate_flows
-
     try:
         table = pd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"{path}: not a readable Parquet file: {reason}") from error
+        raise _unreadable(path, error) from error
+    return _checked(table, path)
+
+
+def _unreadable(path: str | Path, error: Exception) -> SourceError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SourceError(f"{path}: not a readable Parquet file: {reason}")
+
+
+def _checked(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    from exfilml.schema import validate_flows
+
     try:
         return validate_flows(table)
     except FlowsError as error:

@@ -1,4 +1,4 @@
-"""Captures: pcap and pcapng, also compressed with gzip.
+"""Captures: pcap and pcapng, also packed with gzip, bzip2, xz or zstd.
 
 NFStream's engine meters them in a worker process (`_worker`, `_meter`), driven by a
 compiled loop (`_engine`) or, where that cannot be used, by NFStream's own with a plugin
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import zlib
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import SourceError
 from exfilml.sources._ftp import Announced, name_transfers
 from exfilml.sources._job import Job
+from exfilml.sources._packed import LONGEST_MAGIC, open_plain, packing
 from exfilml.sources._reading import (
     BAD_TIMES,
     DAMAGED,
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LOG: Final = logging.getLogger(__name__)
-_GZIP: Final = b"\x1f\x8b\x08"
-_CHUNK: Final = 1 << 16
 MAGICS: Final = (
     b"\xd4\xc3\xb2\xa1",  # microseconds, little-endian
     b"\xa1\xb2\xc3\xd4",
@@ -47,11 +45,6 @@ MAGICS: Final = (
 
 def detect(head: bytes) -> bool:
     """Say from the first bytes whether this is a capture."""
-    if head.startswith(_GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, 4)
-        except zlib.error:
-            return False
     return head.startswith(MAGICS)
 
 
@@ -66,8 +59,8 @@ def read(path: Path, options: Options) -> Reading:
         If the filter is none.
     """
     with path.open("rb") as file:
-        packed = file.read(3) == _GZIP
-    if not packed:
+        packed = packing(file.read(LONGEST_MAGIC))
+    if packed is None:
         return _read_plain(path, path, options)
     with tempfile.TemporaryDirectory(prefix="exfilml-") as folder:
         plain = Path(folder) / "capture"
@@ -77,40 +70,17 @@ def read(path: Path, options: Options) -> Reading:
 
 
 def _unpack(path: Path, plain: Path) -> tuple[tuple[str, str], ...]:
-    """Decompress as far as it goes; say so if that is not to the end.
-
-    Not with the gzip module: at damage it keeps the last good bytes to itself.
-    """
+    """Unpack as far as it goes; say so if that is not to the end."""
     try:
-        with path.open("rb") as source, plain.open("wb") as target:
-            whole = _inflate(source, target)
+        # Progress counts the packets' bytes.
+        with open_plain(path, lambda _: None) as pieces, plain.open("wb") as target:
+            target.writelines(pieces)
     except OSError as error:
         raise SourceError(
             f"{path}: cannot be decompressed to {plain.parent}: {error.strerror}. "
             "Decompress it yourself, or set TMPDIR to a place with room."
         ) from error
-    if whole:
-        return ()
-    return (
-        (DAMAGED, f"{path}: the gzip data are cut off or damaged; the rest is lost"),
-    )
-
-
-def _inflate(source: IO[bytes], target: IO[bytes]) -> bool:
-    """Copy what can be decompressed; say whether that was everything."""
-    member = zlib.decompressobj(wbits=31)
-    while data := source.read(_CHUNK):
-        while data:
-            if member.eof:
-                # gzip files may be joined; zeros pad them on tape.
-                data = data.lstrip(b"\0")
-                member = zlib.decompressobj(wbits=31) if data else member
-            try:
-                target.write(member.decompress(data))
-            except zlib.error:
-                return False
-            data = member.unused_data
-    return member.eof
+    return () if pieces.damage is None else ((DAMAGED, f"{path}: {pieces.damage}"),)
 
 
 def _read_plain(path: Path, plain: Path, options: Options) -> Reading:

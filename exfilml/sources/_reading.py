@@ -21,7 +21,7 @@ FRAGMENTED = "with IP fragments that are not counted"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How captures are read; other formats need none of it.
+    """How captures are read, and what logs do not say themselves.
 
     Attributes
     ----------
@@ -35,6 +35,8 @@ class Options:
         Whether flows inside GTP, TZSP and the like are shown as flows.
     advance
         Called with bytes read since the last call, for progress.
+    timezone
+        Where the times of a log are local that does not say so itself.
     """
 
     pool: WorkerPool
@@ -43,6 +45,7 @@ class Options:
     active_timeout: int = 1800
     decode_tunnels: bool = True
     advance: Callable[[int], None] = field(default=lambda _: None)
+    timezone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,141 @@
+"""Flows of any length in bounded memory: tables of bounded size, one after the other.
+
+pandas is loaded late, while the process that reads a capture starts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
+from exfilml.sources._discover import Source, expand, find_readers, summary
+from exfilml.sources._pool import WorkerPool
+from exfilml.sources._reading import Options, Reader, Reading
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK: Final = 200_000
+
+
+def iter_flows(
+    source: Source | Iterable[Source],
+    *,
+    chunk: int = CHUNK,
+    timezone: str | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Read captures, logs or stored flows tables in tables of bounded size.
+
+    For what does not fit into memory at once. Files are read one after the other, by
+    name; logs and Parquet files piece by piece, a capture at once.
+
+    Parameters
+    ----------
+    source
+        A file, several files, or a folder, as in `read_flows`.
+    chunk
+        The most rows of one table.
+    timezone
+        As in `read_flows`.
+
+    Yields
+    ------
+    pandas.DataFrame
+        Flows tables (`exfilml.schema`), each in order of start and with index
+        0, 1, 2 …; none if there are no flows. Logs and captures are written in the
+        order in which conversations end: the tables together are not in order of start.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file, or nothing in it can be read.
+    FlowsError
+        If a Parquet file holds no flows table.
+    OptionError
+        If `chunk` is not 1 or more, or there is no such time zone.
+
+    Warns
+    -----
+    SourceWarning
+        As `read_flows`, after the last table.
+    """
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+        raise OptionError(f"chunk={chunk!r}: expected whole rows, 1 or more.")
+    from exfilml.sources._headed import check_timezone
+
+    check_timezone(timezone)
+    paths, by_name = expand(source)
+    readers, notes = find_readers(paths, named=by_name)
+    return _tables(readers, notes, chunk, timezone)
+
+
+def _tables(
+    readers: list[tuple[Path, Reader | SourceError]],
+    notes: list[str],
+    chunk: int,
+    timezone: str | None,
+) -> Iterator[pd.DataFrame]:
+    waiting: list[pd.DataFrame] = []
+    failed: list[SourceError | FlowsError] = []
+    losses: dict[str, list[str]] = {}
+    with WorkerPool() as pool:
+        options = Options(pool, timezone=timezone)
+        for path, reader in readers:
+            try:
+                for reading in _pieces(path, reader, options):
+                    for kind, text in reading.losses:
+                        losses.setdefault(kind, []).append(text)
+                    if len(reading.flows):
+                        waiting.append(reading.flows)
+                    if sum(map(len, waiting)) >= chunk:
+                        yield from _cut(waiting, chunk, last=False)
+            except (SourceError, FlowsError) as error:
+                failed.append(error)
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror or error}"
+                failed.append(SourceError(f"{path}: {reason}."))
+    yield from _cut(waiting, chunk, last=True)
+    told = [*notes, *summary(failed, losses, len(readers))]
+    for note in told:
+        warnings.warn(note, SourceWarning, stacklevel=2)
+
+
+def _pieces(
+    path: Path, reader: Reader | SourceError, options: Options
+) -> Iterator[Reading]:
+    if isinstance(reader, SourceError):
+        raise reader
+    stream = getattr(reader, "stream", None)
+    if stream is None:
+        from exfilml.sources._tables import join
+
+        # What readers of logs yield is checked line by line.
+        reading = reader.read(path, options)
+        yield Reading(join([reading.flows]), reading.losses)
+    else:
+        yield from stream(path, options)
+
+
+def _cut(
+    waiting: list[pd.DataFrame], chunk: int, *, last: bool
+) -> Iterator[pd.DataFrame]:
+    """Yield full tables of what waits, and the rest of it at the end."""
+    if not waiting:
+        return
+    import pandas as pd
+
+    from exfilml.schema import complete_flows
+    from exfilml.sources._tables import in_order
+
+    every = pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+    waiting.clear()
+    start = 0
+    while len(every) - start >= chunk or (last and start < len(every)):
+        # Completed last: columns that are missing need no sorting.
+        yield complete_flows(in_order(every.iloc[start : start + chunk]))
+        start += chunk
+    if start < len(every):
+        waiting.append(every.iloc[start:])
