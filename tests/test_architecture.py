@@ -29,6 +29,7 @@ FLOORS = {
     "policy": 2,
     "sources": 2,
     "baseline": 2,
+    "chunks": 2,
     "_compiled": 1,
     "forest": 2,
     "calibration": 2,
