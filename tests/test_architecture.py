@@ -30,6 +30,7 @@ FLOORS = {
     "sources": 2,
     "baseline": 2,
     "chunks": 2,
+    "spool": 3,
     "_compiled": 1,
     "forest": 2,
     "calibration": 2,
