@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.exceptions import BaselineError
-from exfilml.schema import DTYPES, validate_flows
+from exfilml.schema import validate_flows
 from exfilml.tally import grouped, united
 
 if TYPE_CHECKING:
@@ -23,10 +23,23 @@ if TYPE_CHECKING:
 
 # Ties in time are broken by content, so that row order does not matter.
 TIME_ORDER: Final = ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
-# They say who saw a flow and what it was, not what it did: nothing is learned from them.
-UNLEARNED: Final = ("sensor", "uid", "label")
+# What is learned from; other columns only tell reasons, or who saw a flow.
+LEARNED: Final = (
+    *TIME_ORDER,
+    *("src_bytes", "dst_bytes", "src_packets", "dst_packets", "conn_state"),
+    *("app", "app_verified", "server_name", "fingerprint", "user_agent", "process"),
+    "first_speaker",
+    *(
+        f"{side}_{name}"
+        for side in ("src", "dst")
+        for name in (
+            *("payload_bytes", "sampled_bytes", "concealed", "handshake"),
+            *("declared", "misdeclared", "carried_bytes"),
+        )
+    ),
+)
 # Rows of a chunk, and a few more.
-CHUNK: Final = 500_000
+CHUNK: Final = 250_000
 MINUTE_US: Final = 60_000_000
 # Rows that teach a forest and its edges: 200 trees draw 256 each.
 MOST_EVIDENCE: Final = 500_000
@@ -50,25 +63,27 @@ def in_time_order(flows: pd.DataFrame) -> pd.DataFrame:
 
     Flows that nothing learned from tells apart stay as given. Index 0, 1, 2 ….
     """
-    flows = by_start(flows)
     start = starts(flows)
+    places = np.arange(len(flows))
+    if (start[1:] < start[:-1]).any():
+        places = np.argsort(start, kind="stable")
+        start = start[places]
     same = start[1:] == start[:-1]
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-    if len(tied) == 0:
-        return flows
-    ends = flows[TIME_ORDER].take(tied)
-    order = ends.sort_values(TIME_ORDER).index.to_numpy(copy=True)
-    alike = np.flatnonzero(
-        ends.loc[order].duplicated(TIME_ORDER, keep=False).to_numpy()
-    )
-    if len(alike):
-        rows = order[alike]
-        learned = [name for name in DTYPES if name not in UNLEARNED]
-        content = pd.util.hash_pandas_object(flows[learned].take(rows), index=False)
-        group = ends.loc[rows].groupby(TIME_ORDER, sort=False).ngroup()
-        order[alike] = rows[np.lexsort((content.to_numpy(), group.to_numpy()))]
-    places = np.arange(len(flows))
-    places[tied] = order
+    if len(tied):
+        rows = places[tied]
+        ends = flows[TIME_ORDER].take(rows).reset_index(drop=True)
+        order = ends.sort_values(TIME_ORDER).index.to_numpy(copy=True)
+        ends = ends.take(order)
+        alike = np.flatnonzero(ends.duplicated(TIME_ORDER, keep=False).to_numpy())
+        if len(alike):
+            learned = flows[list(LEARNED)].take(rows[order[alike]])
+            content = pd.util.hash_pandas_object(learned, index=False).to_numpy()
+            group = ends.iloc[alike].groupby(TIME_ORDER, sort=False).ngroup()
+            order[alike] = order[alike][np.lexsort((content, group.to_numpy()))]
+        places[tied] = rows[order]
+    if (places[1:] > places[:-1]).all():
+        return flows.reset_index(drop=True)
     return flows.take(places).reset_index(drop=True)
 
 
@@ -88,7 +103,7 @@ def in_chunks(
     Yields
     ------
     pandas.DataFrame
-        Validated flows tables in `TIME_ORDER`.
+        Validated flows tables in `TIME_ORDER`; what nothing is learned from is missing.
 
     Raises
     ------
@@ -99,40 +114,45 @@ def in_chunks(
     """
     most = CHUNK if n_rows is None else n_rows
     kept: list[pd.DataFrame] = []
-    size, latest = 0, None
+    size, latest = 0, -1
     for table in tables:
         if len(table) == 0:
             continue
-        more = by_start(table)
-        first, last = more["start"].iloc[0], more["start"].iloc[-1]
-        if latest is not None and first < latest:
+        more = table[[name for name in LEARNED if name in table]]
+        if "start" not in more:
+            validate_flows(more)
+        start = starts(more)
+        if start.min() < latest:
+            first, last = (np.datetime64(int(t), "us") for t in (start.min(), latest))
             raise BaselineError(
-                f"A table begins at {first}, before the end of the one before, "
-                f"{latest}. Give tables in order of time."
+                f"A table begins at {first} UTC, before the end of the one before, "
+                f"{last} UTC. Give tables in order of time."
             )
-        latest = last
+        latest = int(start.max())
         kept.append(more)
         size += len(more)
         while size >= most:
-            whole = _joined(kept)
-            minute = starts(whole) // MINUTE_US
-            end = int(np.searchsorted(minute, minute[most - 1], side="right"))
-            kept = [whole]
+            start = np.concatenate([starts(t) for t in kept])
+            nth = np.partition(start, most - 1)[most - 1]
+            end = (nth // MINUTE_US + 1) * MINUTE_US
             # The minute may go on.
-            if end == size:
+            if end > latest:
                 break
-            yield in_time_order(validate_flows(whole.iloc[:end]))
-            kept, size = [whole.iloc[end:]], size - end
+            early = [t if starts(t).max() < end else t[starts(t) < end] for t in kept]
+            kept = [t[starts(t) >= end] for t in kept if starts(t).max() >= end]
+            size = sum(map(len, kept))
+            yield in_time_order(validate_flows(_joined(early)))
     if kept:
         yield in_time_order(validate_flows(_joined(kept)))
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Put tables together; columns that only some of them have are filled up."""
+    tables = [table for table in tables if len(table)]
     if len(tables) == 1:
         return tables[0].reset_index(drop=True)
     if any(not t.columns.equals(tables[0].columns) for t in tables):
-        tables = [validate_flows(table)[list(DTYPES)] for table in tables]
+        tables = [validate_flows(table)[list(LEARNED)] for table in tables]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -187,8 +187,9 @@ class PublicEnds:
 
 
 def _block(text: str) -> str:
-    size = 48 if ":" in text else 16
-    return str(ipaddress.ip_network((text, size), strict=False))
+    if ":" not in text:
+        return ".".join(text.split(".")[:2]) + ".0.0/16"
+    return str(ipaddress.ip_network((text, 48), strict=False))
 
 
 @dataclass(frozen=True, slots=True)

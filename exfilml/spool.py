@@ -37,7 +37,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from exfilml.chunks import UNLEARNED, by_start, starts
+from exfilml.chunks import CHUNK, LEARNED, by_start, starts
 from exfilml.exceptions import (
     BaselineError,
     FlowsError,
@@ -47,8 +47,8 @@ from exfilml.exceptions import (
     SourceWarning,
 )
 from exfilml.places import PublicEnds
-from exfilml.schema import DTYPES
-from exfilml.sources import read_flows
+from exfilml.schema import DTYPES, validate_flows
+from exfilml.sources import _parquet, read_flows
 from exfilml.sources._discover import Source, expand, find_readers, first_few
 
 FORMAT: Final = "exfilml-spool-1"
@@ -402,7 +402,7 @@ class Spool:
         """Write the flows of a file, and return what is known of them."""
         about = About(str(path), status.st_size, status.st_mtime_ns)
         ends = PublicEnds()
-        for number, table in enumerate([read_flows(path, n_jobs=1, progress=progress)]):
+        for number, table in enumerate(_tables(path, progress=progress)):
             flows = by_start(self.span.of(table))
             ends = ends.merge(PublicEnds.of(flows))
             columns, parts = _write(flows, folder, number)
@@ -419,7 +419,7 @@ class Spool:
         Yields
         ------
         pandas.DataFrame
-            In order of start, with the columns that any flow shows.
+            With the columns that any flow shows.
 
         Raises
         ------
@@ -430,7 +430,7 @@ class Spool:
         import pyarrow.parquet as pq
 
         shown = {c for about in self.sources.values() for c in about.columns}
-        columns = [name for name in DTYPES if name in shown]
+        columns = [name for name in LEARNED if name in shown]
         hours: dict[int, list[tuple[Path, int]]] = {}
         for name, about in sorted(self.sources.items()):
             for file, groups in about.parts:
@@ -445,7 +445,7 @@ class Spool:
                 read = [opened(path).read_row_group(n) for path, n in hours[hour]]
             except (pa.ArrowException, OSError) as error:
                 raise self._damaged(error) from error
-            flows = by_start(_flows(read, columns))
+            flows = _flows(read, columns)
             yield flows
             done += len(flows)
             if report is not None:
@@ -457,6 +457,30 @@ def _in_worker(
 ) -> tuple[Path, About | SourceError | FlowsError]:
     """Read one file in a process of its own."""
     return path, spool._store(path)  # noqa: SLF001 - it is this module's
+
+
+def _tables(path: Path, *, progress: bool | None) -> Iterator[pd.DataFrame]:
+    """Read a file; of a Parquet file, which may be large, in pieces what is needed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        stored = _parquet.detect(file.read(len(_parquet.MAGIC)))
+    if not stored:
+        yield read_flows(path, n_jobs=1, progress=progress)
+        return
+    try:
+        with pq.ParquetFile(path) as parquet:
+            columns = [c for c in LEARNED if c in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(CHUNK, columns=columns):
+                yield validate_flows(batch.to_pandas())
+            if parquet.metadata.num_rows == 0:
+                yield read_flows(path, n_jobs=1, progress=progress)
+    except FlowsError as error:
+        raise FlowsError(f"{path}: {error}") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"{path}: not a readable Parquet file: {reason}") from error
 
 
 def _write(
@@ -474,7 +498,7 @@ def _write(
 
     if len(flows) == 0:
         return [], []
-    names = [n for n in DTYPES if n not in UNLEARNED and flows[n].notna().any()]
+    names = [name for name in LEARNED if flows[name].notna().any()]
     table = pa.Table.from_pandas(flows[names], preserve_index=False)
     texts = [name for name in names if DTYPES[name] == "str"]
     hours, first = np.unique(starts(flows) // HOUR_US, return_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sites import office, theft
 
-from exfilml import Detector, chunks, save_model
-from exfilml.chunks import TIME_ORDER, Largest, Sample, in_chunks, in_time_order
+from exfilml import Detector, chunks, read_flows, save_model
+from exfilml.baseline import Baseline, Observed
+from exfilml.chunks import (
+    LEARNED,
+    TIME_ORDER,
+    Largest,
+    Sample,
+    in_chunks,
+    in_time_order,
+)
 from exfilml.exceptions import BaselineError, CapabilityWarning, FlowsError
-from exfilml.places import PublicEnds, infer_networks
-from exfilml.schema import validate_flows
+from exfilml.features import Asked, FlowFeatures
+from exfilml.features.cases import Cases
+from exfilml.places import (
+    PRIVATE_NETWORKS,
+    PublicEnds,
+    infer_networks,
+    orient,
+    stays_inside,
+)
+from exfilml.schema import DTYPES, validate_flows
+
+BASELINE = Path(__file__).parent.parent / "datasets" / "sample" / "baseline.pcap"
 
 
 def cut(flows, rng, most):
@@ -43,7 +62,7 @@ def model_bytes(detector, folder, name):
 def test_ties_in_time_are_broken_by_content():
     """Also of flows that differ in nothing but volumes or payload."""
     flows = coarse(300)
-    again = flows.iloc[:40].assign(dst_bytes=7, src_entropy=3.0)
+    again = flows.iloc[:40].assign(dst_bytes=7, src_declared="png")
     both = pd.concat([flows, again], ignore_index=True)
     expected = in_time_order(both)
     assert expected["start"].is_monotonic_increasing
@@ -59,6 +78,7 @@ def test_ties_in_time_are_broken_by_content():
 def test_chunks_do_not_depend_on_pieces(seed, most, pieces):
     flows = coarse(120, days=0.5)
     expected = list(in_chunks([flows], most))
+    assert sum(map(len, expected)) == 120
     actual = list(in_chunks(cut(flows, np.random.default_rng(seed), pieces), most))
     assert [len(c) for c in actual] == [len(c) for c in expected]
     for one, other in zip(actual, expected, strict=True):
@@ -80,7 +100,32 @@ def test_pieces_may_lack_columns_that_others_have():
     expected = flows.copy()
     expected.loc[:29, "server_name"] = pd.NA
     (actual,) = in_chunks(pieces)
-    pd.testing.assert_frame_equal(actual, in_time_order(expected))
+    learned = in_time_order(expected)[list(LEARNED)]
+    pd.testing.assert_frame_equal(actual, validate_flows(learned))
+
+
+def test_nothing_is_learned_from_other_columns(tmp_path):
+    """Of packets of many kinds; else the column belongs to `LEARNED`."""
+    flows = read_flows(BASELINE, progress=False)
+    others = [name for name in DTYPES if name not in LEARNED]
+    assert flows[others].notna().any().sum() > 30
+    bare = validate_flows(flows[list(LEARNED)])
+    # By another way than that of `fit`, which reads no other columns either.
+    for one, other in zip(_described(flows), _described(bare), strict=True):
+        assert np.array_equal(one, other, equal_nan=True)
+
+
+def _described(flows):
+    oriented = orient(flows, PRIVATE_NETWORKS)
+    observed = Observed.of(oriented)
+    baseline = Baseline.learn(observed.rows(slice(0, 1500)))
+    asked = Asked(oriented, observed, baseline, baseline)
+    yield from (tally.keys for tally in baseline.tables.values())
+    yield from (c for t in baseline.tables.values() for c in t.values.values())
+    yield from (h.cells for h in baseline.histograms.values())
+    yield FlowFeatures(payload=True).matrix(asked)
+    yield Cases.of(asked).keys
+    yield stays_inside(oriented)
 
 
 def test_pieces_out_of_order_are_refused():
