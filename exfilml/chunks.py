@@ -42,7 +42,7 @@ LEARNED: Final = (
 CHUNK: Final = 250_000
 MINUTE_US: Final = 60_000_000
 # Rows that teach a forest and its edges: 200 trees draw 256 each.
-MOST_EVIDENCE: Final = 500_000
+MOST_EVIDENCE: Final = 250_000
 
 
 def starts(flows: pd.DataFrame) -> NDArray[np.int64]:

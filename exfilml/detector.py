@@ -46,7 +46,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -438,45 +438,23 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         known: Baseline | None = None,
     ) -> Self:
         """Learn block by block: tables, training, and calibration as the last."""
-        last = len(cuts) - 2
         after = None if known is None else self.window_[1]
         stream = _Stream(tables, cuts, home, after)
-        evidence = _Evidence(
-            self._features(payload=True), self._features(payload=False)
-        )
-        trained = Sample()
-        calibration: _Calibration | None = None
-        # What describes a block, and what learns from it.
-        baseline, growing = known, known
-        for block, pieces in groupby(stream.pieces(), key=lambda piece: piece[0]):
-            if block > 0:
-                baseline = growing
-            if block == last:
-                growing = None
-                calibration = _Calibration(self._forests(evidence, trained, stream))
-            for _, flows, observed in pieces:
-                if baseline is not None:
-                    asked = Asked(flows, observed, baseline, baseline)
-                    if calibration is not None:
-                        calibration.add(asked, evidence)
-                    else:
-                        rows = trained.wanted(asked.tie)
-                        some = asked if len(rows) == asked.n_flows else asked.only(rows)
-                        trained.add(some.tie, evidence.matrix(some))
-                new = Baseline.learn(observed)
-                growing = new if growing is None else growing.merge(new)
-        assert baseline is not None
-        assert growing is not None
-        assert calibration is not None
+        course = _Course(self, stream, known)
+        for piece in stream.pieces():
+            course.take(*piece)
+            # Else it would stay while the next one is made.
+            del piece
         stream.doubts.warn(stacklevel=4)
-        if not stream.shows_payload(-1):
-            calibration.learned.pop("payload", None)
-        if "payload" not in calibration.learned:
+        learned = course.calibrated()
+        if "payload" not in learned:
             self._tell_of_payload(stream, update=known is not None)
-        self.learned_ = calibration.calibrated(evidence)
-        self.baseline_ = baseline
-        self.recent_ = growing
-        self.known_ = baseline.merge(growing)
+        assert course.baseline is not None
+        assert course.growing is not None
+        self.learned_ = learned
+        self.baseline_ = course.baseline
+        self.recent_ = course.growing
+        self.known_ = self.baseline_.merge(self.recent_)
         self.home_ = home
         self.window_ = stream.window
         self.n_flows_ = int(cuts[-1])
@@ -492,19 +470,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if stream.seen.any():
             warnings.warn(text, CapabilityWarning, stacklevel=4)
-
-    def _forests(
-        self, evidence: _Evidence, trained: Sample, stream: _Stream
-    ) -> dict[str, Learned]:
-        """Learn from a sample of evidence what each capability has to know."""
-        rows = trained.rows()
-        learned = {
-            "volume": self._learn(evidence.volume, evidence.seen(rows, "volume"))
-        }
-        if stream.shows_payload(slice(1, -1)):
-            mine = evidence.seen(rows, "payload")
-            learned["payload"] = self._learn(evidence.payload, mine)
-        return learned
 
     def _learn(self, features: FlowFeatures, evidence: NDArray[np.float64]) -> Learned:
         """Grow a forest; it is not calibrated yet."""
@@ -832,6 +797,8 @@ class _Stream:
                         observed if whole else observed.rows(rows),
                     )
             first += len(chunk)
+            # Else they would stay while the next ones are made.
+            del chunk, flows, observed
         if first != self.cuts[-1]:
             raise BaselineError(
                 f"The tables hold {first:,} flows; {int(self.cuts[-1]):,} were announced."
@@ -873,6 +840,68 @@ class _Stream:
             f"the forest is trained and {int(self.seen[-1]):,} where it is calibrated. "
             "At least a tenth of either is needed."
         )
+
+
+class _Course:
+    """What is learned on the way through the blocks.
+
+    Attributes
+    ----------
+    baseline
+        What describes the flows of the block.
+    growing
+        What learns from them.
+    """
+
+    def __init__(
+        self, detector: Detector, stream: _Stream, known: Baseline | None
+    ) -> None:
+        self.baseline = self.growing = known
+        self._learn = detector._learn  # noqa: SLF001 - ablations change it, and that:
+        features = detector._features  # noqa: SLF001
+        self._evidence = _Evidence(features(payload=True), features(payload=False))
+        self._stream = stream
+        self._block = 0
+        self._trained = Sample()
+        self._calibration: _Calibration | None = None
+
+    def take(self, block: int, flows: Oriented, observed: Observed) -> None:
+        """Learn from some flows of a block; blocks come in order."""
+        if block > self._block:
+            self._block, self.baseline = block, self.growing
+            if block == len(self._stream.seen) - 1:
+                self.growing = None
+                self._calibration = _Calibration(self._forests())
+                self._trained = Sample()
+        if block > 0:
+            assert self.baseline is not None
+            asked = Asked(flows, observed, self.baseline, self.baseline)
+            if self._calibration is not None:
+                self._calibration.add(asked, self._evidence)
+            else:
+                rows = self._trained.wanted(asked.tie)
+                some = asked if len(rows) == asked.n_flows else asked.only(rows)
+                self._trained.add(some.tie, self._evidence.matrix(some))
+        new = Baseline.learn(observed)
+        self.growing = new if self.growing is None else self.growing.merge(new)
+
+    def _forests(self) -> dict[str, Learned]:
+        """Learn from a sample of evidence what each capability has to know."""
+        rows, evidence = self._trained.rows(), self._evidence
+        learned = {
+            "volume": self._learn(evidence.volume, evidence.seen(rows, "volume"))
+        }
+        if self._stream.shows_payload(slice(1, -1)):
+            mine = evidence.seen(rows, "payload")
+            learned["payload"] = self._learn(evidence.payload, mine)
+        return learned
+
+    def calibrated(self) -> dict[str, Learned]:
+        """Return what was learned, calibrated by the last block."""
+        assert self._calibration is not None
+        if not self._stream.shows_payload(-1):
+            self._calibration.learned.pop("payload", None)
+        return self._calibration.calibrated(self._evidence)
 
 
 @dataclass(frozen=True)

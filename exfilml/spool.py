@@ -438,6 +438,8 @@ class Spool:
                     hours.setdefault(hour, []).append(
                         (self.folder / name / file, number)
                     )
+        # What reading and writing took does not stay taken.
+        pa.default_memory_pool().release_unused()
         opened = functools.lru_cache(MOST_OPEN)(pq.ParquetFile)
         done, total = 0, self.n_flows
         for hour in sorted(hours):
