@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,16 @@ import pandas as pd
 import pytest
 from sites import office
 
-from exfilml import Detector, cli, save_model, spool
+from exfilml import (
+    Detector,
+    apply_labels,
+    cli,
+    load_model,
+    read_flows,
+    read_labels,
+    save_model,
+    spool,
+)
 from exfilml.chunks import LEARNED, in_time_order
 from exfilml.exceptions import (
     BaselineError,
@@ -389,3 +403,70 @@ def test_what_a_spool_knows_is_plain_text(months, tmp_path):
     about = json.loads((tmp_path / name / "source.json").read_text())
     assert about["path"] == str(months[0])
     assert about["rows"] == 200
+
+
+# --- the lab ----------------------------------------------------------------------------
+
+
+def test_p_values_of_an_updated_model_hold_in_the_lab(tmp_path):
+    """Half of its baseline is learned, the other updates; later benign flows judge."""
+    lab = ROOT / "datasets" / "lab" / "develop"
+    baseline = read_flows(lab / "baseline.pcap.gz", progress=False)
+    write_flows(baseline, tmp_path / "baseline.parquet")
+    middle = baseline["start"].iloc[len(baseline) // 2].isoformat()
+    model = tmp_path / "m"
+    command = ["train", str(tmp_path / "baseline.parquet"), "-q"]
+    assert cli.run([*command, "--until", middle, "--model", str(model)]) == 0
+    assert cli.run([*command, "--since", middle, "--update", str(model)]) == 0
+    detector = load_model(model)
+    assert detector.n_flows_ == len(baseline)
+    later = read_flows(lab / "test.pcap.gz", progress=False)
+    labelled = apply_labels(later, read_labels(lab / "labels.csv"))["label"]
+    scored = detector.score(later[labelled.isna()])
+    learned = detector.learned_["payload"]
+    for p, block in (
+        (scored.p_value, learned.flows.block),
+        (scored.case_p_value[~scored.apart], learned.cases.block),
+    ):
+        for alpha in (0.01, 0.05, 0.1, 0.2):
+            error = np.sqrt(alpha * (1.0 - alpha) * (1.0 / len(block) + 1.0 / len(p)))
+            assert (p <= alpha).mean() <= alpha + 3.0 * error
+        # Nor are they large without reason.
+        assert (p <= 0.2).mean() > 0.1
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_read_leaves_what_the_next_run_goes_on_with(tmp_path):
+    """A signal to the whole group, as a terminal sends it."""
+    for number in range(6):
+        write_flows(office(60_000, seed=number), tmp_path / f"{number}.parquet")
+    files = [str(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    kept, model = tmp_path / "spool", tmp_path / "m"
+    command = [sys.executable, "-m", "exfilml", "train", *files, "--model", str(model)]
+    command += ["--spool", str(kept), "--jobs", "2"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    while not complete(kept):
+        assert run.poll() is None
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err.decode().splitlines()[0].startswith("what was read is kept in ")
+    assert "Traceback" not in err.decode()
+    assert not model.exists()
+    first = complete(kept)
+    subprocess.run(command, check=True, capture_output=True)
+    assert model.exists()
+    assert not list(kept.glob("*.part"))
+    known = complete(kept)
+    assert len(known) == 6
+    assert first.items() <= known.items()
+
+
+def complete(kept):
+    """Sources in a spool, and when each was written."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in kept.glob("*/source.json")
+        if path.parent.suffix != ".part"
+    }
