@@ -426,8 +426,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._fit(tables, cuts, self.home_, self.known_)
         self.window_ = (first, self.window_[1])
         self.n_flows_ += before
-        # It is no longer the work of the version that trained it first.
-        self.__dict__.pop("made_by_", None)
         return self
 
     def _fit(
@@ -458,6 +456,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.home_ = home
         self.window_ = stream.window
         self.n_flows_ = int(cuts[-1])
+        # A loaded model is no longer the work of the version that trained it first.
+        self.__dict__.pop("made_by_", None)
         return self
 
     def _tell_of_payload(self, stream: _Stream, *, update: bool) -> None:
