@@ -95,7 +95,7 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     "--model",
     type=_FILE,
     metavar="FILE",
-    help="Model file to write; needed but with --update.",
+    help="Model file to write; with --update it may be left out.",
 )
 @click.option(
     "--update",
@@ -160,7 +160,7 @@ def train(
     """Train a model on traffic of normal operation.
 
     SOURCE is a capture (pcap, pcapng), a flows file or a folder of them, in any order.
-    Flows are sorted on disk, so that months of them need no more memory than a day.
+    Flows are sorted on disk: months of them need not fit into memory.
     """
     from exfilml.exceptions import OptionError
     from exfilml.persistence import load_model, save_model

@@ -253,7 +253,7 @@ class Spool:
             r for _, r in readers if isinstance(r, SourceError)
         ]
         good = [p for p, r in readers if not isinstance(r, SourceError)]
-        total = sum(path.stat().st_size for path in good) or 1
+        total = sum(path.stat().st_size for path in good if path.exists()) or 1
         read = 0
         with self._held():
             for path, found in self._read(good, n_jobs, progress):
@@ -294,7 +294,7 @@ class Spool:
             notes.extend(losses)
         for note in notes:
             warnings.warn(note, SourceWarning, stacklevel=3)
-        if self.n_flows == 0:
+        if self.n_flows == 0 and self.span != Span():
             raise BaselineError(
                 f"None of {len(every):,} files holds flows {self.span}. Give others, "
                 "or another time."
