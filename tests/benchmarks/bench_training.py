@@ -39,7 +39,7 @@ DAY_ROWS = 500_000
 NEW_SHARE = 0.01
 FIRST_DAY = pd.Timestamp("2026-01-05", tz="UTC")
 SEEN_IN_PACKETS = ("app", "app_verified", "conn_state", "server_name", "fingerprint")
-MOST_MB, MOST_GROWTH, LEAST_RATE = 3 * 1024, 1.3, 200_000
+MOST_MIB, MOST_GROWTH, LEAST_RATE = 3 * 1024, 1.3, 200_000
 
 
 def make(folder: Path, n_files: int, *, netflow: bool) -> None:
@@ -171,9 +171,9 @@ def main() -> None:
                 f"{kind}, {n / 1e6:.1f} million flows: pass one {n / used[0]:,.0f}, pass "
                 f"two {n / used[1]:,.0f}, both {n / used.sum():,.0f} flows/s of one core "
                 f"({n / used.sum() / LEAST_RATE:.2f} × {LEAST_RATE:,}); peak "
-                f"{peak:,.0f} MB ({peak / MOST_MB:.2f} × 3 GiB), "
+                f"{peak:,.0f} MiB ({peak / MOST_MIB:.2f} × 3 GiB), "
                 f"{peak / peaks[0]:.2f} × the first (at most {MOST_GROWTH}); when the "
-                f"model was written {saved:,.0f} MB, model {size:,.0f} MB, spool "
+                f"model was written {saved:,.0f} MiB, model {size:,.0f} MB, spool "
                 f"{spooled:,.0f} MB; forgot in {lost}",
                 flush=True,
             )
