@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -55,8 +55,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from exfilml._jit import compiled
-from exfilml.baseline import Baseline, Observed
+from exfilml.baseline import DAY_US, Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
+from exfilml.chunks import Largest, Sample, in_chunks, starts
 from exfilml.exceptions import (
     BaselineError,
     CapabilityWarning,
@@ -66,8 +67,14 @@ from exfilml.exceptions import (
 from exfilml.features import FAMILIES, Asked, FlowFeatures
 from exfilml.features.cases import Cases, largest_of_case
 from exfilml.forest import BaselineForest
-from exfilml.places import infer_networks, orient, parse_networks, stays_inside
-from exfilml.schema import capability, validate_flows, warn_of_doubtful_rows
+from exfilml.places import (
+    Oriented,
+    infer_networks,
+    orient,
+    parse_networks,
+    stays_inside,
+)
+from exfilml.schema import Doubts, validate_flows
 from exfilml.stability import Bins
 from exfilml.state import SPANS_S, State
 from exfilml.tally import combine
@@ -87,11 +94,12 @@ EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
 DAY_S: Final = 86400.0
+LATER_THAN_ANY_US: Final = 2**63 - 1
+# Rows of the calibration block that are scored at once.
+SCORED_AT_ONCE: Final = 131_072
 # A few hosts may well be up for the first time, and a short while knows few.
 FEWEST_HOSTS: Final = 5
 FEWEST_KNOWN: Final = 20
-# Ties in time are broken by content, so that row order does not matter.
-TIME_ORDER: Final = ["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]
 # More bits than any suspicion has.
 BELOW: Final = 1e6
 
@@ -345,76 +353,139 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_budget(self.alerts_per_day)
         flows = validate_flows(flows)
-        n = len(flows)
-        if n < FEWEST_FLOWS:
-            raise BaselineError(
-                f"The baseline has {n} flows; at least {FEWEST_FLOWS} are needed to "
-                "learn and to calibrate. Give a longer capture or more files."
-            )
-        warn_of_doubtful_rows(flows)
+        _check_size(len(flows))
         home = infer_networks(flows) if self.home is None else parse_networks(self.home)
-        flows = flows.sort_values(TIME_ORDER, ignore_index=True)
-        oriented = orient(flows, home)
-        observed = Observed.of(oriented)
-        cuts = np.r_[
-            0,
-            np.linspace(
-                TABLES_SHARE * n, (1.0 - CALIBRATION_SHARE) * n, TRAINING_BLOCKS + 1
-            ).round(),
-            n,
-        ].astype(int)
-        blocks = [slice(a, b) for a, b in pairwise(cuts)]
-        baseline = Baseline.learn(observed.rows(blocks[0]))
+        return self._fit([flows], _cuts(len(flows), TABLES_SHARE), home)
 
-        def everything(known: Baseline) -> Asked:
-            return Asked(oriented, observed, known, known)
+    def fit_stream(
+        self,
+        tables: Iterable[pd.DataFrame],
+        n_flows: int,
+        *,
+        home: Iterable[str] | None = None,
+    ) -> Self:
+        """Learn as `fit` does, from flows that do not fit into memory.
 
-        described = []
-        for block in blocks[1:-1]:
-            described.append(everything(baseline).only(block))
-            baseline = baseline.merge(Baseline.learn(observed.rows(block)))
-        calibration = everything(baseline).only(blocks[-1])
-        start = flows["start"]
-        days = _days(start.iloc[blocks[-1]])
+        The same flows give the same model, bit for bit, however they are cut into
+        tables and whatever the order of flows that start together. Kept in memory are
+        a chunk of flows (`exfilml.chunks`), the tables of the baseline, a sample of
+        `exfilml.chunks.MOST_EVIDENCE` rows of evidence (drawn by content; up to so many
+        the forest sees all) and, of the calibration block, a number for each flow and
+        each case.
 
-        learned = {
-            "volume": self._learn(described, calibration, days, payload=False),
-        }
-        seen = capability(flows) == "payload"
-        trained, calibrated = (
-            np.concatenate([seen[block] for block in part])
-            for part in (blocks[1:-1], blocks[-1:])
-        )
-        if _is_enough(trained) and _is_enough(calibrated):
-            learned["payload"] = self._learn(
-                [_visible(a) for a in described],
-                _visible(calibration),
-                days,
-                payload=True,
-            )
-        elif seen.any():
-            warnings.warn(
-                f"Payload is not judged: only {int(seen.sum()):,} of {n:,} flows show "
-                f"it, {int(trained.sum()):,} where the forest is trained and "
-                f"{int(calibrated.sum()):,} where it is calibrated. At least a tenth "
-                "of either is needed.",
-                CapabilityWarning,
-                stacklevel=2,
-            )
-        self.learned_ = learned
-        self.baseline_ = baseline
-        self.recent_ = Baseline.learn(observed.rows(blocks[-1]))
-        self.known_ = baseline.merge(self.recent_)
-        self.home_ = home
-        self.window_ = (start.iloc[0], start.iloc[-1])
-        self.n_flows_ = n
+        Parameters
+        ----------
+        tables
+            Flows tables of any size, in order of time from one to the next.
+        n_flows
+            How many flows they hold in all: blocks are cut by number.
+        home
+            What `exfilml.places.PublicEnds.networks` infers from all flows, for a
+            detector that was given no home networks; `None` for private ones.
+
+        Raises
+        ------
+        FlowsError
+            If one of them is no flows table.
+        BaselineError
+            If there are fewer than 50 flows or another number than `n_flows`, or if
+            tables are out of order.
+        OptionError
+            If home networks or alert budget are none.
+
+        Warns
+        -----
+        FlowsWarning, CapabilityWarning
+            As `fit`; duplicates are told within a chunk.
+        """
+        check_budget(self.alerts_per_day)
+        _check_size(n_flows)
+        networks = parse_networks(home if self.home is None else self.home)
+        return self._fit(tables, _cuts(n_flows, TABLES_SHARE), networks)
+
+    def update(self, tables: Iterable[pd.DataFrame], n_flows: int) -> Self:
+        """Learn from later flows of normal operation, without those of before.
+
+        What the model knows, its former calibration block among it, becomes the
+        tables that the new flows are described by. Of these the first half joins the
+        tables and grows a new forest, because a site that is better known shows less
+        novelty; the last half calibrates, and no table or tree has seen it. So give as
+        much as a calibration needs: it covers only half of the time of the new flows.
+        Sums over trailing windows begin anew with the first of them.
+
+        Parameters
+        ----------
+        tables, n_flows
+            As of `fit_stream`.
+
+        Raises
+        ------
+        FlowsError
+            If one of them is no flows table.
+        BaselineError
+            As `fit_stream`; also if flows begin before the end of what the model
+            learned, or show too little payload to go on judging it. The model then
+            stays as it was.
+
+        Warns
+        -----
+        FlowsWarning, CapabilityWarning
+            As `fit_stream`.
+        """
+        check_is_fitted(self, "learned_")
+        _check_size(n_flows)
+        first, before = self.window_[0], self.n_flows_
+        cuts = _cuts(n_flows, 0.0)
+        self._fit(tables, cuts, self.home_, self.known_)
+        self.window_ = (first, self.window_[1])
+        self.n_flows_ += before
         return self
 
-    def _learn(
-        self, described: list[Asked], calibration: Asked, days: float, *, payload: bool
-    ) -> Learned:
-        features = self._features(payload=payload)
-        evidence = np.concatenate([features.matrix(a) for a in described])
+    def _fit(
+        self,
+        tables: Iterable[pd.DataFrame],
+        cuts: NDArray[np.int64],
+        home: tuple[str, ...],
+        known: Baseline | None = None,
+    ) -> Self:
+        """Learn block by block: tables, training, and calibration as the last."""
+        after = None if known is None else self.window_[1]
+        stream = _Stream(tables, cuts, home, after)
+        course = _Course(self, stream, known)
+        for piece in stream.pieces():
+            course.take(*piece)
+            # Else it would stay while the next one is made.
+            del piece
+        stream.doubts.warn(stacklevel=4)
+        learned = course.calibrated()
+        if "payload" not in learned:
+            self._tell_of_payload(stream, update=known is not None)
+        assert course.baseline is not None
+        assert course.growing is not None
+        self.learned_ = learned
+        self.baseline_ = course.baseline
+        self.recent_ = course.growing
+        self.known_ = self.baseline_.merge(self.recent_)
+        self.home_ = home
+        self.window_ = stream.window
+        self.n_flows_ = int(cuts[-1])
+        # A loaded model is no longer the work of the version that trained it first.
+        self.__dict__.pop("made_by_", None)
+        return self
+
+    def _tell_of_payload(self, stream: _Stream, *, update: bool) -> None:
+        """Say that payload will not be judged."""
+        text = stream.why_payload_is_not_judged
+        if update and "payload" in self.learned_:
+            raise BaselineError(
+                f"{text} The model does judge it: update it with captures, or train "
+                "another one."
+            )
+        if stream.seen.any():
+            warnings.warn(text, CapabilityWarning, stacklevel=4)
+
+    def _learn(self, features: FlowFeatures, evidence: NDArray[np.float64]) -> Learned:
+        """Grow a forest; it is not calibrated yet."""
         most = self.max_samples
         if isinstance(most, int) and most > len(evidence):
             most = len(evidence)
@@ -430,7 +501,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         # A forest that finds all rows alike, but for rounding, has nothing to say.
         spread = high - centre
         scale = surprise_at_high / spread if spread > LEAST_SPREAD else 0.0
-        learned = Learned(
+        return Learned(
             features=features,
             forest=forest,
             centre=float(centre),
@@ -438,29 +509,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             edges=_edges(evidence),
             flows=Calibrator.fit([0.0], 1.0),
             cases=Calibrator.fit([0.0], 1.0),
-            bins=Bins.of(evidence),
+            bins=Bins.of(evidence[:0]),
         )
-        return self._calibrate(learned, calibration, days)
 
     def _features(self, *, payload: bool) -> FlowFeatures:
         """Return the evidence to learn from; ablations leave some of it out."""
         return FlowFeatures(payload=payload)
-
-    def _calibrate(self, learned: Learned, calibration: Asked, days: float) -> Learned:
-        shown = learned.features.matrix(calibration)
-        parts = learned.parts(shown)
-        cases = Cases.of(calibration)
-        everyone = np.arange(calibration.n_flows)
-        raw_cases, _ = _case_raw(parts, cases, everyone, calibration.tie)
-        leaving = ~_apart(calibration, cases)
-        if leaving.any():
-            raw_cases = raw_cases[leaving]
-        return replace(
-            learned,
-            flows=Calibrator.fit(parts.raw, days),
-            cases=Calibrator.fit(raw_cases, days),
-            bins=Bins.of(shown),
-        )
 
     def score(self, flows: pd.DataFrame, state: State | None = None) -> Scored:
         """Score flows and the cases they form; the other methods are views of this.
@@ -700,15 +754,270 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _days(start: pd.Series) -> float:
-    """Return how many days a block covers; days without any flow do not count."""
-    span = max((start.iloc[-1] - start.iloc[0]).total_seconds(), 1.0) / DAY_S
-    return float(min(span, start.dt.floor("D").nunique()))
+def _check_size(n_flows: int) -> None:
+    if n_flows < FEWEST_FLOWS:
+        raise BaselineError(
+            f"The baseline has {n_flows} flows; at least {FEWEST_FLOWS} are needed to "
+            "learn and to calibrate. Give a longer capture or more files."
+        )
 
 
-def _is_enough(seen: NDArray[np.bool_]) -> bool:
-    """Say whether enough flows show payload to learn from them."""
-    return bool(seen.sum() >= LEAST_VISIBLE and seen.mean() >= LEAST_SHARE)
+def _cuts(n_flows: int, tables_share: float) -> NDArray[np.int64]:
+    """Cut so many flows into one block of tables, some of training, and calibration.
+
+    What the tables leave is shared as in a fit: calibration has as many as training.
+    """
+    # As literals, because two sums of shares may differ in the last bit.
+    calibrated = CALIBRATION_SHARE if tables_share else 0.5
+    training = np.linspace(
+        tables_share * n_flows, (1.0 - calibrated) * n_flows, TRAINING_BLOCKS + 1
+    )
+    cuts: NDArray[np.int64] = np.r_[0, training.round(), n_flows].astype(np.int64)
+    return cuts
+
+
+class _Stream:
+    """Flows on their way into a detector, and what is counted of them.
+
+    Attributes
+    ----------
+    cuts
+        int64, shape (n_blocks + 1,): number of the first flow of each block, and of all.
+    seen
+        int64, shape (n_blocks,): how many flows of each block show payload.
+    doubts
+        Duplicates and wrong clocks.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[pd.DataFrame],
+        cuts: NDArray[np.int64],
+        home: tuple[str, ...],
+        after: pd.Timestamp | None,
+    ) -> None:
+        self.cuts = cuts
+        self.seen = np.zeros(len(cuts) - 1, dtype=np.int64)
+        self.doubts = Doubts()
+        self._tables, self._home, self._after = tables, home, after
+        self._first: pd.Timestamp | None = None
+        self._last: pd.Timestamp | None = None
+
+    def pieces(self) -> Iterator[tuple[int, Oriented, Observed]]:
+        """Prepare flows chunk by chunk; no piece is of two blocks.
+
+        Yields
+        ------
+        block, flows, observed
+            Number of the block, and rows of it.
+        """
+        state = State()
+        first = 0
+        for chunk in in_chunks(self._tables):
+            self._note(chunk)
+            flows = orient(chunk, self._home)
+            observed = Observed.of(flows, state)
+            ends = np.clip(self.cuts - first, 0, len(chunk)).tolist()
+            for block, (begin, end) in enumerate(pairwise(ends)):
+                rows = slice(begin, end)
+                if begin < end:
+                    shown = flows.rows(rows)["src_sampled_bytes"].notna()
+                    self.seen[block] += int(shown.sum())
+                    whole = end - begin == len(chunk)
+                    yield (
+                        block,
+                        flows if whole else flows.rows(rows),
+                        observed if whole else observed.rows(rows),
+                    )
+            first += len(chunk)
+            # Else they would stay while the next ones are made.
+            del chunk, flows, observed
+        if first != self.cuts[-1]:
+            raise BaselineError(
+                f"The tables hold {first:,} flows; {int(self.cuts[-1]):,} were announced."
+            )
+
+    def _note(self, chunk: pd.DataFrame) -> None:
+        first, last = chunk["start"].iloc[0], chunk["start"].iloc[-1]
+        if self._first is None:
+            if self._after is not None and first < self._after:
+                raise BaselineError(
+                    f"The flows begin at {first:%Y-%m-%d %H:%M:%S} UTC, before "
+                    f"{self._after:%Y-%m-%d %H:%M:%S} UTC, the end of what the model "
+                    "learned from: flows would count twice. Leave out what it knows "
+                    "(train --since)."
+                )
+            self._first = first
+        self._last = last
+        self.doubts.add(chunk)
+
+    @property
+    def window(self) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """First and last start."""
+        assert self._first is not None
+        assert self._last is not None
+        return self._first, self._last
+
+    def shows_payload(self, blocks: int | slice) -> bool:
+        """Say whether enough flows of some blocks show payload to learn from them."""
+        n_seen = int(self.seen[blocks].sum())
+        n_flows = int(np.diff(self.cuts)[blocks].sum())
+        return n_seen >= LEAST_VISIBLE and n_seen >= LEAST_SHARE * n_flows
+
+    @property
+    def why_payload_is_not_judged(self) -> str:
+        """Say how few flows show payload."""
+        return (
+            f"Payload is not judged: only {int(self.seen.sum()):,} of "
+            f"{int(self.cuts[-1]):,} flows show it, {int(self.seen[1:-1].sum()):,} where "
+            f"the forest is trained and {int(self.seen[-1]):,} where it is calibrated. "
+            "At least a tenth of either is needed."
+        )
+
+
+class _Course:
+    """What is learned on the way through the blocks.
+
+    Attributes
+    ----------
+    baseline
+        What describes the flows of the block.
+    growing
+        What learns from them.
+    """
+
+    def __init__(
+        self, detector: Detector, stream: _Stream, known: Baseline | None
+    ) -> None:
+        self.baseline = self.growing = known
+        self._learn = detector._learn  # noqa: SLF001 - ablations change it, and that:
+        features = detector._features  # noqa: SLF001
+        self._evidence = _Evidence(features(payload=True), features(payload=False))
+        self._stream = stream
+        self._block = 0
+        self._trained = Sample()
+        self._calibration: _Calibration | None = None
+
+    def take(self, block: int, flows: Oriented, observed: Observed) -> None:
+        """Learn from some flows of a block; blocks come in order."""
+        if block > self._block:
+            self._block, self.baseline = block, self.growing
+            if block == len(self._stream.seen) - 1:
+                self.growing = None
+                self._calibration = _Calibration(self._forests())
+                self._trained = Sample()
+        if block > 0:
+            assert self.baseline is not None
+            asked = Asked(flows, observed, self.baseline, self.baseline)
+            if self._calibration is not None:
+                self._calibration.add(asked, self._evidence)
+            else:
+                rows = self._trained.wanted(asked.tie)
+                some = asked if len(rows) == asked.n_flows else asked.only(rows)
+                self._trained.add(some.tie, self._evidence.matrix(some))
+        new = Baseline.learn(observed)
+        self.growing = new if self.growing is None else self.growing.merge(new)
+
+    def _forests(self) -> dict[str, Learned]:
+        """Learn from a sample of evidence what each capability has to know."""
+        rows, evidence = self._trained.rows(), self._evidence
+        learned = {
+            "volume": self._learn(evidence.volume, evidence.seen(rows, "volume"))
+        }
+        if self._stream.shows_payload(slice(1, -1)):
+            mine = evidence.seen(rows, "payload")
+            learned["payload"] = self._learn(evidence.payload, mine)
+        return learned
+
+    def calibrated(self) -> dict[str, Learned]:
+        """Return what was learned, calibrated by the last block."""
+        assert self._calibration is not None
+        if not self._stream.shows_payload(-1):
+            self._calibration.learned.pop("payload", None)
+        return self._calibration.calibrated(self._evidence)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Evidence of all capabilities in one matrix; what payload is visible is marked."""
+
+    payload: FlowFeatures
+    volume: FlowFeatures
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """Where in the matrix the columns are that volumes alone show."""
+        return [self.payload.names.index(name) for name in self.volume.names]
+
+    def matrix(self, asked: Asked) -> NDArray[np.float64]:
+        """Return evidence, and as the last column whether payload is visible."""
+        visible = asked.is_true("visible")
+        matrix = np.full((asked.n_flows, len(self.payload.names) + 1), np.nan)
+        # What nothing shows need not be worked out.
+        if visible.any():
+            matrix[:, :-1] = self.payload.matrix(asked)
+        else:
+            matrix[:, self.columns] = self.volume.matrix(asked)
+        matrix[:, -1] = visible
+        return matrix
+
+    def seen(self, rows: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        """Return the evidence that a capability judges."""
+        if name == "payload":
+            return rows[rows[:, -1] > 0, :-1]
+        return np.ascontiguousarray(rows[:, self.columns])
+
+
+class _Calibration:
+    """Scores of the calibration block, flow by flow and by case."""
+
+    def __init__(self, learned: dict[str, Learned]) -> None:
+        self.learned = learned
+        self.flows: dict[str, list[NDArray[np.float64]]] = {n: [] for n in learned}
+        self.cases = {name: Largest() for name in learned}
+        self.sample = Sample()
+        self.days: set[int] = set()
+        self.first, self.last = LATER_THAN_ANY_US, 0
+
+    def add(self, asked: Asked, evidence: _Evidence) -> None:
+        """Score flows that nothing was learned from."""
+        for first in range(0, asked.n_flows, SCORED_AT_ONCE):
+            rows = slice(first, first + SCORED_AT_ONCE)
+            some = asked if asked.n_flows <= SCORED_AT_ONCE else asked.only(rows)
+            matrix = evidence.matrix(some)
+            wanted = self.sample.wanted(some.tie)
+            self.sample.add(some.tie[wanted], matrix[wanted])
+            keys, inside = Cases.of(some).keys, stays_inside(some.oriented)
+            for name, learned in self.learned.items():
+                mine = slice(None) if name == "volume" else matrix[:, -1] > 0
+                raw = learned.parts(evidence.seen(matrix, name)).raw
+                self.flows[name].append(raw)
+                self.cases[name].add(keys[mine], raw, inside[mine])
+        start = starts(asked.oriented.flows)
+        if asked.oriented.at is not None:
+            start = start[asked.oriented.at]
+        self.first = min(self.first, int(start[0]))
+        self.last = int(start[-1])
+        self.days.update(np.unique(start // DAY_US).tolist())
+
+    def calibrated(self, evidence: _Evidence) -> dict[str, Learned]:
+        """Return what was learned, calibrated."""
+        span = max((self.last - self.first) / 1e6, 1.0) / DAY_S
+        # Days without any flow do not count.
+        days = float(min(span, len(self.days)))
+        shown = self.sample.rows()
+        calibrated = {}
+        for name, learned in self.learned.items():
+            cases = self.cases[name]
+            leaving = ~cases.flags
+            of_cases = cases.values[leaving] if leaving.any() else cases.values
+            calibrated[name] = replace(
+                learned,
+                flows=Calibrator.fit(np.concatenate(self.flows[name]), days),
+                cases=Calibrator.fit(of_cases, days),
+                bins=Bins.of(evidence.seen(shown, name)),
+            )
+        return calibrated
 
 
 def _edges(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -776,12 +1085,6 @@ def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:
     apart = np.zeros(cases.n_cases, dtype=bool)
     apart[cases.code] = stays_inside(asked.oriented)
     return apart
-
-
-def _visible(asked: Asked) -> Asked:
-    """Return the flows whose payload is visible."""
-    seen = asked.oriented["up_sampled_bytes"].notna().to_numpy()
-    return asked if seen.all() else asked.only(np.flatnonzero(seen))
 
 
 def _case_raw(

@@ -24,7 +24,7 @@ import functools
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
@@ -119,40 +119,77 @@ def infer_networks(flows: pd.DataFrame) -> tuple[str, ...]:
     flows
         A validated flows table.
     """
-    ends = [Names.of(flows[f"{side}_ip"]) for side in ("src", "dst")]
-    kind = functools.cache(_Home.of(PRIVATE_NETWORKS).kind)
-    outside = np.logical_and.reduce(
-        [
-            names.each(lambda text: kind(text) == _REMOTE, missing=False)
-            for names in ends
-        ]
-    )
-    if len(flows) == 0 or outside.mean() < 0.5:
-        return PRIVATE_NETWORKS
-    blocks = [names[outside].map(_block).tolist() for names in ends]
-    pairs = pd.DataFrame({"src": blocks[0], "dst": blocks[1]})
-    own: list[str] = []
-    left = pairs
-    for _ in range(_MOST_OWN):
-        most = next(
-            (
-                found.index[0]
-                for found in (left["src"].value_counts(), left["dst"].value_counts())
-                if len(found) and found.iloc[0] >= _LEAST_OWN * len(pairs)
-            ),
-            None,
+    return PublicEnds.of(flows).networks()
+
+
+@dataclass(frozen=True)
+class PublicEnds:
+    """Between which networks flows go that have no private end; such counts add up.
+
+    Attributes
+    ----------
+    n_flows
+        Flows, whatever their ends.
+    pairs
+        Flows without a private end by the /16 or /48 of initiator and responder.
+    """
+
+    n_flows: int = 0
+    pairs: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, flows: pd.DataFrame) -> PublicEnds:
+        """Count the ends of a validated flows table."""
+        ends = [Names.of(flows[f"{side}_ip"]) for side in ("src", "dst")]
+        kind = functools.cache(_Home.of(PRIVATE_NETWORKS).kind)
+        outside = np.logical_and.reduce(
+            [
+                names.each(lambda text: kind(text) == _REMOTE, missing=False)
+                for names in ends
+            ]
         )
-        if most is None:
-            break
-        own.append(str(most))
-        left = left[(left["src"] != own[-1]) & (left["dst"] != own[-1])]
-    explained = 1.0 - len(left) / len(pairs)
-    return (*PRIVATE_NETWORKS, *own) if explained >= _ALL_OWN else PRIVATE_NETWORKS
+        if not outside.any():
+            return cls(len(flows))
+        blocks = [names[outside].map(_block).tolist() for names in ends]
+        pairs = pd.DataFrame({"src": blocks[0], "dst": blocks[1]})
+        counted = pairs.groupby(["src", "dst"]).size().reset_index(name="n")
+        columns = (counted[name].tolist() for name in ("src", "dst", "n"))
+        return cls(len(flows), {(a, b): n for a, b, n in zip(*columns, strict=True)})
+
+    def merge(self, other: PublicEnds) -> PublicEnds:
+        """Return the counts of both together."""
+        pairs = dict(self.pairs)
+        for pair, n in other.pairs.items():
+            pairs[pair] = pairs.get(pair, 0) + n
+        return PublicEnds(self.n_flows + other.n_flows, pairs)
+
+    def networks(self) -> tuple[str, ...]:
+        """Return the home networks that these ends suggest, see `infer_networks`."""
+        total = sum(self.pairs.values())
+        if self.n_flows == 0 or total < 0.5 * self.n_flows:
+            return PRIVATE_NETWORKS
+        left = pd.DataFrame(
+            [(*pair, n) for pair, n in self.pairs.items()], columns=["src", "dst", "n"]
+        )
+        own: list[str] = []
+        for _ in range(_MOST_OWN):
+            found = (left.groupby(side)["n"].sum() for side in ("src", "dst"))
+            most = next(
+                (n for n in found if len(n) and n.max() >= _LEAST_OWN * total), None
+            )
+            if most is None:
+                break
+            # The first by name of those with as many: in whatever order flows came.
+            own.append(str(most.idxmax()))
+            left = left[(left["src"] != own[-1]) & (left["dst"] != own[-1])]
+        explained = 1.0 - left["n"].sum() / total
+        return (*PRIVATE_NETWORKS, *own) if explained >= _ALL_OWN else PRIVATE_NETWORKS
 
 
 def _block(text: str) -> str:
-    size = 48 if ":" in text else 16
-    return str(ipaddress.ip_network((text, size), strict=False))
+    if ":" not in text:
+        return ".".join(text.split(".")[:2]) + ".0.0/16"
+    return str(ipaddress.ip_network((text, 48), strict=False))
 
 
 @dataclass(frozen=True, slots=True)

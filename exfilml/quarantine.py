@@ -27,7 +27,8 @@ import pandas as pd
 from sklearn.base import clone
 
 from exfilml.baseline import Observed, case_key
-from exfilml.detector import CALIBRATION_SHARE, FEWEST_FLOWS, TIME_ORDER, Detector
+from exfilml.chunks import TIME_ORDER
+from exfilml.detector import CALIBRATION_SHARE, FEWEST_FLOWS, Detector
 from exfilml.exceptions import (
     BaselineError,
     BaselineWarning,

@@ -441,32 +441,68 @@ def warn_of_doubtful_rows(flows: pd.DataFrame, stacklevel: int = 3) -> None:
     FlowsWarning
         If many rows are duplicates, or some start more than a year from the others.
     """
-    least, share = LEAST_DUPLICATES
-    if len(flows) < least:
-        return
-    repeated = int(_duplicates(flows).sum())
-    if repeated >= least and repeated > share * len(flows):
-        warnings.warn(
-            f"{repeated:,} of {len(flows):,} rows are duplicates of others (same ends, "
-            "protocol and bytes, starts less than a second apart), as if two sensors "
-            "saw the same link: volumes count twice. Drop them with "
-            "flows[~exfilml.duplicate_flows(flows)].",
-            FlowsWarning,
-            stacklevel=stacklevel,
-        )
-    start = flows["start"].to_numpy(dtype="datetime64[us]")
-    middle = np.partition(start, len(start) // 2)[len(start) // 2]
-    odd = np.abs(start - middle) > CLOCK_WITHIN
-    if odd.any():
-        warnings.warn(
-            f"{int(odd.sum()):,} of {len(flows):,} flows start more than a year from "
-            f"the others (first: {start[odd][0].astype('datetime64[m]')} UTC; median: "
-            f"{middle.astype('datetime64[m]')}): the clock of a sensor is wrong, "
-            "or these are records of several times. Correct or drop them, or give "
-            "one time only.",
-            FlowsWarning,
-            stacklevel=stacklevel,
-        )
+    doubts = Doubts()
+    doubts.add(flows)
+    doubts.warn(stacklevel + 1)
+
+
+class Doubts:
+    """Rows that would distort volumes or time, counted over tables one by one.
+
+    Attributes
+    ----------
+    n_rows
+        Rows counted.
+    repeated
+        How many of them are duplicates of others of the same table.
+    days
+        Rows by UTC day since 1970.
+    """
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self.repeated = 0
+        self.days: dict[int, int] = {}
+
+    def add(self, flows: pd.DataFrame) -> None:
+        """Count the rows of a validated flows table."""
+        self.n_rows += len(flows)
+        self.repeated += int(_duplicates(flows).sum())
+        start = flows["start"].to_numpy(dtype="datetime64[us]")
+        days, counts = np.unique(start.astype("datetime64[D]"), return_counts=True)
+        for day, n in zip(days.astype(int).tolist(), counts.tolist(), strict=True):
+            self.days[day] = self.days.get(day, 0) + n
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Warn as `warn_of_doubtful_rows` does, of all tables together."""
+        least, share = LEAST_DUPLICATES
+        if self.n_rows < least:
+            return
+        if self.repeated >= least and self.repeated > share * self.n_rows:
+            warnings.warn(
+                f"{self.repeated:,} of {self.n_rows:,} rows are duplicates of others "
+                "(same ends, protocol and bytes, starts less than a second apart), as "
+                "if two sensors saw the same link: volumes count twice. Drop them with "
+                "flows[~exfilml.duplicate_flows(flows)].",
+                FlowsWarning,
+                stacklevel=stacklevel,
+            )
+        days = np.array(sorted(self.days))
+        counts = np.array([self.days[day] for day in days.tolist()])
+        middle = days[np.searchsorted(np.cumsum(counts), self.n_rows // 2, "right")]
+        odd = np.abs(days - middle) > CLOCK_WITHIN.astype(int)
+        if odd.any():
+            first, median = (
+                np.datetime64(int(day), "D") for day in (days[odd][0], middle)
+            )
+            warnings.warn(
+                f"{int(counts[odd].sum()):,} of {self.n_rows:,} flows start more than "
+                f"a year from the others (first: {first} UTC; median: {median}): the "
+                "clock of a sensor is wrong, or these are records of several times. "
+                "Correct or drop them, or give one time only.",
+                FlowsWarning,
+                stacklevel=stacklevel,
+            )
 
 
 def apply_labels(flows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

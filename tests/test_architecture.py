@@ -31,6 +31,8 @@ FLOORS = {
     "policy": 2,
     "sources": 2,
     "baseline": 2,
+    "chunks": 2,
+    "spool": 3,
     "_compiled": 1,
     "forest": 2,
     "calibration": 2,

@@ -140,6 +140,26 @@ def test_patterns_standard_input_and_zones(tmp_path, run, monkeypatch):
     assert (status, "no such time zone" in err) == (2, True)
 
 
+def test_a_model_is_trained_on_local_times_where_the_zone_is_given(tmp_path, run):
+    """From a spool too, which does not take one zone's flows for another's."""
+    text = "ts,td,pr,sa,sp,da,dp,ipkt,ibyt,fl\n"
+    for at in range(200):
+        text += (
+            f"2023-07-{1 + at // 20:02d} 12:{at % 20:02d}:00,1.5,TCP,10.0.0.5,40000,"
+            f"203.0.113.{at % 7},443,8,{1000 + at},1\n"
+        )
+    (tmp_path / "flows.csv").write_text(text)
+    model, spool = tmp_path / "m.exfilml", tmp_path / "spool"
+    asked = ("train", tmp_path / "flows.csv", "--model", model, "-q", "--spool", spool)
+    status, _, err = run(*asked)
+    assert (status, "--timezone" in err, model.exists()) == (2, True, False)
+    for zone, hour in (("Europe/Prague", 10), ("UTC", 12)):
+        status, _, err = run(*asked, "--timezone", zone)
+        assert status == 0, err
+        first, _ = exfilml.load_model(model).window_
+        assert first.hour == hour
+
+
 real = pytest.mark.skipif(REAL is None, reason="EXFILML_REAL_DATA is not set")
 
 

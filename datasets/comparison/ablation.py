@@ -14,9 +14,11 @@ from exfilml.features import FAMILIES, FEATURES, FlowFeatures, accumulation
 from exfilml.ranking import alerted_cases
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from comparison.data import Data
     from exfilml.detector import Learned
-    from exfilml.features import Asked
 
 WHOLE = "all evidence"
 
@@ -37,10 +39,9 @@ class Ablated(exfilml.Detector):
             raise ValueError("No evidence is left to learn from.")
         return FlowFeatures(payload=payload, names=left)
 
-    def _calibrate(self, learned: Learned, calibration: Asked, days: float) -> Learned:
-        if self.silent:
-            learned = replace(learned, scale=0.0)
-        return super()._calibrate(learned, calibration, days)
+    def _learn(self, features: FlowFeatures, evidence: NDArray[np.float64]) -> Learned:
+        learned = super()._learn(features, evidence)
+        return replace(learned, scale=0.0) if self.silent else learned
 
 
 def fit(
