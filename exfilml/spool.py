@@ -50,7 +50,13 @@ from exfilml.exceptions import (
 from exfilml.places import PublicEnds
 from exfilml.schema import validate_flows
 from exfilml.sources import _parquet, iter_flows, read_flows
-from exfilml.sources._discover import Source, expand, find_readers, first_few
+from exfilml.sources._discover import (
+    Source,
+    expand,
+    find_readers,
+    first_few,
+    summary,
+)
 
 FORMAT: Final = "exfilml-spool-1"
 ABOUT: Final = "source.json"
@@ -280,18 +286,7 @@ class Spool:
         n_files: int,
     ) -> None:
         """Say what could not be read, and refuse to go on with nothing."""
-        if len(failed) == n_files:
-            if n_files == 1:
-                raise failed[0]
-            raise SourceError(
-                f"None of {n_files:,} files could be read. "
-                f"{first_few(map(str, failed))}."
-            )
-        if failed:
-            notes.append(
-                f"{len(failed):,} of {n_files:,} files could not be read; their flows "
-                f"are missing. {first_few(map(str, failed))}."
-            )
+        notes += summary(failed, {}, n_files)
         every = sorted(self.sources.values(), key=lambda about: about.path)
         losses = [text for about in every for text in about.losses]
         if len(losses) > 1:
