@@ -24,6 +24,8 @@ import json
 import os
 import secrets
 import shutil
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -349,7 +351,9 @@ class Spool:
             n_jobs=min(n_jobs, len(left)), return_as="generator_unordered"
         )
         worker = Spool(self.folder, self.span, self.timezone)
-        yield from parallel(joblib.delayed(_in_worker)(worker, path) for path in left)
+        with _deaf():
+            read = parallel(joblib.delayed(_in_worker)(worker, path) for path in left)
+        yield from read
 
     def _known(self, path: Path) -> About | None:
         status = path.stat()
@@ -455,6 +459,22 @@ class Spool:
             done += len(flows)
             if report is not None:
                 report(done, done / total)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that are deaf to Ctrl-C: it is for the caller, who ends them.
+
+    For the moment that this takes the caller is, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard or signal.SIG_DFL)
 
 
 def _in_worker(

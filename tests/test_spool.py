@@ -448,6 +448,8 @@ def test_ctrl_c_while_workers_read_leaves_what_the_next_run_goes_on_with(tmp_pat
     while not complete(kept):
         assert run.poll() is None
         time.sleep(0.02)
+    # However far the workers have started: the caller alone hears it, and ends them.
+    assert workers(run.pid) == [True, True]
     os.killpg(run.pid, signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130
@@ -461,6 +463,24 @@ def test_ctrl_c_while_workers_read_leaves_what_the_next_run_goes_on_with(tmp_pat
     known = complete(kept)
     assert len(known) == 6
     assert first.items() <= known.items()
+
+
+def workers(caller):
+    """Whether each process that reads for a caller is deaf to Ctrl-C."""
+    deaf = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = dict(
+                line.split(":", 1)
+                for line in (folder / "status").read_text().splitlines()
+            )
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(status["PPid"]) == caller and b"popen_loky" in command:
+            ignored = int(status["SigIgn"], 16)
+            deaf.append(bool(ignored >> (signal.SIGINT - 1) & 1))
+    return deaf
 
 
 def complete(kept):
