@@ -48,7 +48,7 @@ from __future__ import annotations
 import importlib.resources
 import math
 from functools import cache
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -93,6 +93,23 @@ _MARKS: Final = tuple(
     )
 )  # fmt: skip
 _GRAM_SLOTS: Final = 16384
+
+# Cells of the tables of longer windows, and bytes up to which 16 bits can count them.
+_WIDE: Final = (2 << LOW_BITS) + (2 << HIGH_BITS)
+_SMALL_COUNTS: Final = 16383
+
+_PRINTED: Final = np.array(
+    [-(32 <= value < 127 or 9 <= value <= 13) for value in range(256)], np.int64
+)
+# By which bytes facts are found: alone, with an equal one before them, with a zero
+# five bytes on, as the end of a mark and as what stands before such an end.
+_ALONE, _PAIRED, _FIFTH, _ENDS, _BEFORE_END = 1, 2, 4, 16, 32
+_KINDS_OF: Final = np.zeros(256, np.uint8)
+_KINDS_OF[[0xFF, 0xA3]] |= _ALONE
+_KINDS_OF[0] |= _PAIRED | _FIFTH
+_KINDS_OF[0x80:0xA0] |= _FIFTH
+_KINDS_OF[[mark & 255 for mark in _MARKS]] |= _ENDS
+_KINDS_OF[[mark >> 8 & 255 for mark in _MARKS]] |= _BEFORE_END
 
 # Layer III (ISO/IEC 11172-3 and 13818-3): kbit/s by index, and samples per second.
 _KBITS_1: Final = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -258,15 +275,21 @@ def simple_block(x: NDArray[np.uint8], i: int, n: int) -> bool:
 
 
 @compiled
-def long_windows(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None:
+def long_windows(
+    x: NDArray[np.uint8],
+    n: int,
+    seen: NDArray[np.uint16],
+    out: NDArray[np.float64],
+) -> None:
     """Count windows of 16 bits seen before, and those that agree for 20 and 24.
 
     Repeated words of a Huffman code, one behind the other. Low bit first; of windows
     seen more than twice only the last is compared in its further bits. Written as
-    z-scores of the numbers expected in random bits.
+    z-scores of the numbers expected in random bits. `seen` is scratch of 65,536 cells.
     """
-    seen = np.zeros(65536, np.uint8)
-    tail = np.zeros(65536, np.uint8)
+    # How often a window was seen, and the byte that followed it last, in one cell:
+    # fewer than `LONG_BELOW` bytes, and none of them a branch that cannot be guessed.
+    seen[:] = 0
     pairs = 0
     agree4 = 0
     agree8 = 0
@@ -281,15 +304,13 @@ def long_windows(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None
         for s in range(8):
             w = (v >> s) & 0xFFFF
             more = (v >> (s + 16)) & 255
-            before = seen[w]
-            if before:
-                pairs += before
-                differ = more ^ tail[w]
-                agree4 += (differ & 15) == 0
-                agree8 += differ == 0
-            if before < 255:
-                seen[w] = before + 1
-            tail[w] = more
+            cell = np.int64(seen[w])
+            before = cell & 255
+            differ = more ^ (cell >> 8)
+            pairs += before
+            agree4 += ((differ & 15) == 0) & (before != 0)
+            agree8 += (differ == 0) & (before != 0)
+            seen[w] = (more << 8) | min(before + 1, 255)
     total = 8.0 * stop
     expected = total * (total - 1.0) / 131072.0
     out[PAIRS_16] = (pairs - expected) / math.sqrt(expected)
@@ -298,7 +319,129 @@ def long_windows(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None
 
 
 @compiled
-def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C901, PLR0912, PLR0915
+def count_windows(
+    x: NDArray[np.uint8],
+    n: int,
+    wide: Any,
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+) -> None:
+    """Count windows of `LOW_BITS` and `HIGH_BITS` bits at each bit of ``x[:n - 2]``.
+
+    Three bytes hold those that begin in the first (or, in high-bit-first order, whose
+    last bit is in the last). To count takes longest: windows that are one bit longer
+    are counted at each second bit, and each of these holds two.
+    """
+    more_low = wide[: 2 << LOW_BITS]
+    more_high = wide[2 << LOW_BITS : _WIDE]
+    more_low[:] = 0
+    more_high[:] = 0
+    for i in range(n - 2):
+        v = np.int64(x[i]) | (np.int64(x[i + 1]) << 8) | (np.int64(x[i + 2]) << 16)
+        for s in range(0, 8, 2):
+            more_low[(v >> s) & ((2 << LOW_BITS) - 1)] += 1
+        v = (np.int64(x[i]) << 16) | (np.int64(x[i + 1]) << 8) | np.int64(x[i + 2])
+        for s in range(0, 8, 2):
+            more_high[(v >> s) & ((2 << HIGH_BITS) - 1)] += 1
+    for w in range(1 << LOW_BITS):
+        low[w] = (
+            np.int32(more_low[w]) + np.int32(more_low[w + (1 << LOW_BITS)])
+            + np.int32(more_low[2 * w]) + np.int32(more_low[2 * w + 1])
+        )  # fmt: skip
+    for w in range(1 << HIGH_BITS):
+        high[w] = (
+            np.int32(more_high[w]) + np.int32(more_high[w + (1 << HIGH_BITS)])
+            + np.int32(more_high[2 * w]) + np.int32(more_high[2 * w + 1])
+        )  # fmt: skip
+
+
+@compiled
+def count_bytes(
+    x: NDArray[np.uint8],
+    n: int,
+    counts: NDArray[np.int32],
+    deltas: NDArray[np.int32],
+    grams: NDArray[np.uint32],
+    out: NDArray[np.float64],
+) -> None:
+    """Count bytes, differences, runs and strings of four bytes seen before."""
+    counts[:] = 0
+    deltas[:] = 0
+    grams[:] = 0
+    held = np.int64(0)
+    before = np.int64(-1)
+    # Masks instead of branches, which nobody could guess.
+    printed = np.int64(0)
+    same = np.int64(0)
+    longest_print = np.int64(0)
+    longest_same = np.int64(0)
+    repeats = 0
+    twins = 0
+    for i in range(n):
+        value = np.int64(x[i])
+        counts[value] += 1
+        deltas[(value - before) & 255] += 1
+        printed = (printed + 1) & _PRINTED[value]
+        longest_print = max(longest_print, printed)
+        same = (same + 1) & -np.int64(value == before)
+        longest_same = max(longest_same, same)
+        before = value
+        held = ((held << 8) | value) & 0xFFFFFFFF
+        if i >= 3:
+            # A slot keeps the last one only.
+            twins += (held & 0xFFF0) == 0x2110
+            slot = ((held * 2654435761) >> 15) & (_GRAM_SLOTS - 1)
+            repeats += np.int64(grams[slot]) == held
+            grams[slot] = held
+    out[RUN] = longest_print
+    out[EQUAL] = longest_same
+    out[AAC] = twins
+    out[GRAMS] = repeats
+
+
+@compiled
+def facts_at(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> None:
+    """Collect the facts that the byte at `i` may begin, or end."""
+    value = np.int64(x[i])
+    if value == 255:
+        if i + 1 < n:
+            after_full(x, i, n, out)
+    elif value == 0xA3:
+        out[BLOCKS] += simple_block(x, i, n)
+    elif (value & 0xE0) == 0x80 and i + 5 < n and x[i + 5] == 0:
+        packed = (np.int64(x[i + 3]) << 8) | x[i + 4]
+        out[LZMA2] += 0xEFFE <= packed <= 0xF003
+    if value == 0 and i > 0 and x[i - 1] == 0:
+        after_zeros(x, i - 1, n, out)
+    if i >= 3:
+        held = (
+            (np.int64(x[i - 3]) << 24) | (np.int64(x[i - 2]) << 16)
+            | (np.int64(x[i - 1]) << 8) | value
+        )  # fmt: skip
+        for mark in _MARKS:
+            out[WORDS] += held == mark
+
+
+@compiled
+def find_facts(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None:
+    """Collect the facts of all bytes; most begin nothing, which three of them tell."""
+    inner = max(1, n - 5)
+    facts_at(x, 0, n, out)
+    for i in range(1, inner):
+        kind = _KINDS_OF[x[i]]
+        if (
+            (kind & _ALONE)
+            | (kind & _KINDS_OF[x[i - 1]] & _PAIRED)
+            | (kind & _KINDS_OF[x[i + 5]] & _FIFTH)
+            | ((kind >> 4) & (_KINDS_OF[x[i - 1]] >> 5) & 1)
+        ):
+            facts_at(x, i, n, out)
+    for i in range(inner, n):
+        facts_at(x, i, n, out)
+
+
+@compiled
+def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:
     """Measure ``FRAGMENT_MIN`` bytes or more.
 
     Parameters
@@ -311,71 +454,20 @@ def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:  # noqa: C9
     n = min(x.shape[0], FRAGMENT_MAX)
     for j in range(N_MEASURES):
         out[j] = 0.0
-    counts = np.zeros(256, np.int32)
-    deltas = np.zeros(256, np.int32)
-    low = np.zeros(1 << LOW_BITS, np.int32)
-    high = np.zeros(1 << HIGH_BITS, np.int32)
-    grams = np.zeros(_GRAM_SLOTS, np.int64)
-    # Nine comparisons a byte would take as long as all else.
-    ends = np.zeros(256, np.uint8)
-    for mark in _MARKS:
-        ends[mark & 255] = 1
-
-    # Facts and bytes.
-    held = np.int64(0)
-    before = np.int64(-1)
-    printed = 0
-    same = 0
-    repeats = 0
-    for i in range(n):
-        value = np.int64(x[i])
-        counts[value] += 1
-        deltas[(value - before) & 255] += 1
-        held = ((held << 8) | value) & 0xFFFFFFFF
-        if 32 <= value < 127 or 9 <= value <= 13:
-            printed += 1
-            out[RUN] = max(out[RUN], float(printed))
-        else:
-            printed = 0
-        if value == before:
-            same += 1
-            out[EQUAL] = max(out[EQUAL], float(same))
-            if value == 0:
-                after_zeros(x, i - 1, n, out)
-        else:
-            same = 0
-        before = value
-        if i >= 3:
-            # Strings of four bytes seen before; a slot keeps the last one only.
-            out[AAC] += (held & 0xFFF0) == 0x2110
-            slot = ((held * 2654435761) >> 15) & (_GRAM_SLOTS - 1)
-            repeats += grams[slot] == held
-            grams[slot] = held
-            if ends[value]:
-                for mark in _MARKS:
-                    out[WORDS] += held == mark
-        if value == 255:
-            if i + 1 < n:
-                after_full(x, i, n, out)
-        elif value == 0xA3:
-            out[BLOCKS] += simple_block(x, i, n)
-        elif (value & 0xE0) == 0x80 and i + 5 < n and x[i + 5] == 0:
-            packed = (np.int64(x[i + 3]) << 8) | x[i + 4]
-            out[LZMA2] += 0xEFFE <= packed <= 0xF003
-    out[GRAMS] = repeats
-
+    counts = np.empty(256, np.int32)
+    deltas = np.empty(256, np.int32)
+    low = np.empty(1 << LOW_BITS, np.int32)
+    high = np.empty(1 << HIGH_BITS, np.int32)
+    # The large tables are filled one after the other, in one place: it stays near.
+    scratch = np.empty(1 << 17, np.uint8)
+    count_bytes(x, n, counts, deltas, scratch.view(np.uint32)[:_GRAM_SLOTS], out)
+    find_facts(x, n, out)
     if n < LONG_BELOW:
-        long_windows(x, n, out)
-
-    # Windows of bits. Three bytes hold those that begin in the first (or, in
-    # high-bit-first order, whose last bit is in the last).
-    for i in range(n - 2):
-        v = np.int64(x[i]) | (np.int64(x[i + 1]) << 8) | (np.int64(x[i + 2]) << 16)
-        for s in range(8):
-            low[(v >> s) & ((1 << LOW_BITS) - 1)] += 1
-        v = (np.int64(x[i]) << 16) | (np.int64(x[i + 1]) << 8) | np.int64(x[i + 2])
-        for s in range(8):
-            high[(v >> s) & ((1 << HIGH_BITS) - 1)] += 1
+        long_windows(x, n, scratch.view(np.uint16), out)
+    if n <= _SMALL_COUNTS:
+        count_windows(x, n, scratch.view(np.uint16), low, high)
+    else:
+        count_windows(x, n, scratch.view(np.int32), low, high)
     serial_z(low, LOW_BITS, 8 * (n - 2), True, out[:LOW_BITS])
     serial_z(high, HIGH_BITS, 8 * (n - 2), False, out[LOW_BITS:_Z])
 
@@ -411,7 +503,33 @@ def forest_sum(
 ) -> float:
     """Sum the leaves that `x` reaches; a leaf has column -1."""
     total = 0.0
-    for t in range(roots.shape[0]):
+    trees = roots.shape[0]
+    last = trees - trees % 4
+    for t in range(0, last, 4):
+        # Four at a time, none of which waits for another.
+        a, b, c, d = roots[t], roots[t + 1], roots[t + 2], roots[t + 3]
+        going = True
+        while going:
+            going = False
+            ca, cb, cc, cd = column[a], column[b], column[c], column[d]
+            if ca >= 0:
+                a = left[a] if x[ca] <= threshold[a] else right[a]
+                going = True
+            if cb >= 0:
+                b = left[b] if x[cb] <= threshold[b] else right[b]
+                going = True
+            if cc >= 0:
+                c = left[c] if x[cc] <= threshold[c] else right[c]
+                going = True
+            if cd >= 0:
+                d = left[d] if x[cd] <= threshold[d] else right[d]
+                going = True
+        # In the order of the trees: no sum of others is the same.
+        total += value[a]
+        total += value[b]
+        total += value[c]
+        total += value[d]
+    for t in range(last, trees):
         node = roots[t]
         while column[node] >= 0:
             node = left[node] if x[column[node]] <= threshold[node] else right[node]
