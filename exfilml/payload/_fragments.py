@@ -413,7 +413,7 @@ def facts_at(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> 
         out[LZMA2] += 0xEFFE <= packed <= 0xF003
     if value == 0 and i > 0 and x[i - 1] == 0:
         after_zeros(x, i - 1, n, out)
-    if i >= 3:
+    if i >= 3 and _KINDS_OF[value] & _ENDS and _KINDS_OF[x[i - 1]] & _BEFORE_END:
         held = (
             (np.int64(x[i - 3]) << 24) | (np.int64(x[i - 2]) << 16)
             | (np.int64(x[i - 1]) << 8) | value
