@@ -15,7 +15,7 @@ import numpy as np
 
 from exfilml.payload import _kernel
 from exfilml.payload._content import Carried, Part, each
-from exfilml.payload._randomness import quantiles
+from exfilml.payload._randomness import null
 
 LEAST_MESSAGES: Final = 3
 """Fewer may begin alike by chance, and mean nothing by it."""
@@ -31,11 +31,11 @@ def is_better(framed: bytes, whole: bytes) -> bool:
 
 def p_random(data: bytes) -> float:
     """p-value of "uniform random bytes"; nan for none."""
-    counts, deltas = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    counts, deltas = np.zeros(256, np.int32), np.zeros(256, np.int32)
     view = np.frombuffer(data, np.uint8)
     _kernel.tally(view, 0, len(data), counts, deltas)
     entropy = _kernel.entropy_of(counts, len(data))
-    p = _kernel.p_uniform(counts, deltas, len(data), entropy, quantiles())
+    p = _kernel.p_uniform(counts, deltas, len(data), entropy, null())
     return float(p)
 
 

@@ -40,7 +40,7 @@ simulated. Where the simulation ends, at 1e-5, the normal tail goes on.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -101,6 +101,24 @@ LEVELS: Final = 5 * STEPS + 1
 # Columns of the table of simulated quantiles, one row a length.
 NULL_N, NULL_SD, NULL_SKEW, NULL_Z = 0, 1, 2, 3
 
+# Columns of what is known of a length (`describe`): of the entropy of so many random
+# bytes, of pairs among so many draws of 256 cells and among twice as many of 16, each
+# with what `cube_root_z` makes of its shape; then the quantiles.
+_MEAN, _SD, _SHAPE, _ROOT, _NINTH, _THIRD = range(6)
+_ENTROPY, _BYTES, _NIBBLES, _SKEWED, _TAIL, _LEVEL = 0, 6, 12, 18, 19, 20
+KNOWN_COLUMNS: Final = _LEVEL + LEVELS
+
+# The same of the eight bits' chi-square, whose half has a gamma of shape 4.
+_BITS: Final = np.array(
+    [0.0, 0.0, 4.0, math.sqrt(4.0), 1.0 / (9.0 * 4.0), 1.0 / (3.0 * math.sqrt(4.0))]
+)
+# Beyond this z-score a p-value is zero, as far as numbers go.
+_CERTAIN: Final = 40.0
+# Below this share of what a z-score asks for, cubed, there is no need to take its root.
+_NEARLY: Final = 0.999999
+# From this z-score on one more makes a p-value smaller by far more than a tenth.
+_STEEP: Final = 3.0
+
 _SUFFIX_MIN: Final = 256
 _COPY_MIN: Final = 32
 _WINDOW: Final = 128
@@ -112,7 +130,14 @@ _GRAM_MIN: Final = 3
 # log(2) for the two tails of a symmetric statistic.
 _TWO_TAILS: Final = 1.3862943611198906
 _COSINES: Final = np.cos(2.0 * np.pi * np.arange(256) / 256.0)
-_SET_BITS: Final = np.array([value.bit_count() for value in range(256)])
+_COSINE_UNIT: Final = 32768
+_ROUGH_COSINES: Final = np.round(_COSINE_UNIT * _COSINES).astype(np.int32)
+# Of nibbles: masks of their bits, and changes from bit to bit.
+_NIBBLE_BITS: Final = -(np.arange(16) >> np.arange(4)[:, None] & 1)
+_TURNS: Final = np.array(
+    [((value ^ (value >> 1)) & 7).bit_count() for value in range(16)]
+)
+_SET_BITS: Final = np.array([value.bit_count() for value in range(256)], np.int32)
 # Enough for the counts that `expected_entropy` sums over.
 _LOG_2: Final = np.array([math.log2(max(c, 1)) for c in range(512)])
 # c log2 c of the counts that samples have.
@@ -120,7 +145,7 @@ _C_LOG_C: Final = np.arange(2048) * np.log2(np.maximum(np.arange(2048), 1))
 
 # Masks of the bytes that are printable, base64, hex and base32 (line breaks and padding
 # included), blanks, beyond ASCII: -1 for these, and 0.
-_CLASSES: Final = np.zeros((6, 256), np.int64)
+_CLASSES: Final = np.zeros((6, 256), np.int32)
 for _row, _members in enumerate(
     (
         bytes(range(32, 127)) + b"\t\r\n",
@@ -183,16 +208,100 @@ def collision_z(pairs: float, n: float, cells: float, half: float) -> float:
     """
     if n < 3.0:
         return 0.0
+    mean, sd, shape = moments(n, cells)
+    return float(
+        cube_root_z(shape + (pairs + half - mean) / sd * math.sqrt(shape), shape)
+    )
+
+
+@compiled
+def moments(n: float, cells: float) -> tuple[float, float, float]:
+    """Mean and deviation of the pairs among n draws, and the shape of their gamma."""
     p = 1.0 / cells
     mean = 0.5 * n * (n - 1.0) * p
     var = mean * (1.0 - p)
     mu3 = var * (1.0 - 2.0 * p) + n * (n - 1.0) * (n - 2.0) * p * p * (1.0 - p)
     sd = math.sqrt(var)
     skew = mu3 / (var * sd)
-    shape = 4.0 / (skew * skew)
-    return float(
-        cube_root_z(shape + (pairs + half - mean) / sd * math.sqrt(shape), shape)
-    )
+    return mean, sd, 4.0 / (skew * skew)
+
+
+@compiled
+def describe_shape(known: NDArray[np.float64], at: int, shape: float) -> None:
+    """Write down what `cube_root_z` makes of a shape."""
+    known[at + _SHAPE] = shape
+    known[at + _ROOT] = math.sqrt(shape)
+    known[at + _NINTH] = 1.0 / (9.0 * shape)
+    known[at + _THIRD] = 1.0 / (3.0 * math.sqrt(shape))
+
+
+@compiled
+def describe_draws(known: NDArray[np.float64], n: int) -> None:
+    """Write down what is known of pairs among n bytes."""
+    for at, draws, cells in ((_BYTES, 1.0 * n, 256.0), (_NIBBLES, 2.0 * n, 16.0)):
+        mean, sd, shape = 0.0, 0.0, 0.0
+        if draws >= 3.0:
+            mean, sd, shape = moments(draws, cells)
+        known[at + _MEAN], known[at + _SD] = mean, sd
+        describe_shape(known, at, shape)
+
+
+@compiled
+def describe(null: NDArray[np.float64], n: int, known: NDArray[np.float64]) -> None:
+    """Write down what is known of n random bytes, from the table of quantiles."""
+    describe_draws(known, n)
+    row, share = null_row(null, n)
+    skew = quantile(null, row, share, NULL_SKEW)
+    known[_ENTROPY + _MEAN] = expected_entropy(n)
+    known[_ENTROPY + _SD] = quantile(null, row, share, NULL_SD) / n
+    known[_SKEWED] = skew >= 0.01
+    describe_shape(known, _ENTROPY, 4.0 / (skew * skew) if skew >= 0.01 else 1.0)
+    for level in range(LEVELS):
+        known[_LEVEL + level] = quantile(null, row, share, NULL_Z + level)
+    # Of the normal distribution, where the simulation ends.
+    known[_TAIL] = max(upper_normal(known[_LEVEL + LEVELS - 1]), 1e-300)
+
+
+@compiled
+def describe_all(
+    null: NDArray[np.float64],
+    lengths: NDArray[np.float64],
+    powers: NDArray[np.float64],
+) -> None:
+    """Fill the tables of `Null`; see there."""
+    for n in range(1, lengths.shape[0]):
+        describe(null, n, lengths[n])
+    for level in range(LEVELS):
+        powers[level] = 10.0 ** (-level / STEPS)
+
+
+class Null(NamedTuple):
+    """What is known of uniform random bytes.
+
+    Attributes
+    ----------
+    table
+        Simulated quantiles, one row a simulated length.
+    lengths
+        What follows from it for each length up to some thousands, shape
+        ``(n, KNOWN_COLUMNS)``; none but time is lost where there are no rows.
+    powers
+        p-values of the quantiles, shape ``(LEVELS,)``.
+    """
+
+    table: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    powers: NDArray[np.float64]
+
+
+@compiled
+def known_of(null: Any, n: int) -> Any:
+    """What is known of n random bytes."""
+    if n < null.lengths.shape[0]:
+        return null.lengths[n]
+    known = np.empty(KNOWN_COLUMNS, np.float64)
+    describe(null.table, n, known)
+    return known
 
 
 @compiled
@@ -228,8 +337,8 @@ def tally(
     data: NDArray[np.uint8],
     start: int,
     stop: int,
-    counts: NDArray[np.int64],
-    deltas: NDArray[np.int64],
+    counts: Any,
+    deltas: Any,
 ) -> None:
     """Add the bytes of ``data[start:stop]`` and their differences to the counts."""
     if stop <= start:
@@ -244,7 +353,7 @@ def tally(
 
 
 @compiled
-def entropy_of(counts: NDArray[np.int64], n: int) -> float:
+def entropy_of(counts: Any, n: int) -> float:
     """Plug-in Shannon entropy in bits per byte, nan for no bytes."""
     if n == 0:
         return math.nan
@@ -265,12 +374,12 @@ def entropy_of(counts: NDArray[np.int64], n: int) -> float:
 
 
 @compiled
-def collisions(counts: NDArray[np.int64]) -> float:
+def collisions(counts: Any) -> float:
     """Count the pairs of equal draws."""
     # Integers: exact, and the compiler vectorises the sum.
     twice = 0
     for i in range(counts.shape[0]):
-        twice += counts[i] * (counts[i] - 1)
+        twice += np.int64(counts[i]) * (np.int64(counts[i]) - 1)
     return 0.5 * twice
 
 
@@ -310,76 +419,144 @@ def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> 
 
 
 @compiled
-def rough_circle(deltas: NDArray[np.int64]) -> float:
-    """Sum of ``deltas * _COSINES`` in an order that the processor likes better."""
-    a = b = c = d = 0.0
-    for value in range(0, 256, 4):
-        a += np.int32(deltas[value]) * _COSINES[value]
-        b += np.int32(deltas[value + 1]) * _COSINES[value + 1]
-        c += np.int32(deltas[value + 2]) * _COSINES[value + 2]
-        d += np.int32(deltas[value + 3]) * _COSINES[value + 3]
-    return a + b + c + d
+def larger(best: float, x: float, known: NDArray[np.float64], at: int) -> float:
+    """Larger of `best`, which is not negative, and ``cube_root_z(x, shape)``.
+
+    Of most scores it can be told without a root that they are smaller.
+    """
+    shape = known[at + _SHAPE]
+    ninth = known[at + _NINTH]
+    ratio = x / shape
+    least = best * known[at + _THIRD] + 1.0 - ninth
+    if x <= 0.0 or ratio < _NEARLY * least * least * least:
+        return best
+    root = ratio ** (1.0 / 3.0)
+    return max(best, (root - 1.0 + ninth) * 3.0 * known[at + _ROOT])
 
 
 @compiled
-def largest_z(  # noqa: C901 - nine scores of two tallies
-    counts: NDArray[np.int64],
-    deltas: NDArray[np.int64],
-    n: int,
-    gap: float,
+def larger_pairs(
+    best: float, pairs: float, half: float, known: NDArray[np.float64], at: int
 ) -> float:
-    """Largest of the nine z-scores; `gap` is the entropy's, see the module."""
-    upper = np.empty(16, np.int64)
-    lower = np.zeros(16, np.int64)
-    changes = 0
-    for high in range(16):
-        clear = 0
-        for low in range(8):
-            clear += counts[16 * high + low]
-            lower[low] += counts[16 * high + low]
-        set_here = 0
-        for low in range(8, 16):
-            set_here += counts[16 * high + low]
-            lower[low] += counts[16 * high + low]
-        upper[high] = clear + set_here
-        # From the last bit of the upper nibble to the first of the lower.
-        changes += clear if high & 1 else set_here
-    half = 0.0
-    ones = 0
-    for bit in range(7, -1, -1):
-        set_here = 0
-        for value in range(16):
-            here = upper[value] if bit > 3 else lower[value]
-            set_here += here * ((value >> (bit & 3)) & 1)
-        ones += set_here
-        half += 0.5 * (2.0 * set_here - n) * (2.0 * set_here - n) / n
+    """Larger of `best` and `collision_z`."""
+    if known[at + _SD] == 0.0:
+        return best
+    x = known[at + _SHAPE] + (pairs + half - known[at + _MEAN]) / known[at + _SD] * (
+        known[at + _ROOT]
+    )
+    return larger(best, x, known, at)
+
+
+@compiled
+def larger_gap(
+    best: float, entropy: float, n: int, known: NDArray[np.float64]
+) -> float:
+    """Larger of `best` and `gap_z`."""
+    if n < 2 or known[_ENTROPY + _SD] <= 0.0:
+        return best
+    gap = (known[_ENTROPY + _MEAN] - entropy) / known[_ENTROPY + _SD]
+    if known[_SKEWED] == 0.0:
+        return max(best, gap)
+    x = known[_ENTROPY + _SHAPE] + gap * known[_ENTROPY + _ROOT]
+    return larger(best, x, known, _ENTROPY)
+
+
+@compiled
+def larger_of_bits(
+    best: float, counts: Any, n: int, known: NDArray[np.float64]
+) -> float:
+    """Larger of `best` and the scores of nibbles, bit positions, balance and runs."""
+    upper = np.empty(32, np.int64)
     for value in range(16):
-        upper[value] += lower[value]
-        turns = value ^ (value >> 1)
-        changes += upper[value] * ((turns & 1) + (turns >> 1 & 1) + (turns >> 2 & 1))
+        clear = 0
+        set_here = 0
+        for low in range(8):
+            clear += counts[16 * value + low]
+            set_here += counts[16 * value + 8 + low]
+        upper[value] = clear + set_here
+        # From the last bit of the upper nibble to the first of the lower.
+        upper[16 + value] = clear if value & 1 else set_here
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0
+    changes = 0
+    twice = 0
+    for value in range(16):
+        lower = 0
+        for high in range(16):
+            lower += counts[16 * high + value]
+        here = upper[value]
+        both = here + lower
+        changes += upper[16 + value] + both * _TURNS[value]
+        twice += both * (both - 1)
+        s0 += lower & _NIBBLE_BITS[0, value]
+        s1 += lower & _NIBBLE_BITS[1, value]
+        s2 += lower & _NIBBLE_BITS[2, value]
+        s3 += lower & _NIBBLE_BITS[3, value]
+        s4 += here & _NIBBLE_BITS[0, value]
+        s5 += here & _NIBBLE_BITS[1, value]
+        s6 += here & _NIBBLE_BITS[2, value]
+        s7 += here & _NIBBLE_BITS[3, value]
+    best = larger_pairs(best, 0.5 * twice, -0.5, known, _NIBBLES)
+    half = 0.0
+    for set_bits in (s7, s6, s5, s4, s3, s2, s1, s0):
+        half += 0.5 * (2.0 * set_bits - n) * (2.0 * set_bits - n) / n
+    ones = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7
+    best = larger(best, half, _BITS, 0)
+    off = max(0.0, abs(ones - 4.0 * n) - 0.5)
+    best = larger_tails(best, off / math.sqrt(2.0 * n))
+    off = max(0.0, abs(changes - 3.5 * n) - 0.5)
+    return larger_tails(best, off / math.sqrt(1.75 * n))
+
+
+@compiled
+def larger_tails(best: float, z: float) -> float:
+    """Larger of `best` and `two_sided`."""
+    if z * z - _TWO_TAILS < _NEARLY * best * best:
+        return best
+    return max(best, two_sided(z))
+
+
+@compiled
+def larger_of_deltas(best: float, deltas: Any, null: Any) -> float:
+    """Larger of `best` and the scores of differences."""
     moves = 0
+    squares = 0
+    # Whole numbers are added up many at once, in any order.
+    rough = 0
     for value in range(256):
         moves += deltas[value]
+        squares += np.int64(deltas[value]) * np.int64(deltas[value])
+        rough += np.int64(deltas[value]) * np.int64(_ROUGH_COSINES[value])
+    if moves == 0:
+        return best
+    pairs = 0.5 * (squares - moves)
+    best = larger_pairs(best, pairs, -0.5, known_of(null, moves), _BYTES)
+    sd = math.sqrt(0.5 * moves)
+    # As far as it may be off; to sum numbers in order takes longer than all else.
+    z = (abs(rough) / _COSINE_UNIT + moves / _COSINE_UNIT) / sd
+    if z * z - _TWO_TAILS < _NEARLY * best * best:
+        return best
+    circle = 0.0
+    for value in range(256):
+        circle += deltas[value] * _COSINES[value]
+    return max(best, two_sided(circle / math.sqrt(0.5 * moves)))
+
+
+@compiled
+def largest_z(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> float:
+    """Largest of the nine z-scores; beyond `_CERTAIN` a large one of them."""
+    known = known_of(null, n)
     pairs = collisions(counts)
-    best = max(0.0, gap)
-    best = max(best, collision_z(pairs, float(n), 256.0, -0.5))
-    best = max(best, -collision_z(pairs, float(n), 256.0, 0.5))
-    best = max(best, collision_z(collisions(upper), 2.0 * n, 16.0, -0.5))
-    best = max(best, collision_z(collisions(deltas), float(moves), 256.0, -0.5))
-    best = max(best, cube_root_z(half, 4.0))
-    off = max(0.0, abs(ones - 4.0 * n) - 0.5)
-    best = max(best, two_sided(off / math.sqrt(2.0 * n)))
-    off = max(0.0, abs(changes - 3.5 * n) - 0.5)
-    best = max(best, two_sided(off / math.sqrt(1.75 * n)))
-    if moves > 0:
-        # Summed in order, which takes as long as half of all else, only where it counts.
-        rough = two_sided(rough_circle(deltas) / math.sqrt(0.5 * moves))
-        if rough > best - 1e-6 or moves > 1 << 30:
-            circle = 0.0
-            for value in range(256):
-                circle += deltas[value] * _COSINES[value]
-            best = max(best, two_sided(circle / math.sqrt(0.5 * moves)))
-    return float(best)
+    best = larger_pairs(0.0, pairs, -0.5, known, _BYTES)
+    if best > _CERTAIN:
+        return float(best)
+    if n >= 3:
+        x = known[_BYTES + _SHAPE] + (pairs + 0.5 - known[_BYTES + _MEAN]) / (
+            known[_BYTES + _SD]
+        ) * known[_BYTES + _ROOT]
+        best = max(best, -cube_root_z(x, known[_BYTES + _SHAPE]))
+    best = larger_gap(best, entropy, n, known)
+    best = larger_of_bits(best, counts, n, known)
+    return float(larger_of_deltas(best, deltas, null))
 
 
 @compiled
@@ -389,55 +566,40 @@ def upper_normal(z: float) -> float:
 
 
 @compiled
-def gap_z(entropy: float, n: int, sd: float, skew: float) -> float:
-    """z-score of an entropy below its mean for n random bytes."""
-    if n < 2 or sd <= 0.0:
-        return 0.0
-    gap = (expected_entropy(n) - entropy) / sd
-    if skew < 0.01:
-        return float(gap)
-    shape = 4.0 / (skew * skew)
-    return float(cube_root_z(shape + gap * math.sqrt(shape), shape))
+def p_uniform(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> float:
+    """p-value of n uniform random bytes, from the two tallies; see the module.
 
-
-@compiled
-def p_uniform(
-    counts: NDArray[np.int64],
-    deltas: NDArray[np.int64],
-    n: int,
-    entropy: float,
-    null: NDArray[np.float64],
-) -> float:
-    """p-value of n uniform random bytes, from the two tallies; see the module."""
+    Parameters
+    ----------
+    counts, deltas
+        Tallies of bytes and of their differences, shapes ``(256,)``.
+    n
+        Number of bytes.
+    entropy
+        Of `counts`, see `entropy_of`.
+    null
+        A `Null`.
+    """
     if n == 0:
         return math.nan
-    row, share = null_row(null, n)
-    gap = gap_z(
-        entropy,
-        n,
-        quantile(null, row, share, NULL_SD) / n,
-        quantile(null, row, share, NULL_SKEW),
-    )
-    z = largest_z(counts, deltas, n, gap)
+    z = largest_z(counts, deltas, n, entropy, null)
+    if z > _CERTAIN:
+        return 0.0
+    known = known_of(null, n)
+    # They ascend: all are compared sooner than some are looked for.
     low = 0
-    high = LEVELS
-    while high - low > 1:
-        middle = (low + high) // 2
-        if quantile(null, row, share, NULL_Z + middle) <= z:
-            low = middle
-        else:
-            high = middle
-    here = quantile(null, row, share, NULL_Z + low)
+    for level in range(1, LEVELS):
+        low += known[_LEVEL + level] <= z
+    here = known[_LEVEL + low]
     if low == LEVELS - 1:
-        tail = upper_normal(here)
-        beyond = min(1.0, upper_normal(z) / max(tail, 1e-300))
-        return float(10.0 ** (-low / STEPS) * beyond)
-    between = 0.0
+        beyond = min(1.0, upper_normal(z) / known[_TAIL])
+        return float(null.powers[low] * beyond)
     if n >= EXACT_BELOW:
-        there = quantile(null, row, share, NULL_Z + high)
+        there = known[_LEVEL + low + 1]
         if there > here:
             between = max(0.0, z - here) / (there - here)
-    return float(10.0 ** (-(low + between) / STEPS))
+            return float(10.0 ** (-(low + between) / STEPS))
+    return float(null.powers[low])
 
 
 @compiled
@@ -452,7 +614,7 @@ def frame_columns(body: NDArray[np.uint8], width: int) -> int:
     if slices < FRAME_SLICES:
         return 0
     header = 0
-    counts = np.zeros(256, np.int64)
+    counts = np.zeros(256, np.int32)
     for column in range(min(FRAME_COLUMNS, width // 2)):
         counts[:] = 0
         for i in range(slices):
@@ -727,17 +889,37 @@ def text_end(data: NDArray[np.uint8], start: int, n: int) -> int:
 
 
 @compiled
-def preamble_end(
-    data: NDArray[np.uint8], start: int, n: int, null: NDArray[np.float64]
-) -> int:
+def fails_by_far(counts: Any, deltas: Any, n: int, null: Any) -> bool:
+    """Whether the p-value of n bytes is below `_PREAMBLE_P`.
+
+    Most are far from it, which is told by less than the p-value itself.
+    """
+    known = known_of(null, n)
+    # The p-value here is 1e-5, and a tenth of it well before one more.
+    last = known[_LEVEL + LEVELS - 1]
+    best = larger_pairs(last, collisions(counts), -0.5, known, _BYTES)
+    if last > _STEEP and best > last + 1.0:
+        return True
+    best = larger_of_bits(best, counts, n, known)
+    if last > _STEEP and best > last + 1.0:
+        return True
+    entropy = entropy_of(counts, n)
+    best = larger_gap(larger_of_deltas(best, deltas, null), entropy, n, known)
+    if best == last:
+        return False
+    return p_uniform(counts, deltas, n, entropy, null) < _PREAMBLE_P
+
+
+@compiled
+def preamble_end(data: NDArray[np.uint8], start: int, n: int, null: Any) -> int:
     """Where a preamble ends that goes on at `start`; `start` for nowhere.
 
     Windows of 64 B that fail the test by far are followed until there is none for
     96 B. The preamble ends where the text does that the last of them begins with, or
     else with its middle.
     """
-    counts = np.zeros(256, np.int64)
-    deltas = np.zeros(256, np.int64)
+    counts = np.empty(256, np.int32)
+    deltas = np.empty(256, np.int32)
     end = start
     last = -1
     at = start
@@ -745,8 +927,7 @@ def preamble_end(
         counts[:] = 0
         deltas[:] = 0
         tally(data, at, at + _NEAR, counts, deltas)
-        p = p_uniform(counts, deltas, _NEAR, entropy_of(counts, _NEAR), null)
-        if p < _PREAMBLE_P:
+        if fails_by_far(counts, deltas, _NEAR, null):
             last = at
             end = at + _NEAR // 2
         at += _NEAR // 2
@@ -756,7 +937,7 @@ def preamble_end(
 
 
 @compiled
-def opaque_suffix(data: NDArray[np.uint8], n: int, null: NDArray[np.float64]) -> int:
+def opaque_suffix(data: NDArray[np.uint8], n: int, null: Any) -> int:
     """Where opaque bytes begin after a plaintext preamble, -1 for nowhere.
 
     A suffix counts when it is at least half of the buffer and 256 B, passes the
@@ -764,38 +945,42 @@ def opaque_suffix(data: NDArray[np.uint8], n: int, null: NDArray[np.float64]) ->
     compressed data would get several chances to pass. The preamble ends with its
     last 8 bytes whose neighbourhood fails, so that the place is known to 8 bytes.
     """
-    counts = np.zeros(256, np.int64)
-    deltas = np.zeros(256, np.int64)
+    # Of all, of what stands before a cut, and of what begins there.
+    tallies = np.zeros((6, 256), np.int32)
+    counts, deltas, before, turns, behind, moves = (
+        tallies[0], tallies[1], tallies[2], tallies[3], tallies[4], tallies[5],
+    )  # fmt: skip
     # The second half is in every suffix that counts: most records end here.
     tally(data, n // 2, n, counts, deltas)
-    half = n - n // 2
-    p = p_uniform(counts, deltas, half, entropy_of(counts, half), null)
-    if p < _PREAMBLE_P:
+    if fails_by_far(counts, deltas, n - n // 2, null):
         return -1
+    tally(data, 0, n // 2, counts, deltas)
+    if n > 1:
+        deltas[(data[n // 2] - data[n // 2 - 1]) & 255] += 1
     previous = 0
     for cut in (0, 16, 32, 64, 128, 256, 512, 1024, 2048):
         if n - cut < _SUFFIX_MIN or 2 * cut > n:
             break
-        for side in range(2):
-            start, stop = (cut, n) if side == 0 else (0, cut)
-            counts[:] = 0
-            deltas[:] = 0
-            tally(data, start, stop, counts, deltas)
-            p = p_uniform(
-                counts, deltas, stop - start, entropy_of(counts, stop - start), null
-            )
-            if side == 0 and p <= OPAQUE_P:
-                break
-            if stop == 0 or (side == 0 and cut == 0):
+        tally(data, previous, cut, before, turns)
+        if previous > 0:
+            turns[(data[previous] - data[previous - 1]) & 255] += 1
+        for value in range(256):
+            behind[value] = counts[value] - before[value]
+            moves[value] = deltas[value] - turns[value]
+        if cut > 0:
+            moves[(data[cut] - data[cut - 1]) & 255] -= 1
+        p = p_uniform(behind, moves, n - cut, entropy_of(behind, n - cut), null)
+        if p > OPAQUE_P:
+            if cut == 0:
                 return 0
-            if side == 1 and p < _PREAMBLE_P:
+            if fails_by_far(before, turns, cut, null):
                 at = cut
                 while at - 8 > previous:
-                    counts[:] = 0
-                    deltas[:] = 0
-                    tally(data, at - 8, min(n, at + 56), counts, deltas)
+                    behind[:] = 0
+                    moves[:] = 0
+                    tally(data, at - 8, min(n, at + 56), behind, moves)
                     near = min(n, at + 56) - at + 8
-                    p = p_uniform(counts, deltas, near, entropy_of(counts, near), null)
+                    p = p_uniform(behind, moves, near, entropy_of(behind, near), null)
                     if p < 0.01:
                         break
                     at -= 8
@@ -805,9 +990,7 @@ def opaque_suffix(data: NDArray[np.uint8], n: int, null: NDArray[np.float64]) ->
 
 
 @compiled
-def keep_windows(
-    data: NDArray[np.uint8], n: int, null: NDArray[np.float64]
-) -> tuple[int, int]:
+def keep_windows(data: NDArray[np.uint8], n: int, null: Any) -> tuple[int, int]:
     """Keep the windows that may be opaque, in place; new length and first place.
 
     Windows of 128 B that fail the randomness test by far (a random one does so once
@@ -818,8 +1001,8 @@ def keep_windows(
     windows = n // _WINDOW
     if windows < 6:
         return 0, -1
-    counts = np.zeros((2, 256), np.int64)
-    deltas = np.zeros((2, 256), np.int64)
+    counts = np.zeros((2, 256), np.int32)
+    deltas = np.zeros((2, 256), np.int32)
     good = np.zeros(windows, np.uint8)
     kept = 0
     first = -1
@@ -829,15 +1012,15 @@ def keep_windows(
         counts[0] = 0
         deltas[0] = 0
         tally(data, i * _WINDOW, (i + 1) * _WINDOW, counts[0], deltas[0])
-        entropy = entropy_of(counts[0], _WINDOW)
-        if p_uniform(counts[0], deltas[0], _WINDOW, entropy, null) < _PREAMBLE_P:
+        if fails_by_far(counts[0], deltas[0], _WINDOW, null):
             continue
         good[i] = 1
         kept += _WINDOW
         if first < 0:
             first = i * _WINDOW
-        counts[1] += counts[0]
-        deltas[1] += deltas[0]
+        for value in range(256):
+            counts[1, value] += counts[0, value]
+            deltas[1, value] += deltas[0, value]
     if kept == windows * _WINDOW or 3 * kept < 2 * n:
         return 0, -1
     entropy = entropy_of(counts[1], kept)
@@ -858,7 +1041,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     start: int,
     records: int,
     search: bool,
-    null: NDArray[np.float64],
+    null: Any,
     content: NDArray[np.uint8],
     out: NDArray[np.float64],
 ) -> None:
@@ -878,7 +1061,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         Whether to look for opaque bytes behind a preamble and between framing.
         A preamble short enough to pass in the crowd is set aside as well.
     null
-        The table of simulated quantiles.
+        What is known of random bytes, a `Null`.
     content
         Shape ``(n_head + n_body,)``, filled: the stream without a recognised header
         and without framing. Where it is opaque it begins with the
@@ -888,7 +1071,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         Shape ``(N_RESULTS,)``, filled; the positions are the module's names.
     """
     # The same bytes give the same numbers, and are counted and tested once.
-    tallies = np.zeros((4, 256), np.int64)
+    tallies = np.zeros((4, 256), np.int32)
     counts, deltas = tallies[0], tallies[1]
     head_counts, head_deltas = tallies[2], tallies[3]
     first = min(START_BYTES, head.shape[0])
@@ -924,10 +1107,10 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         out[SET_BITS] = ones / n
         out[PRINTABLE] = text / n
     if n > 1:
-        row, share = null_row(null, n)
-        sd = quantile(null, row, share, NULL_SD) / n
-        if sd > 0.0:
-            out[ENTROPY_Z] = (entropy - expected_entropy(n)) / sd
+        known = known_of(null, n)
+        if known[_ENTROPY + _SD] > 0.0:
+            gap = entropy - known[_ENTROPY + _MEAN]
+            out[ENTROPY_Z] = gap / known[_ENTROPY + _SD]
 
     begin = min(max(start, 0), head.shape[0])
     nonce = 0
@@ -972,17 +1155,22 @@ def survey(  # noqa: C901, PLR0912, PLR0915
             p = p_uniform(counts, deltas, size, entropy, null)
     out[BODY_ENTROPY], out[BODY_P] = body_entropy, body_p
     out[N_CONTENT], out[C_ENTROPY], out[C_P] = size, entropy, p
+    # Asked of what is text, and of what is not random.
+    asked = 1
     for kind in range(_CLASSES.shape[0]):
         fits = 0
-        for value in range(256):
-            fits += counts[value] & _CLASSES[kind, value]
+        if kind < asked:
+            for value in range(256):
+                fits += counts[value] & _CLASSES[kind, value]
+            if kind == 0 and (p <= OPAQUE_P or fits >= TEXT_SHARE * size):
+                asked = _CLASSES.shape[0]
         out[C_PRINTABLE + kind] = fits
     out[C_PERCENT] = counts[37]
     out[C_SHARE] = math.nan
     if size >= _SUFFIX_MIN and p <= OPAQUE_P:
         # Counters and ramps have even byte frequencies, but not even differences.
         least = min(entropy, entropy_of(deltas, deltas.sum()))
-        out[C_SHARE] = least / expected_entropy(size)
+        out[C_SHARE] = least / known_of(null, size)[_ENTROPY + _MEAN]
     out[LATER_N] = size - in_head
     out[LATER_P] = math.nan
     if size > in_head:
@@ -1099,7 +1287,7 @@ def survey_many(
     samples: NDArray[np.uint8],
     sides: NDArray[np.int64],
     width: int,
-    null: NDArray[np.float64],
+    null: Any,
     contents: NDArray[np.uint8],
     found: NDArray[np.float64],
 ) -> None:

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from exfilml.payload import _dns, _kernel, _skim, _wu
+from exfilml.payload import _dns, _fragments, _kernel, _skim, _wu
 from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
-from exfilml.payload._randomness import quantiles
+from exfilml.payload._randomness import null
 from exfilml.payload._verdict import (
+    HEADER_BYTES,
     ICMP,
     SETTLED,
     SIGNED,
     Facts,
     Judged,
+    by_odds,
+    consecutive,
     decide,
     facts_of,
     judge_parts,
@@ -33,9 +36,13 @@ from exfilml.payload._verdict import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from numpy.typing import NDArray
 
 _FIRST_PACKET: Final = 1460
+# Directions that a helper takes over together.
+_AT_A_TIME: Final = 128
 
 # By what `_kernel.settle` says; verdicts that are open are written later.
 _OPEN: Final = _kernel.UNSETTLED + 1 - len(SETTLED)
@@ -75,8 +82,18 @@ class Samples(NamedTuple):
     width: int
 
 
-def judge_many(samples: Samples) -> tuple[NDArray[Any], ...]:
+def judge_many(
+    samples: Samples, helper: Executor | None = None
+) -> tuple[NDArray[Any], ...]:
     """Judge each direction; see `exfilml.payload.judge_stream` for what is told.
+
+    Parameters
+    ----------
+    samples
+        The directions.
+    helper
+        A thread that takes over what needs no interpreter, some directions at a time,
+        while facts of the next are found here.
 
     Returns
     -------
@@ -91,19 +108,33 @@ def judge_many(samples: Samples) -> tuple[NDArray[Any], ...]:
     data = data.view()
     data.flags.writeable = False
     _skim.skim(data, sizes, sides)
-    work = _Work(samples)
+    work = _Work(Samples(data, sizes, sides, width))
     work.take_skimmed()
-    work.find_facts()
-    contents = np.empty(len(data), np.uint8)
-    found = np.empty((len(sides), _kernel.N_RESULTS))
-    _kernel.survey_many(data, sides, width, quantiles(), contents, found)
-    return work.conclude(contents, found)
+    if helper is None:
+        work.find_facts(0, len(sides))
+        work.measure(0, len(sides))
+    else:
+        tasks = []
+        for begin in range(0, len(sides), _AT_A_TIME):
+            work.find_facts(begin, begin + _AT_A_TIME)
+            tasks.append(helper.submit(work.measure, begin, begin + _AT_A_TIME))
+        for task in tasks:
+            task.result()
+    return work.conclude()
 
 
 class _Work:
     """What is known of the directions, on the way to evidence."""
 
     def __init__(self, samples: Samples) -> None:
+        count = len(samples.sides)
+        self.samples = samples
+        self.contents = np.empty(len(samples.data), np.uint8)
+        self.found = np.empty((count, _kernel.N_RESULTS))
+        # Of those that pass for ciphertext, and of which nothing else is known.
+        self.passed = np.zeros(count, bool)
+        self.odds = np.zeros(count)
+        self.exempt = np.ones(count, bool)
         self.raw = samples.data.tobytes()
         self.sizes = samples.sizes.tolist()
         self.sides = samples.sides
@@ -137,9 +168,9 @@ class _Work:
             for i in of.tolist():
                 self.facts[i] = facts
 
-    def find_facts(self) -> None:
-        """Find facts and open carriers of all others."""
-        sides = self.sides
+    def find_facts(self, begin: int, end: int) -> None:
+        """Find facts and open carriers of those among the others from `begin` on."""
+        sides = self.sides[begin:end]
         protocol = sides[:, _kernel.PROTOCOL]
         there = sides[:, _kernel.HEAD] + sides[:, _kernel.SLICES] > 0
         for kind in ICMP:
@@ -147,16 +178,42 @@ class _Work:
         of = np.flatnonzero(there & (sides[:, _kernel.LOOKUP] < _skim.ANSWERS))
         told = []
         for i, row in zip(of.tolist(), sides[of].tolist(), strict=True):
-            self.facts[i] = facts = facts_of(
+            at = begin + i
+            self.facts[at] = facts = facts_of(
                 *self.samples_of(row), self.width, row[_kernel.PROTOCOL],
                 is_dns=row[_kernel.LOOKUP] == _skim.TO_READ,
             )  # fmt: skip
-            self.carried[i], self.names[i], self.longest[i], self.domain[i] = _names(
-                facts
-            )
+            (
+                self.carried[at], self.names[at], self.longest[at], self.domain[at],
+            ) = _names(facts)  # fmt: skip
             told.append((facts.start, facts.records, _searches(facts), _known(facts)))
         if told:
             sides[of, _kernel.START : _kernel.KNOWN + 1] = told
+
+    def measure(self, begin: int, end: int) -> None:
+        """Take figures and settle what they settle; most of it is compiled."""
+        data, sides = self.samples.data, self.sides[begin:end]
+        found = self.found[begin:end]
+        _kernel.survey_many(
+            data, sides, self.width, null(), self.contents, found
+        )  # fmt: skip
+        # As `decide` has it: from the first byte on, and no piece taken out.
+        of = np.flatnonzero(
+            (sides[:, _kernel.SETTLED] == _kernel.PASSED)
+            & (sides[:, _kernel.KNOWN] == 0)
+            & (found[:, _kernel.FOLLOWED] == 1.0)
+            & (found[:, _kernel.OPAQUE_FROM] == 0.0)
+        )
+        at = sides[of, _kernel.AT]
+        joined = consecutive(found[of, _kernel.OPAQUE_N], found[of, _kernel.LATER_N])
+        places = np.stack([at + np.minimum(HEADER_BYTES, joined // 8), at + joined], 1)
+        self.passed[begin + of] = True
+        self.odds[begin + of] = _fragments.log_odds_of_many(self.contents, places)
+        first = np.full(len(of), _FIRST_PACKET)
+        known = sides[of, _kernel.PACKETS] > 0
+        first[known] = self.samples.sizes[sides[of, _kernel.SIZES_AT][known]]
+        heads = np.stack([at, at + np.minimum(sides[of, _kernel.HEAD], first)], 1)
+        self.exempt[begin + of] = _wu.are_exempt(data, heads)
 
     def samples_of(self, row: list[int]) -> tuple[bytes, bytes, tuple[int, ...]]:
         """Return head, slices and sizes of packets of a direction."""
@@ -168,11 +225,9 @@ class _Work:
             tuple(self.sizes[sizes_at : sizes_at + packets]),
         )
 
-    def conclude(
-        self, contents: NDArray[np.uint8], found: NDArray[np.float64]
-    ) -> tuple[NDArray[Any], ...]:
+    def conclude(self) -> tuple[NDArray[Any], ...]:
         """Give the verdicts, those that are open one by one."""
-        sides = self.sides
+        sides, contents, found = self.sides, self.contents, self.found
         count = len(sides)
         settled = sides[:, _kernel.SETTLED]
         figures = found[:, : _kernel.N_EVIDENCE].copy()
@@ -191,7 +246,12 @@ class _Work:
             handshake[i], magic[i] = facts.handshake, facts.magic
             grammar[i] = facts.grammar
 
-        open_ = np.flatnonzero(settled >= _kernel.READ_TEXT)
+        for i in np.flatnonzero(self.passed).tolist():
+            judged = by_odds(float(self.odds[i]), 0.0)
+            verdict[i], probability[i] = judged.verdict, judged.probability
+            concealed[i], opaque_from[i] = judged.concealed, judged.opaque_from
+            encrypted[i] = judged.concealed and not self.exempt[i]
+        open_ = np.flatnonzero((settled >= _kernel.READ_TEXT) & ~self.passed)
         for i, row in zip(open_.tolist(), sides[open_].tolist(), strict=True):
             at, size = row[_kernel.AT], row[_kernel.HEAD] + row[_kernel.SLICES]
             opened = _open(
@@ -359,7 +419,7 @@ def judge_one(
     )  # fmt: skip
     content = np.empty(len(raw), np.uint8)
     figures = np.empty((1, _kernel.N_RESULTS))
-    _kernel.survey_many(data, sides, width, quantiles(), content, figures)
+    _kernel.survey_many(data, sides, width, null(), content, figures)
     row[_kernel.SETTLED] = int(sides[0, _kernel.SETTLED])
     found = figures[0].tolist()
     opened = _open(facts, head, slices, packets, row, found, content)

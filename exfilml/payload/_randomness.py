@@ -10,11 +10,14 @@ import numpy as np
 
 from exfilml.exceptions import ModelFileError
 from exfilml.payload import _kernel
+from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME: Final = "randomness.npz"
+# Beyond the head and the slices that are kept of a direction.
+_LENGTHS: Final = KEPT_HEAD + MAX_SLICES * SLICE_BYTES + 1
 
 
 @functools.cache
@@ -47,3 +50,13 @@ def quantiles() -> NDArray[np.float64]:
         )
     table.setflags(write=False)
     return table
+
+
+@functools.cache
+def null() -> _kernel.Null:
+    """Return the table, and what follows from it for each length that samples have."""
+    table = quantiles()
+    lengths = np.zeros((_LENGTHS, _kernel.KNOWN_COLUMNS))
+    powers = np.zeros(_kernel.LEVELS)
+    _kernel.describe_all(table, lengths, powers)
+    return _kernel.Null(table, lengths, powers)

@@ -34,10 +34,10 @@ from exfilml.payload._kernel import (
     OPAQUE_P,
     PACKED_BELOW,
 )
-from exfilml.payload._randomness import quantiles
+from exfilml.payload._randomness import null
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 PACKED_SHARE: Final = 0.92
 """Entropy as a share of that of random bytes, same length: measured on fragments
@@ -52,7 +52,7 @@ SIGNED: Final = frozenset(
 )
 # What follows the grammar's own lines is packed by definition.
 _PACKED_GRAMMARS: Final = frozenset({"git"})
-_HEADER_BYTES: Final = 256
+HEADER_BYTES: Final = 256
 _DEPTH: Final = 2
 _LINES: Final = re.compile(rb"(?:[\t\x20-\x7e]{4,}\r?\n)+(?:\r?\n)?")
 _EMPTY: Final[NDArray[np.uint8]] = np.zeros(0, np.uint8)
@@ -218,7 +218,7 @@ def _measure(
     out = np.empty(_kernel.N_RESULTS, np.float64)
     content = np.empty(len(head) + len(slices), np.uint8)
     _kernel.survey(
-        _view(head), _view(slices), width, start, 0, search, quantiles(), content, out
+        _view(head), _view(slices), width, start, 0, search, null(), content, out
     )
     return out, content
 
@@ -357,13 +357,9 @@ def decide(  # noqa: C901, PLR0911, PLR0912
     later = int(found[_kernel.LATER_N])
     if settled == _kernel.PASSED:
         followed = bool(found[_kernel.FOLLOWED])
-        opaque = int(found[_kernel.OPAQUE_N])
-        # Slices stand behind; the odds are those of bytes that follow each other.
-        joined = opaque - later
-        if joined < PACKED_BELOW:
-            joined = opaque
+        joined = int(consecutive(found[_kernel.OPAQUE_N], found[_kernel.LATER_N]))
         # A header short enough to pass in the crowd would tell the odds a lie.
-        skip = min(_HEADER_BYTES, joined // 8)
+        skip = min(HEADER_BYTES, joined // 8)
         start = found[_kernel.OPAQUE_FROM]
         if not followed:
             start = _opaque_start(head, start)
@@ -405,9 +401,15 @@ def decide(  # noqa: C901, PLR0911, PLR0912
     return Judged("structured", 1.0, concealed=False)
 
 
+def consecutive(opaque: ArrayLike, later: ArrayLike) -> NDArray[np.int64]:
+    """How many of the opaque bytes follow each other: slices stand behind."""
+    joined = np.subtract(opaque, later)
+    return np.where(joined < PACKED_BELOW, opaque, joined).astype(np.int64)
+
+
 def _opaque_start(head: bytes, otherwise: float) -> float:
     """Where a preamble ends, if what is left of the head is opaque."""
-    start = _kernel.preamble_end(_view(head), 0, len(head), quantiles())
+    start = _kernel.preamble_end(_view(head), 0, len(head), null())
     rest, _ = _measure(head[start:], b"", 0, -1, search=False)
     return float(start) if rest[_kernel.C_P] > OPAQUE_P else otherwise
 
@@ -418,7 +420,7 @@ def _packed_near(data: bytes, end: int) -> bool:
     Or a little before: the first bytes of some magic numbers read as text.
     """
     return any(
-        _facts.is_packed(_facts.find_magic(data[at : at + _HEADER_BYTES]))
+        _facts.is_packed(_facts.find_magic(data[at : at + HEADER_BYTES]))
         for stop in {end, _kernel.text_end(_view(data), 0, len(data))}
         for at in range(max(1, stop - 8), stop + 1)
     )
@@ -450,6 +452,11 @@ def _opaque(
         # A document or an archive of stored members, with something packed inside.
         return Judged("compressed", 0.5, concealed=False)
     odds = _fragments.ciphertext_log_odds(content) if followed else 0.0
+    return by_odds(odds, start)
+
+
+def by_odds(odds: float, start: float) -> Judged:
+    """Give the verdict on them by the odds alone."""
     if odds < _fragments.VERDICT_BITS:
         return Judged("compressed", 1.0 - _probability(odds), concealed=False)
     return Judged("opaque", _probability(odds), concealed=True, opaque_from=start)

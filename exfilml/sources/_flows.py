@@ -13,6 +13,8 @@ import numpy as np
 from exfilml import payload
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from numpy.typing import NDArray
 
 TCP: Final = 6
@@ -87,6 +89,7 @@ def judge(
     kept: NDArray[np.int64],
     payload_bytes: NDArray[np.int64],
     protocol: NDArray[np.int64],
+    helper: Executor | None = None,
 ) -> Judged:
     """Judge the payload of flows.
 
@@ -103,6 +106,8 @@ def judge(
         Shape ``(2 * n,)``.
     protocol
         Shape ``(n,)``.
+    helper
+        See `exfilml.payload.judge_many`.
     """
     sides = np.zeros((len(kept), payload.SIDE_COLUMNS), np.int64)
     head, slices, packets = kept.T
@@ -114,7 +119,7 @@ def judge(
         [ends - head - slices, head, slices, stops - packets, packets, stream, of], 1
     )
     samples = payload.Samples(data, sizes, sides, payload.SLICE_BYTES)
-    evidence = payload.judge_many(samples)
+    evidence = payload.judge_many(samples, helper)
 
     def shown(side: int) -> tuple[bytes, tuple[int, ...]]:
         at, size, _, first, count = sides[side, :5].tolist()
