@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from exfilml._jit import compiled
+from exfilml._jit import compiled, compiled_bare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,10 +108,6 @@ _MEAN, _SD, _SHAPE, _ROOT, _NINTH, _THIRD = range(6)
 _ENTROPY, _BYTES, _NIBBLES, _SKEWED, _TAIL, _LEVEL = 0, 6, 12, 18, 19, 20
 KNOWN_COLUMNS: Final = _LEVEL + LEVELS
 
-# The same of the eight bits' chi-square, whose half has a gamma of shape 4.
-_BITS: Final = np.array(
-    [0.0, 0.0, 4.0, math.sqrt(4.0), 1.0 / (9.0 * 4.0), 1.0 / (3.0 * math.sqrt(4.0))]
-)
 # Beyond this z-score a p-value is zero, as far as numbers go.
 _CERTAIN: Final = 40.0
 # Below this share of what a z-score asks for, cubed, there is no need to take its root.
@@ -191,7 +187,7 @@ LOOKUP, NAME_AT, NAME_BYTES = 12, 13, 14
 SIDE_COLUMNS: Final = 15
 
 
-@compiled
+@compiled_bare
 def cube_root_z(x: float, shape: float) -> float:
     """z-score of a gamma variable with this shape and scale 1."""
     if x <= 0.0:
@@ -214,7 +210,7 @@ def collision_z(pairs: float, n: float, cells: float, half: float) -> float:
     )
 
 
-@compiled
+@compiled_bare
 def moments(n: float, cells: float) -> tuple[float, float, float]:
     """Mean and deviation of the pairs among n draws, and the shape of their gamma."""
     p = 1.0 / cells
@@ -294,23 +290,13 @@ class Null(NamedTuple):
     powers: NDArray[np.float64]
 
 
-@compiled
-def known_of(null: Any, n: int) -> Any:
-    """What is known of n random bytes."""
-    if n < null.lengths.shape[0]:
-        return null.lengths[n]
-    known = np.empty(KNOWN_COLUMNS, np.float64)
-    describe(null.table, n, known)
-    return known
-
-
-@compiled
+@compiled_bare
 def two_sided(z: float) -> float:
     """z-score whose one tail holds about what both tails of `z` do."""
     return math.sqrt(max(0.0, z * z - _TWO_TAILS))
 
 
-@compiled
+@compiled_bare
 def expected_entropy(n: int) -> float:
     """Mean plug-in Shannon entropy of n uniform random bytes, in bits per byte.
 
@@ -332,7 +318,16 @@ def expected_entropy(n: int) -> float:
     return math.log2(n) - total / mean
 
 
-@compiled
+@compiled_bare
+def entropy_of_random(n: int, null: Any) -> tuple[float, float]:
+    """Mean and deviation of the plug-in entropy of n uniform random bytes."""
+    if n < null.lengths.shape[0]:
+        return null.lengths[n, _ENTROPY + _MEAN], null.lengths[n, _ENTROPY + _SD]
+    row, share = null_row(null.table, n)
+    return expected_entropy(n), quantile(null.table, row, share, NULL_SD) / n
+
+
+@compiled_bare
 def tally(
     data: NDArray[np.uint8],
     start: int,
@@ -352,7 +347,7 @@ def tally(
         previous = value
 
 
-@compiled
+@compiled_bare
 def entropy_of(counts: Any, n: int) -> float:
     """Plug-in Shannon entropy in bits per byte, nan for no bytes."""
     if n == 0:
@@ -373,7 +368,7 @@ def entropy_of(counts: Any, n: int) -> float:
     return max(0.0, math.log2(n) - total / n)
 
 
-@compiled
+@compiled_bare
 def collisions(counts: Any) -> float:
     """Count the pairs of equal draws."""
     # Integers: exact, and the compiler vectorises the sum.
@@ -383,7 +378,7 @@ def collisions(counts: Any) -> float:
     return 0.5 * twice
 
 
-@compiled
+@compiled_bare
 def null_row(null: NDArray[np.float64], n: int) -> tuple[int, float]:
     """Row of the largest simulated length up to n, and where n is on the way to the next.
 
@@ -406,7 +401,7 @@ def null_row(null: NDArray[np.float64], n: int) -> tuple[int, float]:
     return low, math.log(n / null[low, NULL_N]) / wide
 
 
-@compiled
+@compiled_bare
 def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> float:
     """Value of a column of the table between two rows."""
     here = float(null[row, column])
@@ -418,96 +413,54 @@ def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> 
     return here + share * (there - here)
 
 
-@compiled
-def larger(best: float, x: float, known: NDArray[np.float64], at: int) -> float:
+@compiled_bare
+def larger(
+    best: float, x: float, shape: float, root: float, ninth: float, third: float
+) -> float:
     """Larger of `best`, which is not negative, and ``cube_root_z(x, shape)``.
 
-    Of most scores it can be told without a root that they are smaller.
+    Of most scores it can be told without a cube root that they are smaller.
     """
-    shape = known[at + _SHAPE]
-    ninth = known[at + _NINTH]
     ratio = x / shape
-    least = best * known[at + _THIRD] + 1.0 - ninth
+    least = best * third + 1.0 - ninth
     if x <= 0.0 or ratio < _NEARLY * least * least * least:
         return best
-    root = ratio ** (1.0 / 3.0)
-    return max(best, (root - 1.0 + ninth) * 3.0 * known[at + _ROOT])
+    return max(best, (ratio ** (1.0 / 3.0) - 1.0 + ninth) * 3.0 * root)
 
 
-@compiled
+@compiled_bare
 def larger_pairs(
-    best: float, pairs: float, half: float, known: NDArray[np.float64], at: int
+    best: float, pairs: float, half: float, lengths: Any, n: int, at: int
 ) -> float:
     """Larger of `best` and `collision_z`."""
-    if known[at + _SD] == 0.0:
+    sd = lengths[n, at + _SD]
+    if sd == 0.0:
         return best
-    x = known[at + _SHAPE] + (pairs + half - known[at + _MEAN]) / known[at + _SD] * (
-        known[at + _ROOT]
+    shape, root = lengths[n, at + _SHAPE], lengths[n, at + _ROOT]
+    x = shape + (pairs + half - lengths[n, at + _MEAN]) / sd * root
+    return larger(
+        best, x, shape, root, lengths[n, at + _NINTH], lengths[n, at + _THIRD]
     )
-    return larger(best, x, known, at)
 
 
-@compiled
-def larger_gap(
-    best: float, entropy: float, n: int, known: NDArray[np.float64]
-) -> float:
-    """Larger of `best` and `gap_z`."""
-    if n < 2 or known[_ENTROPY + _SD] <= 0.0:
+@compiled_bare
+def larger_gap(best: float, entropy: float, lengths: Any, n: int) -> float:
+    """Larger of `best` and the score of an entropy below its mean."""
+    sd = lengths[n, _ENTROPY + _SD]
+    if sd <= 0.0:
+        # Of one byte, too.
         return best
-    gap = (known[_ENTROPY + _MEAN] - entropy) / known[_ENTROPY + _SD]
-    if known[_SKEWED] == 0.0:
+    gap = (lengths[n, _ENTROPY + _MEAN] - entropy) / sd
+    if lengths[n, _SKEWED] == 0.0:
         return max(best, gap)
-    x = known[_ENTROPY + _SHAPE] + gap * known[_ENTROPY + _ROOT]
-    return larger(best, x, known, _ENTROPY)
+    shape, root = lengths[n, _ENTROPY + _SHAPE], lengths[n, _ENTROPY + _ROOT]
+    return larger(
+        best, shape + gap * root, shape, root, lengths[n, _ENTROPY + _NINTH],
+        lengths[n, _ENTROPY + _THIRD],
+    )  # fmt: skip
 
 
-@compiled
-def larger_of_bits(
-    best: float, counts: Any, n: int, known: NDArray[np.float64]
-) -> float:
-    """Larger of `best` and the scores of nibbles, bit positions, balance and runs."""
-    upper = np.empty(32, np.int64)
-    for value in range(16):
-        clear = 0
-        set_here = 0
-        for low in range(8):
-            clear += counts[16 * value + low]
-            set_here += counts[16 * value + 8 + low]
-        upper[value] = clear + set_here
-        # From the last bit of the upper nibble to the first of the lower.
-        upper[16 + value] = clear if value & 1 else set_here
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0
-    changes = 0
-    twice = 0
-    for value in range(16):
-        lower = 0
-        for high in range(16):
-            lower += counts[16 * high + value]
-        here = upper[value]
-        both = here + lower
-        changes += upper[16 + value] + both * _TURNS[value]
-        twice += both * (both - 1)
-        s0 += lower & _NIBBLE_BITS[0, value]
-        s1 += lower & _NIBBLE_BITS[1, value]
-        s2 += lower & _NIBBLE_BITS[2, value]
-        s3 += lower & _NIBBLE_BITS[3, value]
-        s4 += here & _NIBBLE_BITS[0, value]
-        s5 += here & _NIBBLE_BITS[1, value]
-        s6 += here & _NIBBLE_BITS[2, value]
-        s7 += here & _NIBBLE_BITS[3, value]
-    best = larger_pairs(best, 0.5 * twice, -0.5, known, _NIBBLES)
-    half = 0.0
-    for set_bits in (s7, s6, s5, s4, s3, s2, s1, s0):
-        half += 0.5 * (2.0 * set_bits - n) * (2.0 * set_bits - n) / n
-    ones = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7
-    best = larger(best, half, _BITS, 0)
-    off = max(0.0, abs(ones - 4.0 * n) - 0.5)
-    best = larger_tails(best, off / math.sqrt(2.0 * n))
-    off = max(0.0, abs(changes - 3.5 * n) - 0.5)
-    return larger_tails(best, off / math.sqrt(1.75 * n))
-
-
-@compiled
+@compiled_bare
 def larger_tails(best: float, z: float) -> float:
     """Larger of `best` and `two_sided`."""
     if z * z - _TWO_TAILS < _NEARLY * best * best:
@@ -515,24 +468,68 @@ def larger_tails(best: float, z: float) -> float:
     return max(best, two_sided(z))
 
 
-@compiled
-def larger_of_deltas(best: float, deltas: Any, null: Any) -> float:
-    """Larger of `best` and the scores of differences."""
+@compiled_bare
+def larger_of_bits(best: float, counts: Any, size: int, lengths: Any, n: int) -> float:
+    """Larger of `best` and the scores of nibbles, bit positions, balance and runs."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0
+    changes = 0
+    twice = 0
+    for value in range(16):
+        clear = 0
+        set_here = 0
+        lower = 0
+        for other in range(8):
+            clear += counts[16 * value + other]
+            set_here += counts[16 * value + 8 + other]
+        for other in range(16):
+            lower += counts[16 * other + value]
+        upper = clear + set_here
+        both = upper + lower
+        # Within nibbles, and from the last bit of the upper to the first of the lower.
+        changes += (clear if value & 1 else set_here) + both * _TURNS[value]
+        twice += both * (both - 1)
+        s0 += lower & _NIBBLE_BITS[0, value]
+        s1 += lower & _NIBBLE_BITS[1, value]
+        s2 += lower & _NIBBLE_BITS[2, value]
+        s3 += lower & _NIBBLE_BITS[3, value]
+        s4 += upper & _NIBBLE_BITS[0, value]
+        s5 += upper & _NIBBLE_BITS[1, value]
+        s6 += upper & _NIBBLE_BITS[2, value]
+        s7 += upper & _NIBBLE_BITS[3, value]
+    best = larger_pairs(best, 0.5 * twice, -0.5, lengths, n, _NIBBLES)
+    half = 0.0
+    for set_bits in (s7, s6, s5, s4, s3, s2, s1, s0):
+        half += 0.5 * (2.0 * set_bits - size) * (2.0 * set_bits - size) / size
+    ones = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7
+    best = larger(best, half, 4.0, 2.0, 1.0 / 36.0, 1.0 / 6.0)
+    off = max(0.0, abs(ones - 4.0 * size) - 0.5)
+    best = larger_tails(best, off / math.sqrt(2.0 * size))
+    off = max(0.0, abs(changes - 3.5 * size) - 0.5)
+    return larger_tails(best, off / math.sqrt(1.75 * size))
+
+
+@compiled_bare
+def moves_of(deltas: Any) -> int:
+    """How many differences there are."""
     moves = 0
-    squares = 0
-    # Whole numbers are added up many at once, in any order.
-    rough = 0
     for value in range(256):
         moves += deltas[value]
-        squares += np.int64(deltas[value]) * np.int64(deltas[value])
-        rough += np.int64(deltas[value]) * np.int64(_ROUGH_COSINES[value])
+    return moves
+
+
+@compiled_bare
+def larger_of_deltas(
+    best: float, deltas: Any, moves: int, lengths: Any, n: int
+) -> float:
+    """Larger of `best` and the scores of differences."""
     if moves == 0:
         return best
-    pairs = 0.5 * (squares - moves)
-    best = larger_pairs(best, pairs, -0.5, known_of(null, moves), _BYTES)
-    sd = math.sqrt(0.5 * moves)
-    # As far as it may be off; to sum numbers in order takes longer than all else.
-    z = (abs(rough) / _COSINE_UNIT + moves / _COSINE_UNIT) / sd
+    best = larger_pairs(best, collisions(deltas), -0.5, lengths, n, _BYTES)
+    # Whole numbers are added up many at once, in any order: as far as it may be off.
+    rough = 0
+    for value in range(256):
+        rough += np.int64(deltas[value]) * _ROUGH_COSINES[value]
+    z = (abs(rough) + moves) / _COSINE_UNIT / math.sqrt(0.5 * moves)
     if z * z - _TWO_TAILS < _NEARLY * best * best:
         return best
     circle = 0.0
@@ -541,31 +538,37 @@ def larger_of_deltas(best: float, deltas: Any, null: Any) -> float:
     return max(best, two_sided(circle / math.sqrt(0.5 * moves)))
 
 
-@compiled
-def largest_z(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> float:
-    """Largest of the nine z-scores; beyond `_CERTAIN` a large one of them."""
-    known = known_of(null, n)
+@compiled_bare
+def largest_z(
+    counts: Any, deltas: Any, size: int, entropy: float, moves: int, lengths: Any,
+    n: int, m: int,
+) -> float:  # fmt: skip
+    """Largest of the nine z-scores; beyond `_CERTAIN` a large one of them.
+
+    What is known of so many bytes is in row `n`, of so many differences in row `m`.
+    """
     pairs = collisions(counts)
-    best = larger_pairs(0.0, pairs, -0.5, known, _BYTES)
+    best = larger_pairs(0.0, pairs, -0.5, lengths, n, _BYTES)
     if best > _CERTAIN:
-        return float(best)
-    if n >= 3:
-        x = known[_BYTES + _SHAPE] + (pairs + 0.5 - known[_BYTES + _MEAN]) / (
-            known[_BYTES + _SD]
-        ) * known[_BYTES + _ROOT]
-        best = max(best, -cube_root_z(x, known[_BYTES + _SHAPE]))
-    best = larger_gap(best, entropy, n, known)
-    best = larger_of_bits(best, counts, n, known)
-    return float(larger_of_deltas(best, deltas, null))
+        return best
+    if size >= 3:
+        shape, root = lengths[n, _BYTES + _SHAPE], lengths[n, _BYTES + _ROOT]
+        x = shape + (pairs + 0.5 - lengths[n, _BYTES + _MEAN]) / (
+            lengths[n, _BYTES + _SD]
+        ) * root
+        best = max(best, -cube_root_z(x, shape))
+    best = larger_gap(best, entropy, lengths, n)
+    best = larger_of_bits(best, counts, size, lengths, n)
+    return larger_of_deltas(best, deltas, moves, lengths, m)
 
 
-@compiled
+@compiled_bare
 def upper_normal(z: float) -> float:
     """P(Z >= z) for a standard normal Z."""
     return 0.5 * math.erfc(z / math.sqrt(2.0))
 
 
-@compiled
+@compiled_bare
 def p_uniform(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> float:
     """p-value of n uniform random bytes, from the two tallies; see the module.
 
@@ -582,24 +585,44 @@ def p_uniform(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> fl
     """
     if n == 0:
         return math.nan
-    z = largest_z(counts, deltas, n, entropy, null)
+    if n >= null.lengths.shape[0]:
+        return p_of_many(counts, deltas, n, entropy, null.table, null.powers)
+    moves = moves_of(deltas)
+    z = largest_z(counts, deltas, n, entropy, moves, null.lengths, n, moves)
+    return p_of(z, n, null.lengths, n, null.powers)
+
+
+@compiled_bare
+def p_of(z: float, size: int, lengths: Any, n: int, powers: Any) -> float:
+    """p-value of the largest z-score."""
     if z > _CERTAIN:
         return 0.0
-    known = known_of(null, n)
     # They ascend: all are compared sooner than some are looked for.
     low = 0
     for level in range(1, LEVELS):
-        low += known[_LEVEL + level] <= z
-    here = known[_LEVEL + low]
+        low += lengths[n, _LEVEL + level] <= z
     if low == LEVELS - 1:
-        beyond = min(1.0, upper_normal(z) / known[_TAIL])
-        return float(null.powers[low] * beyond)
-    if n >= EXACT_BELOW:
-        there = known[_LEVEL + low + 1]
+        return powers[low] * min(1.0, upper_normal(z) / lengths[n, _TAIL])
+    if size >= EXACT_BELOW:
+        here, there = lengths[n, _LEVEL + low], lengths[n, _LEVEL + low + 1]
         if there > here:
             between = max(0.0, z - here) / (there - here)
-            return float(10.0 ** (-(low + between) / STEPS))
-    return float(null.powers[low])
+            return 10.0 ** (-(low + between) / STEPS)
+    return powers[low]
+
+
+@compiled
+def p_of_many(
+    counts: Any, deltas: Any, n: int, entropy: float, table: Any, powers: Any
+) -> float:
+    """p-value of more bytes than samples have."""
+    known = np.zeros((2, KNOWN_COLUMNS), np.float64)
+    moves = moves_of(deltas)
+    describe(table, n, known[0])
+    if moves:
+        describe_draws(known[1], moves)
+    z = largest_z(counts, deltas, n, entropy, moves, known, 0, 1)
+    return p_of(z, n, known, 0, powers)
 
 
 @compiled
@@ -624,7 +647,7 @@ def frame_columns(body: NDArray[np.uint8], width: int) -> int:
     return header
 
 
-@compiled
+@compiled_bare
 def copy_bytes(
     data: NDArray[np.uint8], start: int, stop: int, out: NDArray[np.uint8], at: int
 ) -> int:
@@ -639,7 +662,7 @@ def copy_bytes(
     return at + max(0, stop - start)
 
 
-@compiled
+@compiled_bare
 def explicit_nonce(data: NDArray[np.uint8], start: int) -> int:
     """Bytes of explicit nonce that TLS 1.2 records of AES-GCM begin with: 8 or 0.
 
@@ -664,7 +687,7 @@ def explicit_nonce(data: NDArray[np.uint8], start: int) -> int:
     return 8 if seen >= 3 else 0
 
 
-@compiled
+@compiled_bare
 def drop_records(
     data: NDArray[np.uint8],
     start: int,
@@ -696,7 +719,7 @@ def drop_records(
     return int(at)
 
 
-@compiled
+@compiled_bare
 def drop_inline(
     data: NDArray[np.uint8],
     start: int,
@@ -868,7 +891,7 @@ def drop_blocks(data: NDArray[np.uint8], n: int) -> int:  # noqa: C901
     return at
 
 
-@compiled
+@compiled_bare
 def text_end(data: NDArray[np.uint8], start: int, n: int) -> int:
     """Where text ends that begins at `start`; `start` for none.
 
@@ -888,26 +911,27 @@ def text_end(data: NDArray[np.uint8], start: int, n: int) -> int:
     return end if best >= _TEXT_MIN else start
 
 
-@compiled
+@compiled_bare
 def fails_by_far(counts: Any, deltas: Any, n: int, null: Any) -> bool:
     """Whether the p-value of n bytes is below `_PREAMBLE_P`.
 
     Most are far from it, which is told by less than the p-value itself.
     """
-    known = known_of(null, n)
-    # The p-value here is 1e-5, and a tenth of it well before one more.
-    last = known[_LEVEL + LEVELS - 1]
-    best = larger_pairs(last, collisions(counts), -0.5, known, _BYTES)
-    if last > _STEEP and best > last + 1.0:
-        return True
-    best = larger_of_bits(best, counts, n, known)
-    if last > _STEEP and best > last + 1.0:
-        return True
-    entropy = entropy_of(counts, n)
-    best = larger_gap(larger_of_deltas(best, deltas, null), entropy, n, known)
-    if best == last:
-        return False
-    return p_uniform(counts, deltas, n, entropy, null) < _PREAMBLE_P
+    if n < null.lengths.shape[0]:
+        lengths = null.lengths
+        # The p-value here is 1e-5, and a tenth of it well before one more.
+        last = lengths[n, _LEVEL + LEVELS - 1]
+        best = larger_pairs(last, collisions(counts), -0.5, lengths, n, _BYTES)
+        if last > _STEEP and best > last + 1.0:
+            return True
+        best = larger_of_bits(best, counts, n, lengths, n)
+        if last > _STEEP and best > last + 1.0:
+            return True
+        moves = moves_of(deltas)
+        best = larger_of_deltas(best, deltas, moves, lengths, moves)
+        if larger_gap(best, entropy_of(counts, n), lengths, n) == last:
+            return False
+    return p_uniform(counts, deltas, n, entropy_of(counts, n), null) < _PREAMBLE_P
 
 
 @compiled
@@ -1107,10 +1131,9 @@ def survey(  # noqa: C901, PLR0912, PLR0915
         out[SET_BITS] = ones / n
         out[PRINTABLE] = text / n
     if n > 1:
-        known = known_of(null, n)
-        if known[_ENTROPY + _SD] > 0.0:
-            gap = entropy - known[_ENTROPY + _MEAN]
-            out[ENTROPY_Z] = gap / known[_ENTROPY + _SD]
+        mean, sd = entropy_of_random(n, null)
+        if sd > 0.0:
+            out[ENTROPY_Z] = (entropy - mean) / sd
 
     begin = min(max(start, 0), head.shape[0])
     nonce = 0
@@ -1170,7 +1193,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
     if size >= _SUFFIX_MIN and p <= OPAQUE_P:
         # Counters and ramps have even byte frequencies, but not even differences.
         least = min(entropy, entropy_of(deltas, deltas.sum()))
-        out[C_SHARE] = least / known_of(null, size)[_ENTROPY + _MEAN]
+        out[C_SHARE] = least / entropy_of_random(size, null)[0]
     out[LATER_N] = size - in_head
     out[LATER_P] = math.nan
     if size > in_head:
@@ -1238,7 +1261,7 @@ def survey(  # noqa: C901, PLR0912, PLR0915
             out[OPAQUE_FROM] = begin + found
 
 
-@compiled
+@compiled_bare
 def settle(out: NDArray[np.float64], known: int, later_share: float) -> int:  # noqa: C901, PLR0911
     """Say what the figures of `survey` and the facts settle; see `_verdict.decide`.
 
@@ -1320,7 +1343,7 @@ def survey_many(
         side[SETTLED] = settle(found[i], side[KNOWN], later_share)
 
 
-@compiled
+@compiled_bare
 def unpack_bits(
     text: NDArray[np.uint8],
     values: NDArray[np.uint8],
@@ -1349,7 +1372,7 @@ def unpack_bits(
     return at
 
 
-@compiled
+@compiled_bare
 def longest_run(text: NDArray[np.uint8], classes: NDArray[np.uint8]) -> tuple[int, int]:
     """Start and stop of the longest run of characters of class 1."""
     best = 0
@@ -1366,7 +1389,7 @@ def longest_run(text: NDArray[np.uint8], classes: NDArray[np.uint8]) -> tuple[in
     return at - best, at
 
 
-@compiled
+@compiled_bare
 def letter_mix(text: NDArray[np.uint8]) -> tuple[float, float, float]:
     """Shares of capital letters, small letters and digits."""
     upper = 0
@@ -1381,7 +1404,7 @@ def letter_mix(text: NDArray[np.uint8]) -> tuple[float, float, float]:
     return upper / n, lower / n, digits / n
 
 
-@compiled
+@compiled_bare
 def weigh(
     text: NDArray[np.uint8],
     weights: NDArray[np.float64],
