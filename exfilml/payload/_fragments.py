@@ -52,7 +52,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from exfilml._jit import compiled
+from exfilml._jit import compiled, compiled_bare
 from exfilml.exceptions import ModelFileError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def serial_z(
         out[k - 1] = (psi[k] - psi[k - 1] - 0.5 * (1 << k)) / math.sqrt(1 << k)
 
 
-@compiled
+@compiled_bare
 def layer3_bytes(second: int, third: int) -> int:
     """Frame length that an MPEG audio header of layer III announces, 0 for none."""
     rate = third >> 4
@@ -167,7 +167,7 @@ def layer3_bytes(second: int, third: int) -> int:
     return 72000 * _KBITS_2[rate] // (_HERTZ[sampling] >> (2 - version // 2)) + padding
 
 
-@compiled
+@compiled_bare
 def flac_header(x: NDArray[np.uint8], i: int, n: int) -> bool:
     """Whether a FLAC frame header with a right CRC-8 stands at `i`."""
     if i + 16 >= n or (x[i + 3] & 1) or (x[i + 3] >> 4) > 10:
@@ -191,7 +191,7 @@ def flac_header(x: NDArray[np.uint8], i: int, n: int) -> bool:
     return bool(end < n and crc == x[end])
 
 
-@compiled
+@compiled_bare
 def nal_type(first: int, second: int) -> bool:
     """Whether two bytes begin a slice as H.264 or HEVC encoders write it.
 
@@ -209,7 +209,7 @@ def nal_type(first: int, second: int) -> bool:
     return kind == 6 and second in (1, 5, 6)
 
 
-@compiled
+@compiled_bare
 def after_full(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> None:
     """Collect the facts that begin with a byte FF at `i`, ``i + 1 < n``."""
     second = x[i + 1]
@@ -241,7 +241,7 @@ def after_full(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -
         out[SYNC_CHAIN] += follows
 
 
-@compiled
+@compiled_bare
 def after_zeros(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> None:
     """Collect the facts that begin with two zero bytes at `i`."""
     out[ZERO_PAIRS] += 1.0
@@ -259,7 +259,7 @@ def after_zeros(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) 
         out[NAL_CHAIN] += 1.0
 
 
-@compiled
+@compiled_bare
 def simple_block(x: NDArray[np.uint8], i: int, n: int) -> bool:
     """Whether a Matroska SimpleBlock of one of the first four tracks stands at `i`."""
     if i + 9 >= n:
@@ -274,7 +274,7 @@ def simple_block(x: NDArray[np.uint8], i: int, n: int) -> bool:
     return bool(0x81 <= x[at] <= 0x84 and x[at + 3] in (0x00, 0x80))
 
 
-@compiled
+@compiled_bare
 def long_windows(
     x: NDArray[np.uint8],
     n: int,
@@ -355,7 +355,7 @@ def count_windows(
         )  # fmt: skip
 
 
-@compiled
+@compiled_bare
 def count_bytes(
     x: NDArray[np.uint8],
     n: int,
@@ -399,7 +399,7 @@ def count_bytes(
     out[GRAMS] = repeats
 
 
-@compiled
+@compiled_bare
 def facts_at(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> None:
     """Collect the facts that the byte at `i` may begin, or end."""
     value = np.int64(x[i])
@@ -422,7 +422,7 @@ def facts_at(x: NDArray[np.uint8], i: int, n: int, out: NDArray[np.float64]) -> 
             out[WORDS] += held == mark
 
 
-@compiled
+@compiled_bare
 def find_facts(x: NDArray[np.uint8], n: int, out: NDArray[np.float64]) -> None:
     """Collect the facts of all bytes; most begin nothing, which three of them tell."""
     inner = max(1, n - 5)
@@ -491,7 +491,7 @@ def measure(x: NDArray[np.uint8], out: NDArray[np.float64]) -> None:
     out[TOC] = (max(counts[0xFC], counts[0xF8]) - mean) / spread
 
 
-@compiled
+@compiled_bare
 def forest_sum(
     x: NDArray[np.float64],
     roots: NDArray[np.int32],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from exfilml._jit import compiled
+from exfilml._jit import compiled_bare
 from exfilml.payload._kernel import (
     AT,
     HEAD,
@@ -42,13 +42,13 @@ _TCP, _ICMP, _ICMPV6 = 6, 1, 58
 _RECORDS: Final = 64
 
 
-@compiled
+@compiled_bare
 def number(data: Any, at: Any) -> Any:
     """Two bytes, big-endian."""
     return (data[at] + 0) * 256 + data[at + 1]
 
 
-@compiled
+@compiled_bare
 def is_dns(data: Any, first: Any, last: Any, whole: Any) -> Any:  # noqa: PLR0911
     """Whether one DNS message starts at `first` (RFC 1035, section 4.1).
 
@@ -83,7 +83,7 @@ def is_dns(data: Any, first: Any, last: Any, whole: Any) -> Any:  # noqa: PLR091
     return not (whole and records == 1 and questions == 1 and at + 5 != last)
 
 
-@compiled
+@compiled_bare
 def name_end(data: Any, at: Any, last: Any) -> Any:
     """Where the zero byte of a plain, whole name is that begins at `at`; -1 if none."""
     start = at
@@ -94,7 +94,7 @@ def name_end(data: Any, at: Any, last: Any) -> Any:
     return at if at < last and at - start <= 254 else -1
 
 
-@compiled
+@compiled_bare
 def questions_end(data: Any, at: Any, last: Any, count: Any) -> Any:
     """Where plain, whole questions end; -1 if they are not."""
     for _ in range(count):
@@ -107,7 +107,7 @@ def questions_end(data: Any, at: Any, last: Any, count: Any) -> Any:
     return at
 
 
-@compiled
+@compiled_bare
 def answer_bytes(data: Any, at: Any, last: Any, count: Any) -> Any:
     """Bytes that the data of answers holds; `JUDGED_FROM` where that is a guess."""
     held = 0
@@ -132,7 +132,7 @@ def answer_bytes(data: Any, at: Any, last: Any, count: Any) -> Any:
     return held
 
 
-@compiled
+@compiled_bare
 def is_same_name(data: Any, one: Any, other: Any, size: Any) -> Any:
     """Whether two names are equal but for case."""
     for i in range(size):
@@ -142,7 +142,7 @@ def is_same_name(data: Any, one: Any, other: Any, size: Any) -> Any:
     return True
 
 
-@compiled
+@compiled_bare
 def is_tls(data: Any, first: Any, last: Any) -> Any:  # noqa: PLR0911
     """Whether a TLS record, with what must be inside it, starts at `first`."""
     length = last - first
@@ -186,7 +186,7 @@ def is_tls(data: Any, first: Any, last: Any) -> Any:  # noqa: PLR0911
     return kind == 23
 
 
-@compiled
+@compiled_bare
 def is_file(data: Any, first: Any, last: Any) -> Any:
     """Whether a magic number stands where a file has it that begins with anything."""
     if last - first >= 8 and data[first + 4] == 0x66:
@@ -194,7 +194,7 @@ def is_file(data: Any, first: Any, last: Any) -> Any:
     return last - first >= 262 and data[first + 257] == 0x75
 
 
-@compiled
+@compiled_bare
 def skim_one(data: Any, sizes: Any, side: Any) -> Any:  # noqa: C901, PLR0911, PLR0912
     """Say what one direction of datagrams holds."""
     at = side[AT]
@@ -245,7 +245,7 @@ def skim_one(data: Any, sizes: Any, side: Any) -> Any:  # noqa: C901, PLR0911, P
     return ONE_NAME
 
 
-@compiled
+@compiled_bare
 def skim(
     data: NDArray[np.uint8], sizes: NDArray[np.int64], sides: NDArray[np.int64]
 ) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exfilml._jit import compiled
+from exfilml._jit import compiled, compiled_bare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def looks_fully_encrypted(first: bytes) -> bool:
     return bool(is_exempt_from_none(np.frombuffer(first, np.uint8), 0, len(first)))
 
 
-@compiled
+@compiled_bare
 def is_exempt_from_none(data: NDArray[np.uint8], at: int, end: int) -> bool:
     """Say it of ``data[at:end]``."""
     size = end - at
