@@ -57,16 +57,20 @@ def entropies(data: np.ndarray, n: int, out: np.ndarray) -> None:
 
 
 @kernel.compiled
-def scores(data: np.ndarray, n: int, sd: float, skew: float, out: np.ndarray) -> None:
-    """Largest z-score of each n bytes."""
-    counts = np.zeros(256, np.int64)
-    deltas = np.zeros(256, np.int64)
+def scores(data: np.ndarray, n: int, null: np.ndarray, out: np.ndarray) -> None:
+    """Largest z-score of each n bytes; of their entropy the table says enough."""
+    counts = np.zeros(256, np.int32)
+    deltas = np.zeros(256, np.int32)
+    known = np.zeros((2, kernel.KNOWN_COLUMNS))
+    kernel.describe(null, n, known[0])
+    if n > 1:
+        kernel.describe_draws(known[1], n - 1)
     for i in range(out.shape[0]):
         counts[:] = 0
         deltas[:] = 0
         kernel.tally(data, i * n, (i + 1) * n, counts, deltas)
-        gap = kernel.gap_z(kernel.entropy_of(counts, n), n, sd, skew)
-        out[i] = kernel.largest_z(counts, deltas, n, gap)
+        entropy = kernel.entropy_of(counts, n)
+        out[i] = kernel.largest_z(counts, deltas, n, entropy, n - 1, known, 0, 1)
 
 
 def simulate(n: int, trials: int, rng: np.random.Generator) -> list[float]:
@@ -83,10 +87,12 @@ def simulate(n: int, trials: int, rng: np.random.Generator) -> list[float]:
         skew = float(-(((sample - sample.mean()) / sd) ** 3).mean())
     else:
         sd = 0.0
+    null = np.zeros((1, kernel.NULL_Z + kernel.LEVELS))
+    null[0, [kernel.NULL_N, kernel.NULL_SD, kernel.NULL_SKEW]] = n, n * sd, skew
     found = np.empty(trials)
     for at in range(0, trials, each):
         part = found[at : at + each]
-        scores(_bytes(rng, n * len(part)), n, sd, skew, part)
+        scores(_bytes(rng, n * len(part)), n, null, part)
     found.sort()
     row = [float(n), n * sd, skew]
     for level in range(kernel.LEVELS):

@@ -553,9 +553,12 @@ def largest_z(
         return best
     if size >= 3:
         shape, root = lengths[n, _BYTES + _SHAPE], lengths[n, _BYTES + _ROOT]
-        x = shape + (pairs + 0.5 - lengths[n, _BYTES + _MEAN]) / (
-            lengths[n, _BYTES + _SD]
-        ) * root
+        x = (
+            shape
+            + (pairs + 0.5 - lengths[n, _BYTES + _MEAN])
+            / (lengths[n, _BYTES + _SD])
+            * root
+        )
         best = max(best, -cube_root_z(x, shape))
     best = larger_gap(best, entropy, lengths, n)
     best = larger_of_bits(best, counts, size, lengths, n)
@@ -961,7 +964,7 @@ def preamble_end(data: NDArray[np.uint8], start: int, n: int, null: Any) -> int:
 
 
 @compiled
-def opaque_suffix(data: NDArray[np.uint8], n: int, null: Any) -> int:
+def opaque_suffix(data: NDArray[np.uint8], n: int, null: Any) -> int:  # noqa: C901
     """Where opaque bytes begin after a plaintext preamble, -1 for nowhere.
 
     A suffix counts when it is at least half of the buffer and 256 B, passes the
@@ -1014,7 +1017,9 @@ def opaque_suffix(data: NDArray[np.uint8], n: int, null: Any) -> int:
 
 
 @compiled
-def keep_windows(data: NDArray[np.uint8], n: int, null: Any) -> tuple[int, int]:
+def keep_windows(  # noqa: C901
+    data: NDArray[np.uint8], n: int, null: Any
+) -> tuple[int, int]:
     """Keep the windows that may be opaque, in place; new length and first place.
 
     Windows of 128 B that fail the randomness test by far (a random one does so once

@@ -61,14 +61,21 @@ def is_exempt_from_none(data: NDArray[np.uint8], at: int, end: int) -> bool:
     size = end - at
     if size == 0:
         return False
-    if size >= 3 and 0x16 <= data[at] <= 0x17 and data[at + 1] == 3 and data[at + 2] < 10:
+    if (
+        size >= 3
+        and 0x16 <= data[at] <= 0x17
+        and data[at + 1] == 3
+        and data[at + 2] < 10
+    ):
         return False
     if size >= 4:
         word = 0
         for i in range(4):
             word = word << 8 | data[at + i]
         for method in _METHODS:
-            if word == method and (word & 255 == 32 or (size > 4 and data[at + 4] == 32)):
+            if word == method and (
+                word & 255 == 32 or (size > 4 and data[at + 4] == 32)
+            ):
                 return False
     bits = 0
     printable = 0

@@ -21,7 +21,7 @@ except ImportError:
     old = algorithms
 
 from exfilml.payload import _kernel as kernel
-from exfilml.payload._randomness import quantiles
+from exfilml.payload._randomness import null as of_random
 
 ALPHAS = (0.05, 0.01, 1e-3, 1e-4)
 LENGTHS = (
@@ -36,8 +36,8 @@ BLOCK = 1 << 24
 @kernel.compiled
 def p_values(data: np.ndarray, n: int, null: np.ndarray, out: np.ndarray) -> None:
     """p-value of each n bytes."""
-    counts = np.zeros(256, np.int64)
-    deltas = np.zeros(256, np.int64)
+    counts = np.zeros(256, np.int32)
+    deltas = np.zeros(256, np.int32)
     for i in range(out.shape[0]):
         counts[:] = 0
         deltas[:] = 0
@@ -50,7 +50,7 @@ def judge_all(data: bytes, n: int) -> np.ndarray:
     """p-values of a buffer cut into pieces of n bytes."""
     view = np.frombuffer(data, np.uint8)
     out = np.empty(len(view) // n)
-    p_values(view, n, quantiles(), out)
+    p_values(view, n, of_random(), out)
     return out
 
 
