@@ -34,9 +34,10 @@ def compiled_bare(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compiled(function, _nrt=False)
 
 
-def _compiled(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
-    options |= {"nogil": True}
+def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    options |= {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, error_model="numpy", **options)(function)
+        made: Callable[..., Any] = numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        return numba.njit(error_model="numpy", **options)(function)
+        made = numba.njit(**options)(function)
+    return made

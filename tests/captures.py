@@ -225,6 +225,20 @@ def traffic(
     return frames
 
 
+def traffic_in_turn(
+    flows: int = 2000, packets: int = 60_000, seconds: int = 3600
+) -> list[tuple[float, bytes]]:
+    """Spread the same flows over a time in which most end while others begin."""
+    began: dict[bytes, tuple[float, int]] = {}
+    frames = []
+    for _, frame in traffic(flows, packets):
+        client = min(frame[26:30], frame[30:34])
+        at, count = began.get(client, (START + len(began) * seconds / flows, 0))
+        began[client] = at, count + 1
+        frames.append((at + count * 0.01, frame))
+    return sorted(frames, key=lambda frame: frame[0])
+
+
 def write_short_flows(path: Path, flows: int, packets: int = 10) -> Path:
     """Write UDP flows of a few packets of 72 random bytes, 250 begun in a second."""
     data = np.random.default_rng(1)

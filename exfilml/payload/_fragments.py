@@ -290,12 +290,12 @@ def long_windows(
     # How often a window was seen, and the byte that followed it last, in one cell:
     # fewer than `LONG_BELOW` bytes, and none of them a branch that cannot be guessed.
     seen[:] = 0
-    pairs = 0
-    agree4 = 0
-    agree8 = 0
+    pairs: Any = 0
+    agree4: Any = 0
+    agree8: Any = 0
     stop = n - 3
     for i in range(stop):
-        v = (
+        v: Any = (
             np.int64(x[i])
             | (np.int64(x[i + 1]) << 8)
             | (np.int64(x[i + 2]) << 16)
@@ -304,7 +304,7 @@ def long_windows(
         for s in range(8):
             w = (v >> s) & 0xFFFF
             more = (v >> (s + 16)) & 255
-            cell = np.int64(seen[w])
+            cell: Any = np.int64(seen[w])
             before = cell & 255
             differ = more ^ (cell >> 8)
             pairs += before

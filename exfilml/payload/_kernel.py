@@ -372,10 +372,10 @@ def entropy_of(counts: Any, n: int) -> float:
 def collisions(counts: Any) -> float:
     """Count the pairs of equal draws."""
     # Integers: exact, and the compiler vectorises the sum.
-    twice = 0
+    twice: Any = 0
     for i in range(counts.shape[0]):
         twice += np.int64(counts[i]) * (np.int64(counts[i]) - 1)
-    return 0.5 * twice
+    return float(0.5 * twice)
 
 
 @compiled_bare
@@ -416,7 +416,7 @@ def quantile(null: NDArray[np.float64], row: int, share: float, column: int) -> 
 @compiled_bare
 def larger(
     best: float, x: float, shape: float, root: float, ninth: float, third: float
-) -> float:
+) -> Any:
     """Larger of `best`, which is not negative, and ``cube_root_z(x, shape)``.
 
     Of most scores it can be told without a cube root that they are smaller.
@@ -431,7 +431,7 @@ def larger(
 @compiled_bare
 def larger_pairs(
     best: float, pairs: float, half: float, lengths: Any, n: int, at: int
-) -> float:
+) -> Any:
     """Larger of `best` and `collision_z`."""
     sd = lengths[n, at + _SD]
     if sd == 0.0:
@@ -444,7 +444,7 @@ def larger_pairs(
 
 
 @compiled_bare
-def larger_gap(best: float, entropy: float, lengths: Any, n: int) -> float:
+def larger_gap(best: float, entropy: float, lengths: Any, n: int) -> Any:
     """Larger of `best` and the score of an entropy below its mean."""
     sd = lengths[n, _ENTROPY + _SD]
     if sd <= 0.0:
@@ -461,7 +461,7 @@ def larger_gap(best: float, entropy: float, lengths: Any, n: int) -> float:
 
 
 @compiled_bare
-def larger_tails(best: float, z: float) -> float:
+def larger_tails(best: float, z: float) -> Any:
     """Larger of `best` and `two_sided`."""
     if z * z - _TWO_TAILS < _NEARLY * best * best:
         return best
@@ -469,7 +469,7 @@ def larger_tails(best: float, z: float) -> float:
 
 
 @compiled_bare
-def larger_of_bits(best: float, counts: Any, size: int, lengths: Any, n: int) -> float:
+def larger_of_bits(best: float, counts: Any, size: int, lengths: Any, n: int) -> Any:
     """Larger of `best` and the scores of nibbles, bit positions, balance and runs."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0
     changes = 0
@@ -518,9 +518,7 @@ def moves_of(deltas: Any) -> int:
 
 
 @compiled_bare
-def larger_of_deltas(
-    best: float, deltas: Any, moves: int, lengths: Any, n: int
-) -> float:
+def larger_of_deltas(best: float, deltas: Any, moves: int, lengths: Any, n: int) -> Any:
     """Larger of `best` and the scores of differences."""
     if moves == 0:
         return best
@@ -542,7 +540,7 @@ def larger_of_deltas(
 def largest_z(
     counts: Any, deltas: Any, size: int, entropy: float, moves: int, lengths: Any,
     n: int, m: int,
-) -> float:  # fmt: skip
+) -> Any:  # fmt: skip
     """Largest of the nine z-scores; beyond `_CERTAIN` a large one of them.
 
     What is known of so many bytes is in row `n`, of so many differences in row `m`.
@@ -572,7 +570,7 @@ def upper_normal(z: float) -> float:
 
 
 @compiled_bare
-def p_uniform(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> float:
+def p_uniform(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> Any:
     """p-value of n uniform random bytes, from the two tallies; see the module.
 
     Parameters
@@ -596,7 +594,7 @@ def p_uniform(counts: Any, deltas: Any, n: int, entropy: float, null: Any) -> fl
 
 
 @compiled_bare
-def p_of(z: float, size: int, lengths: Any, n: int, powers: Any) -> float:
+def p_of(z: float, size: int, lengths: Any, n: int, powers: Any) -> Any:
     """p-value of the largest z-score."""
     if z > _CERTAIN:
         return 0.0
@@ -617,7 +615,7 @@ def p_of(z: float, size: int, lengths: Any, n: int, powers: Any) -> float:
 @compiled
 def p_of_many(
     counts: Any, deltas: Any, n: int, entropy: float, table: Any, powers: Any
-) -> float:
+) -> Any:
     """p-value of more bytes than samples have."""
     known = np.zeros((2, KNOWN_COLUMNS), np.float64)
     moves = moves_of(deltas)
@@ -915,7 +913,7 @@ def text_end(data: NDArray[np.uint8], start: int, n: int) -> int:
 
 
 @compiled_bare
-def fails_by_far(counts: Any, deltas: Any, n: int, null: Any) -> bool:
+def fails_by_far(counts: Any, deltas: Any, n: int, null: Any) -> Any:
     """Whether the p-value of n bytes is below `_PREAMBLE_P`.
 
     Most are far from it, which is told by less than the p-value itself.
