@@ -98,9 +98,9 @@ def judged(monkeypatch) -> list[tuple]:
     seen = []
     judge = payload.judge_many
 
-    def record(samples):
+    def record(samples, *helper):
         seen.extend(kept.handed_on(samples))
-        return judge(samples)
+        return judge(samples, *helper)
 
     monkeypatch.setattr(payload, "judge_many", record)
     return seen

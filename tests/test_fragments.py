@@ -328,3 +328,12 @@ def test_importing_does_not_read_the_forest() -> None:
         [sys.executable, "-c", code], capture_output=True, check=True, text=True
     )
     assert done.stdout.strip() == "0"
+
+
+def test_many_fragments_have_the_odds_of_each() -> None:
+    """Wherever they are; what is too short has even odds."""
+    data = np.frombuffer(np.random.default_rng(3).bytes(9000), np.uint8)
+    places = np.array([(0, 4096), (100, 356), (8000, 8255), (4096, 6143), (5, 5)])
+    expected = [ciphertext_log_odds(data[a:b]) for a, b in places]
+    assert _fragments.log_odds_of_many(data, places).tolist() == expected
+    assert expected[2] == expected[4] == 0.0

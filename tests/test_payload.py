@@ -15,6 +15,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -552,6 +553,27 @@ def test_the_table_is_on_the_safe_side_of_its_order() -> None:
     assert (np.diff(z, axis=1) >= 0).all()
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 24, 64, 128, 255, 256, 300, 1000, 6144])
+def test_what_is_known_of_lengths_beforehand_changes_no_p_value(n: int) -> None:
+    """Nor does the short way to tell what fails by far; for each kind of bytes."""
+    from exfilml.payload import _kernel, _randomness
+
+    null = _randomness.null()
+    none = null._replace(lengths=np.zeros((0, _kernel.KNOWN_COLUMNS)))
+    kinds = [random_bytes(n, seed) for seed in range(40)]
+    kinds += [bytes(n), b"GET /a HTTP/1.1\r\n" * n, bytes(range(256)) * n]
+    # From random bytes to none, so that all scores and p-values are met.
+    kinds += [bytes(k) + random_bytes(n, k) for k in range(0, n, 1 + n // 50)]
+    for data in kinds:
+        counts, deltas = np.zeros(256, np.int32), np.zeros(256, np.int32)
+        view = np.frombuffer(data, np.uint8)
+        _kernel.tally(view, 0, n, counts, deltas)
+        entropy = _kernel.entropy_of(counts, n)
+        p = _kernel.p_uniform(counts, deltas, n, entropy, null)
+        assert p == _kernel.p_uniform(counts, deltas, n, entropy, none)
+        assert _kernel.fails_by_far(counts, deltas, n, null) == (p < 1e-6)
+
+
 # Facts.
 
 
@@ -645,7 +667,8 @@ def test_many_directions_are_judged_as_each_alone() -> None:
         for head, body, size, protocol, packets in directions
     ]
     assert len({(e.verdict, e.protocol, e.handshake, e.magic) for e in alone}) > 9
-    for order in (directions, directions[::-1]):
+    helper = ThreadPoolExecutor(1)
+    for order, *helpers in ((directions,), (directions[::-1],), (directions, helper)):
         sides = np.zeros((len(order), SIDE_COLUMNS), np.int64)
         at = begin = 0
         for row, (head, body, size, protocol, packets) in zip(
@@ -657,7 +680,8 @@ def test_many_directions_are_judged_as_each_alone() -> None:
             begin += len(packets)
         data = b"".join(head + body for head, body, *_ in order)
         sizes = np.array([s for *_, packets in order for s in packets])
-        columns = judge_many(Samples(np.frombuffer(data, np.uint8), sizes, sides, 64))
+        samples = Samples(np.frombuffer(data, np.uint8), sizes, sides, 64)
+        columns = judge_many(samples, *helpers)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         expected = alone if order is directions else alone[::-1]
         for row, one in zip(rows, expected, strict=True):

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from exfilml.payload import _many
 from exfilml.payload._applications import INSPECTED, agrees, is_verified
 from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
@@ -171,5 +172,6 @@ def warm_up() -> None:
 
     For worker processes and timings; the first call does it otherwise.
     """
+    _many.warm_up()
     judge_stream(bytes(range(256)) * 4, bytes(64))
     judge(b'{"text": "' + b"QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU2Nzg5" * 8)

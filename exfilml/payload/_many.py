@@ -123,6 +123,13 @@ def judge_many(
     return work.conclude()
 
 
+def warm_up() -> None:
+    """Compile, or load from the cache, what `judge_many` calls."""
+    sides = np.zeros((1, _kernel.SIDE_COLUMNS), np.int64)
+    nothing = np.zeros(0, np.uint8)
+    judge_many(Samples(nothing, np.zeros(0, np.int64), sides, 0))
+
+
 class _Work:
     """What is known of the directions, on the way to evidence."""
 
