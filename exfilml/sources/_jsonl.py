@@ -7,6 +7,7 @@ lines those are.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -17,19 +18,27 @@ from exfilml.sources._delimited import Records
 from exfilml.sources._lines import BadLines, Block, shown
 
 _MOST: Final = 2**63
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9})?")
 
 
 def read_block(
-    block: Block, schema: pa.Schema, needed: frozenset[str], bad: BadLines
+    block: Block,
+    schema: pa.Schema,
+    needed: frozenset[str],
+    bad: BadLines,
+    other: pa.Schema | None = None,
 ) -> Records | None:
     """Read the fields of a schema; count lines that cannot be read.
 
     Fields that the schema does not know are passed over. ``lines`` is None where all
-    is well: rows are lines then.
+    is well: rows are lines then. `other` is tried where `schema` does not fit, for
+    writers that put numbers into texts.
     """
     if block.data.isspace():
         return None
     table = _at_once(block.data, schema)
+    if table is None and other is not None:
+        table = _at_once(block.data, other)
     if table is not None and table.num_rows == block.lines:
         lacking = [table.column(name).null_count for name in needed]
         if not any(lacking):
@@ -107,6 +116,8 @@ def _value(value: Any, kind: Any, bad: BadLines) -> Any:  # noqa: PLR0911
             if isinstance(value, str)
             else None
         )
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value) if "." in value else int(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and -_MOST <= value < _MOST:
         if pa.types.is_floating(kind):
