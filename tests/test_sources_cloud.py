@@ -107,7 +107,9 @@ def test_fields_of_aws_are_known_by_name_in_whichever_order(tmp_path):
     names = V5.split()
     turned = " ".join(reversed(names))
     first = read(tmp_path, vpc_text([vpc(), back()]))
-    pd.testing.assert_frame_equal(read(tmp_path, vpc_text([vpc(), back()], turned)), first)
+    pd.testing.assert_frame_equal(
+        read(tmp_path, vpc_text([vpc(), back()], turned)), first
+    )
     # Two files joined, the second with other fields.
     both = vpc_text([vpc()]) + vpc_text([back()], turned)
     pd.testing.assert_frame_equal(read(tmp_path, both), first)
@@ -450,7 +452,10 @@ def test_each_direction_counts_as_the_vantage_that_saw_most(seed, n, piece):
     flows = pd.concat([p for p in [*parts, vantages.finish()] if len(p)])
     actual = sorted(
         zip(
-            *(flows[c] for c in ("start", *ENDS, "src_bytes", "dst_bytes", "tcp_flags")),
+            *(
+                flows[c]
+                for c in ("start", *ENDS, "src_bytes", "dst_bytes", "tcp_flags")
+            ),
             (flows["duration_s"] * 1e6).round().astype("int64"),
             strict=True,
         )
@@ -524,7 +529,9 @@ AWK = r"""
 
 
 def totals_of_awk(path):
-    done = subprocess.run(["awk", AWK, path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["awk", AWK, path], capture_output=True, text=True, check=True
+    )
     return list(map(int, done.stdout.split()))
 
 

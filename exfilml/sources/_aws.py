@@ -45,7 +45,6 @@ from exfilml.sources._events import (
     Account,
     Made,
     Numbered,
-    counted,
     flows_of_records,
     parquet_tables,
     whole_numbers,
@@ -58,9 +57,10 @@ from exfilml.sources._vantages import VANTAGE
 from exfilml.sources._words import told_conversations
 
 _DEFAULT: Final = (
-    "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets "
-    "bytes start end action log-status"
-).split()
+    *("version", "account-id", "interface-id", "srcaddr", "dstaddr", "srcport"),
+    *("dstport", "protocol", "packets", "bytes", "start", "end", "action"),
+    "log-status",
+)
 _NUMBERS: Final = frozenset(
     {"srcport", "dstport", "protocol", "packets", "bytes", "start", "end", "tcp-flags"}
 )
@@ -113,11 +113,10 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         If not one line could be read.
     """
     account = Account(path)
-    total = [0]
     with open_plain(path, options.advance) as plain:
         tables = _tables(blocks(plain, account.bad), account.bad)
-        yield from counted(_flows(tables, account, options), total)
-    yield account.losses(plain.damage, total[0])
+        yield from _flows(tables, account, options)
+    yield account.losses(plain.damage)
 
 
 def stream_parquet(path: Path, options: Options) -> Iterator[Reading]:
@@ -129,14 +128,13 @@ def stream_parquet(path: Path, options: Options) -> Iterator[Reading]:
         If the file is damaged.
     """
     account = Account(path)
-    total = [0]
     names = {name.replace("-", "_"): name for name in _NUMBERS | _TEXTS}
     tables = (
         (table.rename_columns([names[n] for n in table.column_names]), lines)
         for table, lines in parquet_tables(path, names, account.bad)
     )
-    yield from counted(_flows(tables, account, options), total)
-    yield account.losses(None, total[0])
+    yield from _flows(tables, account, options)
+    yield account.losses(None)
 
 
 def _flows(
@@ -193,18 +191,14 @@ def _layout(names: list[str]) -> Layout | None:
 
 
 def _made(table: pa.Table, lines: Any, account: Account) -> Made:
-    n = table.num_rows
-    status = _text(table, "log-status")
-    empty = pc.is_null(_number(table, "bytes"))
-    dropped = np.zeros(n, dtype=bool)
     for word, reason in _SKIPPED.items():
         # Formats without the status say so by their silence.
-        these = pc.fill_null(pc.equal(status, word), word == "NODATA")
-        these = pc.and_(these, empty).to_numpy(zero_copy_only=False) & ~dropped
-        account.pass_over(reason, pa.array(~these))
-        dropped |= these
-    kept = pa.array(~dropped)
-    table, lines = table.filter(kept).combine_chunks(), lines[~dropped]
+        status = pc.fill_null(
+            pc.equal(_text(table, "log-status"), word), word == "NODATA"
+        )
+        empty = pc.is_null(_number(table, "bytes"))
+        kept = pc.invert(pc.and_(status, empty))
+        table, lines = account.keep(reason, kept, table, lines)
     protocol = _number(table, "protocol")
     start, end = _number(table, "start"), _number(table, "end")
     zero = pa.repeat(pa.scalar(0, pa.int64()), table.num_rows)

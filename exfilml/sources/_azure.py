@@ -36,7 +36,7 @@ from exfilml.exceptions import SourceError
 from exfilml.sources import _delimited
 from exfilml.sources._delimited import TEXT, Layout
 from exfilml.sources._documents import records
-from exfilml.sources._events import Account, Made, Numbered, counted, flows_of_records
+from exfilml.sources._events import Account, Made, Numbered, flows_of_records
 from exfilml.sources._lines import Block, shown
 from exfilml.sources._logs import flows_of, whole
 from exfilml.sources._packed import open_plain
@@ -78,18 +78,17 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         If not one flow could be read, or nothing counts bytes.
     """
     account = Account(path)
-    total = [0]
     options = replace(options, idle_timeout=max(options.idle_timeout, IDLE))
     with open_plain(path, options.advance) as plain:
         make = functools.partial(_made, account=account)
         tables = _tables(plain, account)
-        yield from counted(flows_of_records(tables, make, account, options), total)
-    if account.passed[_NO_COUNTS] and not total[0]:
+        yield from flows_of_records(tables, make, account, options)
+    if account.passed[_NO_COUNTS] and not account.flows:
         raise SourceError(
             f"{path}: NSG flow logs of version 1, which count no bytes. Have version 2 "
             "written, or flow logs of the virtual network."
         )
-    yield account.losses(plain.damage, total[0])
+    yield account.losses(plain.damage)
 
 
 @dataclass(slots=True)
@@ -156,7 +155,7 @@ def _parsed(kind: str, held: _Waiting, account: Account) -> Iterator[Numbered]:
     fields = np.array([text.count(",") for text in held.texts])
     places = np.array(held.places, dtype=object)
     full = fields != 7 if kind == "nsg" else np.ones(len(fields), dtype=bool)
-    account.pass_over(_NO_COUNTS, pa.array(full))
+    account.pass_over(_NO_COUNTS, int((~full).sum()))
     account.bad.lines += int((~full).sum())
     texts = [text for text, kept in zip(held.texts, full, strict=True) if kept]
     places = places[full]
@@ -193,9 +192,7 @@ def _made(table: pa.Table, lines: Any, account: Account) -> Made:
         refused = pc.equal(column("decision").cast(pa.string()), "D")
         denied = pc.or_kleene(denied, refused)
     kept = pc.invert(pc.fill_null(denied, False))
-    account.pass_over(_DENIED, kept)
-    lines = lines[kept.to_numpy(zero_copy_only=False)]
-    table = table.filter(kept).combine_chunks()
+    table, lines = account.keep(_DENIED, kept, table, lines)
     begun = pc.fill_null(pc.equal(column("state").cast(pa.string()), "B"), False)
     time = column("time")
     time = pc.if_else(pc.less(pc.abs(time), 10**15), time, None)

@@ -19,7 +19,7 @@ from exfilml.sources._reading import Reader
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
 READERS: Final = (
     *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus"),
-    *("_aws", "_azure", "_gcp"),
+    *("_aws", "_azure", "_gcp", "_ocsf", "_ecs", "_nfstream"),
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
@@ -143,7 +143,9 @@ def _detect(path: Path) -> Reader:
     for name in READERS:
         reader = cast("Reader", importlib.import_module(f"exfilml.sources.{name}"))
         if reader.detect(head):
-            return reader
+            # Of one format many tables, which its last bytes tell apart.
+            choose = getattr(reader, "reader_of", None)
+            return reader if choose is None else cast("Reader", choose(path))
     known = refusal(str(path), head)
     if known is not None:
         raise known

@@ -65,58 +65,73 @@ def _unwrapped(text: str, at: int) -> int | None:
     return None if found is None else found.end()
 
 
-def records(pieces: Iterator[bytes]) -> Iterator[tuple[str, Any]]:
+def records(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
     """Take records out of arrays and wrappers; what is broken comes as its text."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     parse = json.JSONDecoder().raw_decode
-    text, at, more = "", 0, True
+    here = _Text(pieces)
+    while here.begin():
+        inside = _unwrapped(here.text, here.at)
+        if inside is not None:
+            here.at = inside
+            continue
+        try:
+            record, end = parse(here.text, here.at)
+        except (ValueError, RecursionError) as error:
+            if here.may_go_on(error):
+                # Twice as much each time: a long record is not parsed too often.
+                here.read(len(here.text) - here.at)
+                continue
+            yield here.text[here.at : here.at + 200].split("\n", 1)[0], None
+            here.pass_over(getattr(error, "pos", here.at))
+            continue
+        yield here.text[here.at : end], record
+        here.at = end
 
-    def read(least: int) -> None:
-        nonlocal text, at, more
-        parts = [text[at:]]
+
+class _Text:
+    """The part of a text that is being read."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._more = True
+        self.text, self.at = "", 0
+        self.read(1)
+        self.text = self.text.removeprefix("\ufeff")
+
+    def read(self, least: int) -> None:
+        """Read so many bytes more, and forget what was read before."""
+        parts = [self.text[self.at :]]
         size = 0
-        for piece in pieces:
-            parts.append(decode(piece))
+        for piece in self._pieces:
+            parts.append(self._decode(piece))
             size += len(piece)
             if size >= least:
                 break
         else:
-            parts.append(decode(b"", final=True))
-            more = False
-        text, at = "".join(parts).removeprefix("\ufeff"), 0
+            parts.append(self._decode(b"", final=True))
+            self._more = False
+        self.text, self.at = "".join(parts), 0
 
-    read(1)
-    while True:
-        found = _BETWEEN.match(text, at)
-        at = at if found is None else found.end()
-        # Wrappers are short where they begin.
-        if more and len(text) - at < _WRAPPER:
-            read(_WRAPPER)
-            continue
-        if at >= len(text):
-            return
-        inside = _unwrapped(text, at)
-        if inside is not None:
-            at = inside
-            continue
-        try:
-            record, end = parse(text, at)
-        except (ValueError, RecursionError) as error:
-            place = getattr(error, "pos", at)
-            open_text = "Unterminated string" in str(error)
-            near = open_text or len(text) - place < _NEAR
-            if more and near and len(text) - at < LONGEST:
-                # Twice as much each time: a long record is not parsed too often.
-                read(len(text) - at)
-                continue
-            yield text[at : at + 200].split("\n", 1)[0], None
-            after = _NEXT.search(text, max(place, at + 1))
-            if after is not None:
-                at = after.end()
-            elif more:
-                at = max(at + 1, len(text) - 1)
-            else:
-                return
-            continue
-        yield text[at:end], record
-        at = end
+    def begin(self) -> bool:
+        """Go to where the next record begins; say whether there is one."""
+        while True:
+            found = _BETWEEN.match(self.text, self.at)
+            self.at = self.at if found is None else found.end()
+            # Wrappers are short where they begin.
+            if not self._more or len(self.text) - self.at >= _WRAPPER:
+                return self.at < len(self.text)
+            self.read(_WRAPPER)
+
+    def may_go_on(self, error: Exception) -> bool:
+        """Say whether a record is only cut off where the text ends for now."""
+        left = len(self.text) - getattr(error, "pos", self.at)
+        cut = left < _NEAR or "Unterminated string" in str(error)
+        return self._more and cut and len(self.text) - self.at < LONGEST
+
+    def pass_over(self, broken: int) -> None:
+        """Go on after a record that is broken."""
+        after = _NEXT.search(self.text, max(broken, self.at + 1))
+        # The rest may begin with the end of what is looked for.
+        end = len(self.text) - 1 if self._more else len(self.text)
+        self.at = max(self.at + 1, end) if after is None else after.end()

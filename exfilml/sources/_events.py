@@ -22,7 +22,7 @@ from exfilml.exceptions import SourceError
 from exfilml.sources import _jsonl
 from exfilml.sources._documents import as_lines
 from exfilml.sources._lines import BadLines, blocks
-from exfilml.sources._logs import losses
+from exfilml.sources._logs import losses, most_payload
 from exfilml.sources._packed import Unpacked
 from exfilml.sources._reading import Options, Reading
 from exfilml.sources._vantages import Vantages
@@ -43,28 +43,51 @@ class Account:
         The file.
     bad
         Its lines, and those that could not be read.
+    flows
+        How many flows they made.
     passed
         How many records were passed over, by reason.
+    notes
+        What else is to be said: by kind, a sentence and how many records it is about.
     """
 
     path: Path
     bad: BadLines = field(default_factory=BadLines)
+    flows: int = 0
     passed: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, tuple[str, int]] = field(default_factory=dict)
 
-    def pass_over(self, reason: str, kept: Any) -> None:
-        """Count the records that are not kept."""
-        count = len(kept) - (pc.sum(kept).as_py() or 0)
+    def keep(
+        self, reason: str, kept: Any, table: pa.Table, lines: Any
+    ) -> tuple[pa.Table, Any]:
+        """Keep some records, and count the others under a reason."""
+        kept = pc.fill_null(kept, False)
+        wanted = kept.to_numpy(zero_copy_only=False)
+        self.pass_over(reason, int((~wanted).sum()))
+        if wanted.all():
+            return table, lines
+        return table.filter(kept).combine_chunks(), lines[wanted]
+
+    def pass_over(self, reason: str, count: int) -> None:
+        """Count records that are passed over."""
         if count:
             self.passed[reason] += count
 
-    def losses(self, damage: str | None, flows: int) -> Reading:
+    def note(self, kind: str, text: str, count: int) -> None:
+        """Count records of which something is to be said."""
+        if count:
+            self.notes[kind] = (text, self.notes.get(kind, ("", 0))[1] + count)
+
+    def losses(self, damage: str | None) -> Reading:
         """Say what was lost, as the last reading of a stream."""
-        reading = losses(self.path, self.bad, damage, flows)
+        reading = losses(self.path, self.bad, damage, self.flows)
         told = list(reading.losses)
         if self.passed:
             reasons = "; ".join(f"{n:,} {why}" for why, n in self.passed.items())
             text = f"{self.path}: of {self.bad.lines:,} records passed over: {reasons}"
             told.append((PASSED_OVER, text))
+        for kind, (text, count) in self.notes.items():
+            told.append((kind, f"{self.path}: {count:,} {text}"))
         return Reading(reading.flows, tuple(told))
 
 
@@ -78,6 +101,7 @@ def flows_of_records(
     account: Account,
     options: Options,
     finished: Callable[[pd.DataFrame], None] = lambda _: None,
+    last: Callable[[], pd.DataFrame] = pd.DataFrame,
 ) -> Iterator[Reading]:
     """Read tables of records; the caller yields what was lost.
 
@@ -93,33 +117,31 @@ def flows_of_records(
         How long silence is.
     finished
         Adds to flows what only their sums tell.
+    last
+        Gives the flows that were held back.
     """
     pairs = Vantages(options.idle_timeout)
     name = account.path.name
 
     def told(flows: pd.DataFrame) -> Iterator[Reading]:
-        if len(flows):
-            finished(flows)
-            if "conn_state" not in flows:
-                flows["conn_state"] = told_conversations(flows)
-            if "sensor" in flows:
-                flows["sensor"] = flows["sensor"].fillna(name)
-            else:
-                flows["sensor"] = name
-            yield Reading(flows)
+        if not len(flows):
+            return
+        finished(flows)
+        if "tcp_flags" not in flows:
+            flows["tcp_flags"] = pd.array([pd.NA] * len(flows), dtype="Int64")
+        if "conn_state" not in flows:
+            flows["conn_state"] = told_conversations(flows)
+        known = flows["sensor"].fillna(name) if "sensor" in flows else name
+        flows["sensor"] = known
+        account.flows += len(flows)
+        yield Reading(flows)
 
     for table, lines in tables:
         complete, halves = make(table, lines)
         yield from told(complete)
         yield from told(pairs.add(halves))
+    yield from told(last())
     yield from told(pairs.finish())
-
-
-def counted(readings: Iterable[Reading], total: list[int]) -> Iterator[Reading]:
-    """Count flows as they pass."""
-    for reading in readings:
-        total[0] += len(reading.flows)
-        yield reading
 
 
 def json_tables(
@@ -186,6 +208,15 @@ def one(table: pa.Table, *place: str) -> Any:
         if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
             return pa.nulls(table.num_rows, pa.string())
         values = pc.struct_field(values, name)
-    return (
-        values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    )
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def say_payload(flows: pd.DataFrame) -> None:
+    """Say what was counted: headers, which were added, are taken off again."""
+    version6 = pa.array(flows["src_ip"].str.contains(":", regex=False).to_numpy())
+    protocol = pa.array(flows["protocol"].to_numpy())
+    for way in ("src", "dst"):
+        octets = pa.array(flows[f"{way}_bytes"].to_numpy())
+        packets = pa.array(flows[f"{way}_packets"].fillna(0).to_numpy(dtype="int64"))
+        payload = most_payload(octets, packets, protocol, version6)
+        flows[f"{way}_payload_bytes"] = pd.array(payload.to_numpy(), dtype="Int64")

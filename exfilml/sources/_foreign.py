@@ -19,7 +19,7 @@ class CompanionError(SourceError):
     """A log of Zeek that is read where it lies beside conn.log, and not alone."""
 
 
-def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
+def refusal(path: str, head: bytes) -> SourceError | None:
     """Say what a file is, by its first bytes; None if they are unknown."""
     # Late, as `_discover.READERS`.
     from exfilml.sources._zeek_log import fields_of
@@ -42,13 +42,9 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
                 f"{path}: {_VERSIONS[version]} as an exporter sends it; let nfdump or "
                 "another collector write flows of it."
             )
-    if head.startswith((b"version account-id", b"version account_id")) or (
-        head[:2] in {b"2 ", b"3 ", b"5 "}
-        and (b" ACCEPT " in head or b" NODATA" in head)
-    ):
-        return SourceError(f"{path}: AWS VPC flow logs, which are not read yet.")
     if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
-        return SourceError(f"{path}: Azure flow logs, which are not read yet.")
-    if head.startswith(b"{") and b'"class_uid"' in head:
-        return SourceError(f"{path}: OCSF events, which are not read yet.")
+        return SourceError(
+            f"{path}: Azure's traffic analytics, which counts flows, not bytes. Give the "
+            "flow logs that it was made of (PT1H.json)."
+        )
     return None

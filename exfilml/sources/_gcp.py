@@ -31,19 +31,13 @@ import pyarrow.compute as pc
 from exfilml.sources._events import (
     Account,
     Made,
-    counted,
     flows_of_records,
     json_tables,
     one,
+    say_payload,
     whole_numbers,
 )
-from exfilml.sources._logs import (
-    flows_of,
-    microseconds,
-    most_payload,
-    whole,
-    with_headers,
-)
+from exfilml.sources._logs import flows_of, microseconds, whole, with_headers
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
 from exfilml.sources._vantages import VANTAGE
@@ -72,7 +66,7 @@ def _schema(count: Any) -> pa.Schema:
 
 
 # Cloud Logging writes counts of 64 bits as texts, other exports as numbers.
-_SCHEMAS: Final = (_schema(_TEXT), _schema(pa.int64()))
+_SCHEMAS: Final = (_schema(pa.int64()), _schema(_TEXT))
 
 
 def detect(head: bytes) -> bool:
@@ -100,20 +94,17 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         If not one entry could be read.
     """
     account = Account(path)
-    total = [0]
     with open_plain(path, options.advance) as plain:
         tables = json_tables(plain, _SCHEMAS[0], account.bad, _SCHEMAS[1])
         make = functools.partial(_made, account=account)
-        readings = flows_of_records(tables, make, account, options, _say_payload)
-        yield from counted(readings, total)
-    yield account.losses(plain.damage, total[0])
+        readings = flows_of_records(tables, make, account, options, say_payload)
+        yield from readings
+    yield account.losses(plain.damage)
 
 
 def _made(table: pa.Table, lines: Any, account: Account) -> Made:
     kept = pc.is_valid(one(table, "jsonPayload", "connection"))
-    account.pass_over(_OTHER, kept)
-    lines = lines[kept.to_numpy(zero_copy_only=False)]
-    table = table.filter(kept).combine_chunks()
+    table, lines = account.keep(_OTHER, kept, table, lines)
 
     def ends(name: str) -> Any:
         return one(table, "jsonPayload", "connection", name)
@@ -155,14 +146,3 @@ def _made(table: pa.Table, lines: Any, account: Account) -> Made:
         VANTAGE: reporter,
     }
     return pd.DataFrame(), flows_of(columns, lines, 0, account.bad)
-
-
-def _say_payload(flows: pd.DataFrame) -> None:
-    """Say what was counted: headers, which were added, are taken off again."""
-    version6 = pa.array(flows["src_ip"].str.contains(":", regex=False).to_numpy())
-    protocol = pa.array(flows["protocol"].to_numpy())
-    for way in ("src", "dst"):
-        octets = pa.array(flows[f"{way}_bytes"].to_numpy())
-        packets = pa.array(flows[f"{way}_packets"].fillna(0).to_numpy(dtype="int64"))
-        payload = most_payload(octets, packets, protocol, version6)
-        flows[f"{way}_payload_bytes"] = pd.array(payload.to_numpy(), dtype="Int64")

@@ -116,6 +116,13 @@ def _value(value: Any, kind: Any, bad: BadLines) -> Any:  # noqa: PLR0911
             if isinstance(value, str)
             else None
         )
+    number = _number(value, kind)
+    bad.blanked += number is None
+    return number
+
+
+def _number(value: Any, kind: Any) -> float | int | None:
+    """Return a number if it is one of a kind, else None."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value) if "." in value else int(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -124,5 +131,4 @@ def _value(value: Any, kind: Any, bad: BadLines) -> Any:  # noqa: PLR0911
             return float(value)
         if value == int(value):
             return int(value)
-    bad.blanked += 1
     return None
