@@ -16,6 +16,7 @@ FLOORS = {
     "columns": 0,
     "exceptions": 0,
     "_jit": 0,
+    "declarations": 0,
     "domains": 0,
     "names": 0,
     "networks": 0,
