@@ -36,6 +36,10 @@ class PolicyError(ExfilmlError, ValueError):
     """A policy file cannot be read, or says what no policy can say."""
 
 
+class ColumnMapError(ExfilmlError, ValueError):
+    """A column map cannot be read, or says what no column map can say."""
+
+
 class ModelFileError(ExfilmlError):
     """A model file, or an array file of the installation, is foreign or damaged."""
 

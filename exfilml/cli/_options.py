@@ -73,14 +73,22 @@ def SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
     argument = click.argument(
         "source", nargs=-1, required=True, metavar="SOURCE...", callback=_expand
     )
-    option = click.option(
+    zone = click.option(
         "--timezone",
         metavar="ZONE",
         callback=_keep_option,
         expose_value=False,
         help="Of logs in local time that do not say where, such as Europe/Prague.",
     )
-    return argument(option(command))
+    columns = click.option(
+        "--map",
+        type=FILE,
+        metavar="FILE",
+        callback=_keep_option,
+        expose_value=False,
+        help="What the columns of other tools' tables mean (TOML).",
+    )
+    return argument(zone(columns(command)))
 
 
 HOME = click.option(
@@ -110,10 +118,12 @@ QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
     from exfilml.sources import read_flows
 
+    told = click.get_current_context().meta
     return read_flows(
         source[0] if len(source) == 1 else list(source),
         progress=False if quiet else None,
-        timezone=click.get_current_context().meta.get("timezone"),
+        timezone=told.get("timezone"),
+        columns=told.get("map"),
     )
 
 

@@ -181,8 +181,9 @@ def _learn(
     from exfilml.spool import Spool
 
     with tempfile.TemporaryDirectory(prefix="exfilml-") as temporary:
-        zone = click.get_current_context().meta.get("timezone")
-        kept = Spool(folder or Path(temporary), span, zone)
+        told = click.get_current_context().meta
+        zone, columns = told.get("timezone"), told.get("map")
+        kept = Spool(folder or Path(temporary), span, zone, columns)
         try:
             kept.fill(
                 source,

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._discover import (
     READERS,
+    Columns,
     Source,
     expand,
     find_readers,
@@ -58,6 +60,7 @@ def read_flows(
     active_timeout: int = 1800,
     decode_tunnels: bool = True,
     timezone: str | None = None,
+    columns: Columns | None = None,
 ) -> pd.DataFrame:
     """Read captures, logs or stored flows tables into one flows table.
 
@@ -84,6 +87,9 @@ def read_flows(
     timezone
         For logs in local time that do not say where (nfdump's CSV, Argus): the time
         zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
+    columns
+        For tables of other tools: a TOML file that says what their columns mean, or
+        what it would say.
 
     Returns
     -------
@@ -99,6 +105,8 @@ def read_flows(
         If a Parquet file holds no flows table.
     OptionError
         If an option has an impossible value.
+    ColumnMapError
+        If `columns` says what no column map can say.
 
     Warns
     -----
@@ -112,7 +120,8 @@ def read_flows(
 
         check_timezone(timezone)
     paths, named = expand(source)
-    readers, notes = find_readers(paths, named=named)
+    explained = None if columns is None else ColumnMap.of(columns)
+    readers, notes = find_readers(paths, named=named, columns=explained)
     jobs = min(
         _available_cores() if n_jobs in (None, -1) else n_jobs or 1, len(readers)
     )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from exfilml.exceptions import FlowsError, SourceError
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._foreign import CompanionError, refusal
 from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
@@ -30,6 +31,7 @@ _HEAD_BYTES: Final = 1 << 16
 _SHOWN: Final = 3
 
 Source = str | os.PathLike[str]
+Columns = ColumnMap | Mapping[str, Any] | str | os.PathLike[str]
 
 
 def expand(source: Source | Iterable[Source]) -> tuple[list[Path], bool]:
@@ -58,7 +60,9 @@ def expand(source: Source | Iterable[Source]) -> tuple[list[Path], bool]:
     return [path for files, _ in parts for path in files], all(s for _, s in parts)
 
 
-def is_read(path: Path, source: Source | Iterable[Source]) -> bool:
+def is_read(
+    path: Path, source: Source | Iterable[Source], columns: Columns | None = None
+) -> bool:
     """Say whether a file is one of those that are read for a source.
 
     Raises
@@ -70,6 +74,9 @@ def is_read(path: Path, source: Source | Iterable[Source]) -> bool:
     if not any(f.exists() and path.exists() and path.samefile(f) for f in files):
         return False
     if named:
+        return True
+    explained = None if columns is None else ColumnMap.of(columns)
+    if explained is not None and explained.covers(path):
         return True
     try:
         _detect(path)
@@ -86,15 +93,19 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def find_readers(
-    paths: list[Path], *, named: bool
+    paths: list[Path], *, named: bool, columns: ColumnMap | None = None
 ) -> tuple[list[tuple[Path, Reader | SourceError]], list[str]]:
-    """Find a reader for each file; in folders, pass over those that have none."""
+    """Find a reader for each file; in folders, pass over those that have none.
+
+    Files that a column map covers are read by it.
+    """
     found: list[tuple[Path, Reader | SourceError]] = []
     skipped: list[SourceError] = []
     companions: list[tuple[Path, SourceError]] = []
     for path in paths:
         try:
-            found.append((path, _detect(path)))
+            mapped = columns is not None and columns.covers(path)
+            found.append((path, _detect(path, columns if mapped else None)))
         except SourceError as error:
             if len(paths) == 1 and named:
                 raise
@@ -126,7 +137,7 @@ def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
 
-def _detect(path: Path) -> Reader:
+def _detect(path: Path, columns: ColumnMap | None = None) -> Reader:
     """Find the reader for a file, or say why there is none."""
     if path.is_dir():
         raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")
@@ -140,6 +151,10 @@ def _detect(path: Path) -> Reader:
         raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
     if not head:
         raise SourceError(f"{path}: the file is empty. Expected {FORMATS}.")
+    if columns is not None:
+        from exfilml.sources._mapped import MappedReader
+
+        return MappedReader(columns)
     for name in READERS:
         reader = cast("Reader", importlib.import_module(f"exfilml.sources.{name}"))
         if reader.detect(head):

@@ -119,6 +119,11 @@ def flows_of_records(
         Adds to flows what only their sums tell.
     last
         Gives the flows that were held back.
+
+    Raises
+    ------
+    SourceError
+        If a column is of a type that tells nothing.
     """
     pairs = Vantages(options.idle_timeout)
     name = account.path.name
@@ -137,7 +142,13 @@ def flows_of_records(
         yield Reading(flows)
 
     for table, lines in tables:
-        complete, halves = make(table, lines)
+        try:
+            complete, halves = make(table, lines)
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise SourceError(
+                f"{account.path}: a column is of a type that cannot be read: {reason}"
+            ) from error
         yield from told(complete)
         yield from told(pairs.add(halves))
     yield from told(last())

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
-from exfilml.sources._discover import Source, expand, find_readers, summary
+from exfilml.sources._column_map import ColumnMap
+from exfilml.sources._discover import Columns, Source, expand, find_readers, summary
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 
@@ -26,6 +27,7 @@ def iter_flows(
     *,
     chunk: int = CHUNK,
     timezone: str | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Read captures, logs or stored flows tables in tables of bounded size.
 
@@ -38,7 +40,7 @@ def iter_flows(
         A file, several files, or a folder, as in `read_flows`.
     chunk
         The most rows of one table.
-    timezone
+    timezone, columns
         As in `read_flows`.
 
     Yields
@@ -56,6 +58,8 @@ def iter_flows(
         If a Parquet file holds no flows table.
     OptionError
         If `chunk` is not 1 or more, or there is no such time zone.
+    ColumnMapError
+        If `columns` says what no column map can say.
 
     Warns
     -----
@@ -68,7 +72,8 @@ def iter_flows(
 
     check_timezone(timezone)
     paths, by_name = expand(source)
-    readers, notes = find_readers(paths, named=by_name)
+    explained = None if columns is None else ColumnMap.of(columns)
+    readers, notes = find_readers(paths, named=by_name, columns=explained)
     return _tables(readers, notes, chunk, timezone)
 
 
