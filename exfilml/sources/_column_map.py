@@ -35,7 +35,7 @@ In JSON a dot leads into fields within fields: ``source.ip``. Protocols are name
 numbers. ``end`` may stand for ``duration_s``. A file says ``vantage`` where several
 places saw the same conversation, which then counts once.
 
-Over 300 lines because the keys, their meaning and what is refused are read together.
+One file because the keys, their meaning and what is refused are read together.
 """
 
 from __future__ import annotations
