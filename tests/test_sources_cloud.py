@@ -166,6 +166,22 @@ def test_what_two_interfaces_saw_counts_once(tmp_path):
     assert flows[COUNTS].values.tolist() == [[1328, 5368, 8, 9]]
 
 
+def test_who_sent_syn_ack_answers_whatever_the_ports(tmp_path):
+    rows = [back(srcport=50051), vpc(dstport=50051)]
+    row = read(tmp_path, vpc_text(rows)).iloc[0]
+    assert row[["src_ip", "dst_port", "src_bytes"]].tolist() == [
+        "10.0.0.5",
+        50051,
+        1328,
+    ]
+
+
+def test_a_format_without_its_line_of_names_is_refused(tmp_path):
+    text = vpc_text([vpc()], f"srcaddr {V5}".replace(" srcaddr", "", 1))
+    with pytest.raises(SourceError, match="Put the line of its fields before them"):
+        read(tmp_path, text.split("\n", 1)[1])
+
+
 def test_intervals_of_a_long_flow_are_added_up(tmp_path):
     rows = [vpc(start=1700000000 + 60 * i, end=1700000058 + 60 * i) for i in range(90)]
     flows = read(tmp_path, vpc_text(rows))
@@ -563,3 +579,9 @@ def test_traffic_analytics_are_refused_for_they_count_no_bytes():
     path = Path(REAL or "") / "logs/cloud/azure-az_net_flows.csv"
     with pytest.raises(SourceError, match=r"counts flows, not bytes"):
         exfilml.read_flows(path)
+
+
+def test_traffic_analytics_with_bytes_are_for_a_column_map(tmp_path):
+    text = "TimeGenerated,FlowIntervalEndTime,SrcIp,BytesSrcToDest\nx,y,10.0.0.5,7\n"
+    with pytest.raises(SourceError, match=r"column map \(--map\)"):
+        read(tmp_path, text)

@@ -24,7 +24,9 @@ READERS: Final = (
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
-    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
+    "nfdump's CSV, Argus' binetflow, flow logs of AWS, Azure or Google Cloud, OCSF, "
+    "Elastic's ECS, NFStream's CSV, or with a column map any table (CSV, JSON, "
+    "Parquet); also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16

@@ -5,6 +5,7 @@ A refusal that knows the file tells the reader what to do with it.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final
 
@@ -12,6 +13,7 @@ from exfilml.exceptions import SourceError
 
 # nfdump's nffile.h: magic, in the order of bytes of the machine that wrote it.
 _NFDUMP: Final = (b"\x0c\xa5", b"\xa5\x0c")
+_AWS: Final = re.compile(rb"(?:\S+ )*(?:ACCEPT|REJECT) (?:\S+ )*OK\b")
 _VERSIONS: Final = {5: "NetFlow version 5", 9: "NetFlow version 9", 10: "IPFIX"}
 
 
@@ -42,9 +44,23 @@ def refusal(path: str, head: bytes) -> SourceError | None:
                 f"{path}: {_VERSIONS[version]} as an exporter sends it; let nfdump or "
                 "another collector write flows of it."
             )
-    if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
+    if _AWS.match(head):
         return SourceError(
-            f"{path}: Azure's traffic analytics, which counts flows, not bytes. Give the "
-            "flow logs that it was made of (PT1H.json)."
+            f"{path}: AWS VPC flow logs in a format of their own. Put the line of its "
+            "fields before them (version account-id …)."
         )
+    if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
+        return _analytics(path, head)
     return None
+
+
+def _analytics(path: str, head: bytes) -> SourceError:
+    what = f"{path}: Azure's traffic analytics"
+    if b"Bytes" in head.split(b"\n", 1)[0]:
+        return SourceError(
+            f"{what}, whose columns differ. Say what they mean in a column map (--map)."
+        )
+    return SourceError(
+        f"{what}, which counts flows, not bytes. Give the flow logs that it was made of "
+        "(PT1H.json)."
+    )
