@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -507,3 +508,20 @@ def test_totals_of_the_real_ocsf_sample_equal_those_of_jq():
         "map(select(.traffic)) | [(map(.traffic.bytes_out)|add), "
         "(map(.traffic.bytes_in)|add), (map(.traffic.packets_out)|add)]",
     )
+
+
+@pytest.mark.parametrize(
+    "write", ["null\n{}", "{}null\n", "{} null\n{}", "null", "\tnull\n"]
+)
+def test_a_null_instead_of_an_event_does_not_end_the_process(tmp_path, write):
+    text = lines([ocsf()]) + write.replace("{}", json.dumps(ocsf())) + "\n"
+    (tmp_path / "events.json").write_text(text)
+    program = f"""
+import warnings, exfilml
+warnings.simplefilter("ignore")
+print(len(exfilml.read_flows({str(tmp_path / "events.json")!r})))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, int(done.stdout) >= 1) == (0, True), done.stderr

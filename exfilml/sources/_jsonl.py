@@ -18,6 +18,7 @@ from exfilml.sources._delimited import Records
 from exfilml.sources._lines import BadLines, Block, shown
 
 _MOST: Final = 2**63
+_NULL: Final = re.compile(rb"(?:\A|[}\n])[ \t\r]*null\b")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9})?")
 
 
@@ -47,7 +48,17 @@ def read_block(
     return _line_by_line(block, schema, needed, bad)
 
 
+def crashes_arrow(data: bytes) -> bool:
+    """Say whether a null stands where an object should.
+
+    Arrow's reader ends the process then (pyarrow 26), instead of raising an error.
+    """
+    return b"null" in data and _NULL.search(data) is not None
+
+
 def _at_once(data: bytes, schema: pa.Schema) -> pa.Table | None:
+    if crashes_arrow(data):
+        return None
     try:
         table = arrow_json.read_json(
             pa.BufferReader(data),

@@ -32,6 +32,7 @@ from exfilml.sources._events import (
     parquet_tables,
     say_payload,
 )
+from exfilml.sources._jsonl import crashes_arrow
 from exfilml.sources._lines import BadLines, Block, blocks, shown
 from exfilml.sources._logs import flows_of, whole
 from exfilml.sources._mapped_columns import flow_columns
@@ -179,6 +180,8 @@ def _told_format(head: bytes) -> str:
 
 def _json_at_once(block: Block, wanted: tuple[str, ...]) -> pa.Table | None:
     """Read a block of objects that are alike; None if they are not."""
+    if crashes_arrow(block.data):
+        return None
     try:
         table = arrow_json.read_json(
             pa.BufferReader(block.data),
