@@ -140,6 +140,12 @@ def test_totals_of_one_direction_are_paired(tmp_path):
         ]
 
 
+def test_packets_that_nobody_counted_are_not_visible(tmp_path):
+    flows = read(tmp_path, lines([half(traffic={"bytes": 7}, app_name=None)]))
+    assert flows["src_packets"].isna().all()
+    assert capability(flows).tolist() == ["volume"]
+
+
 def test_events_that_count_nothing_are_passed_over(tmp_path):
     rows = [ocsf(), ocsf(traffic=None), ocsf(traffic={"packets": 1})]
     with pytest.warns(SourceWarning, match="of 3 records .* 2 events that count no"):

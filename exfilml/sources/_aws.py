@@ -56,6 +56,7 @@ from exfilml.sources._reading import Options, Reading
 from exfilml.sources._vantages import VANTAGE
 from exfilml.sources._words import told_conversations
 
+NAME: Final = "AWS VPC flow log"
 _DEFAULT: Final = (
     *("version", "account-id", "interface-id", "srcaddr", "dstaddr", "srcport"),
     *("dstport", "protocol", "packets", "bytes", "start", "end", "action"),
@@ -231,7 +232,9 @@ def _made(table: pa.Table, lines: Any, account: Account) -> Made:
         columns[f"{way}_ip"] = ends.dictionary_encode()
         columns[f"{way}_port"] = _number(table, f"{way}port")
     if "packets" in table.column_names:
-        columns |= {"src_packets": _number(table, "packets"), "dst_packets": zero}
+        packets = _number(table, "packets")
+        none = pc.if_else(pc.is_valid(packets), zero, None)
+        columns |= {"src_packets": packets, "dst_packets": none}
     return pd.DataFrame(), flows_of(columns, lines, 0, account.bad)
 
 

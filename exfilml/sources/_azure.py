@@ -43,6 +43,7 @@ from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
 from exfilml.sources._vantages import VANTAGE
 
+NAME: Final = "Azure flow log"
 IDLE: Final = 360
 _TUPLES: Final = 1 << 16
 _FLOWS: Final = re.compile(rb'"flowTuples"\s*:')

@@ -51,6 +51,7 @@ from exfilml.sources._words import (
     protocol_numbers,
 )
 
+NAME: Final = "Elastic ECS"
 _TEXTS: Final = (
     *("@timestamp", "source.ip", "destination.ip", "network.transport"),
     *("network.application", "network.protocol", "event.start", "event.end"),

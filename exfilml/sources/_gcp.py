@@ -42,6 +42,7 @@ from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
 from exfilml.sources._vantages import VANTAGE
 
+NAME: Final = "Google Cloud VPC flow log"
 _PAYLOAD: Final = re.compile(rb'"jsonPayload"\s*:')
 _CONNECTION: Final = re.compile(rb'"(?:src_ip|dest_ip)"\s*:')
 _TEXT: Final = pa.string()
@@ -137,7 +138,7 @@ def _made(table: pa.Table, lines: Any, account: Account) -> Made:
         ),
         "dst_bytes": zero,
         "src_packets": packets,
-        "dst_packets": zero,
+        "dst_packets": pc.if_else(pc.is_valid(packets), zero, None),
         "sensor": pc.if_else(
             by_source,
             one(table, "jsonPayload", "src_instance", "vm_name"),

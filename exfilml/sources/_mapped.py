@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,7 @@ class MappedReader:
     """Reads files by a map."""
 
     columns: ColumnMap
+    NAME: ClassVar[str] = "column map"
 
     def detect(self, head: bytes) -> bool:
         """Say yes: who gives a map says what the files are."""

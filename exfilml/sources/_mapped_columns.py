@@ -89,7 +89,9 @@ def _sizes(
     for way in ("src", "dst"):
         back = told.paired and way == "dst"
         octets = zero if back else given.counts(f"{way}_bytes")
-        packets = zero if back else given.counts(f"{way}_packets")
+        packets = given.counts("src_packets" if back else f"{way}_packets")
+        if back:
+            packets = pc.if_else(pc.is_valid(packets), zero, None)
         if told.layer == "layer2":
             octets = bare_bytes(octets, packets)
         elif told.layer == "payload":

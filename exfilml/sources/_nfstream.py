@@ -46,6 +46,7 @@ from exfilml.sources._reading import Options, Reading
 from exfilml.sources._vantages import VANTAGE
 from exfilml.sources._words import is_version_6
 
+NAME: Final = "NFStream's table"
 _COUNTS: Final = (
     *("src_port", "dst_port", "protocol", "bidirectional_first_seen_ms"),
     *("bidirectional_last_seen_ms", "src2dst_packets", "src2dst_bytes"),

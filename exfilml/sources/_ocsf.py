@@ -50,6 +50,7 @@ from exfilml.sources._words import (
     protocol_numbers,
 )
 
+NAME: Final = "OCSF"
 NETWORK_ACTIVITY: Final = 4001
 _CLASS: Final = re.compile(rb'"class_uid"\s*:\s*"?[0-9]')
 _TEXT: Final = pa.string()
@@ -243,7 +244,8 @@ def _columns(table: pa.Table, *, both: bool) -> dict[str, Any]:
             )
         else:
             columns[f"src_{what}"] = number("traffic", what)
-            columns[f"dst_{what}"] = pa.repeat(pa.scalar(0, _COUNT), table.num_rows)
+            told = pc.is_valid(columns[f"src_{what}"])
+            columns[f"dst_{what}"] = pc.if_else(told, pa.scalar(0, _COUNT), None)
     if both:
         columns["conn_state"] = conversations(columns)
     else:

@@ -36,6 +36,11 @@ class Other:
 
     module: Any
 
+    @property
+    def NAME(self) -> str:  # noqa: N802 - as the modules that know one format each
+        """What it reads."""
+        return f"{self.module.NAME} in Parquet"
+
     def detect(self, head: bytes) -> bool:
         """Say from the first bytes whether this is a Parquet file."""
         return detect(head)
