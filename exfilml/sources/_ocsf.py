@@ -14,7 +14,8 @@ flow logs, the record counts as one direction, and those of both are paired
 **Times** are milliseconds. A flow starts at ``start_time``, else ``duration`` before
 ``end_time``, else at ``time``.
 
-**Process** is the actor's, where an agent on the host reports it.
+**Process** is the actor's, where an agent on the host reports it. **Server name** is
+that of TLS, else the name that the destination goes under.
 """
 
 from __future__ import annotations
