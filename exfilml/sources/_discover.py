@@ -17,10 +17,14 @@ from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
-READERS: Final = ("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus")
+READERS: Final = (
+    *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus", "_nfcapd", "_silk"),
+    "_exports",
+)
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
-    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
+    "nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, SiLK's rwcut, "
+    "Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
