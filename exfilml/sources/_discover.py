@@ -123,6 +123,11 @@ def find_readers(
     return found, notes
 
 
+def lenders(readers: list[tuple[Path, Reader | SourceError]]) -> tuple[Path, ...]:
+    """List the files whose templates may serve others."""
+    return tuple(path for path, reader in readers if _name(reader) == "_exports")
+
+
 def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
