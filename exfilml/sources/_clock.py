@@ -40,8 +40,7 @@ def times_of(record: Record, clock: Clock) -> tuple[float, float | None]:
     first, last = first_of(record, "first_switched"), first_of(record, "last_switched")
     if start is None and end is None and first is not None:
         start = clock.time(first, last)
-        # The counter begins anew every 50 days, between the two as well.
-        end = None if last is None else start + (last - first) % _WRAP
+        end = None if last is None else start + _lasted(first, last)
     if start is None:
         seen = first_of(record, "observation_time_ms")
         start = end if end is not None else float(seen or clock.sent)
@@ -51,6 +50,12 @@ def times_of(record: Record, clock: Clock) -> tuple[float, float | None]:
             lasted = micros // 1000
         end = None if lasted is None else start + lasted
     return start, end
+
+
+def _lasted(first: int, last: int) -> int:
+    """Return the time between; the counter begins anew every 50 days."""
+    around = (last - first) % _WRAP
+    return around if around < _OLDEST else last - first
 
 
 def _absolute(record: Record, way: str, sent: float) -> float | None:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from exfilml.exceptions import SourceError
 
@@ -62,7 +62,7 @@ class Datagram:
 
     @property
     def records(self) -> int:
-        """How many records version 5 says there are."""
+        """How many records version 5 says there are; in IPFIX, bytes."""
         return int.from_bytes(self.data[2:4])
 
     @property
@@ -71,14 +71,27 @@ class Datagram:
         at = {V5: 20, V9: 16, IPFIX: 12}[self.version]
         return int.from_bytes(self.data[at : at + (2 if self.version == V5 else 4)])
 
+    @property
+    def cut(self) -> bool:
+        """Whether it goes on behind the end of the data; by its records in version 5."""
+        if self.version == IPFIX:
+            return self.records > len(self.data)
+        return any(end > len(self.data) for _, _, end in self._sets())
+
     def sets(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, begin and end of each set's content."""
+        for number, begin, end in self._sets():
+            yield number, begin, min(end, len(self.data))
+
+    def _sets(self) -> Iterator[tuple[int, int, int]]:
+        if self.version == V5:
+            return
         at = HEADERS[self.version]
         while at + 4 <= len(self.data):
             number, length = struct.unpack_from("!HH", self.data, at)
             if length < 4:
                 return
-            yield number, at + 4, min(at + length, len(self.data))
+            yield number, at + 4, at + length
             at += length
 
 
@@ -182,7 +195,8 @@ def captured_datagrams(path: Path, found: Found) -> Iterator[Datagram]:
     """
     import dpkt
 
-    with path.open("rb") as file:
+    with path.open("rb") as opened:
+        file = _Watched(opened)
         try:
             packets = dpkt.pcap.UniversalReader(file)
             link = packets.datalink()
@@ -197,6 +211,24 @@ def captured_datagrams(path: Path, found: Found) -> Iterator[Datagram]:
                     yield datagram
         except (ValueError, dpkt.dpkt.Error, struct.error) as error:
             found.damage = f"the capture is cut off or damaged ({error})"
+        else:
+            found.damage = "the capture is cut off" if file.short else None
+
+
+class _Watched:
+    """A file that notes when it ends in the middle of what is asked for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.short = False
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.short = self.short or 0 < len(data) < size
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _carried(dpkt: Any, link: int, frame: bytes, found: Found) -> Datagram | None:

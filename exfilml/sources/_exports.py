@@ -38,7 +38,7 @@ from exfilml.sources._directed import SAMPLED, paired, scaling
 from exfilml.sources._lines import BadLines
 from exfilml.sources._logs import losses, whole
 from exfilml.sources._reading import DAMAGED, Options, Reading
-from exfilml.sources._records import Row, Said, halves, row
+from exfilml.sources._records import Row, halves, row
 from exfilml.sources._templates import (
     Definition,
     Key,
@@ -54,6 +54,7 @@ from exfilml.sources._templates import (
 NO_TEMPLATE: Final = "with data without a template"
 BORROWED: Final = "read with templates of other files"
 NO_FLOW_RECORDS: Final = "with records that are no flows"
+UNKNOWN_RATE: Final = "with samplers whose rate is not told"
 NO_EXPORTS: Final = "with packets that are no exports"
 _INSTALL: Final = 'pip install "exfilml[netflow]"'
 _BATCH: Final = 50_000
@@ -120,7 +121,7 @@ class _Account:
         self._unclear = False
         self._rates: set[int] = set()
         self._no_flows: Counter[str] = Counter()
-        self._broken = self._short = 0
+        self._broken = self._short = self._cut = 0
         self._bad = BadLines(unit="record")
 
     def halves(self) -> Iterator[pd.DataFrame]:
@@ -158,7 +159,7 @@ class _Account:
         if header is None or not sound:
             self._broken += 1
             return
-        said = self._known.said.setdefault(key, Said())
+        said = self._known.of(key)
         said.learn(datagram, stated)
         self._count(datagram, key, data, len(records) + len(stated))
         clock = Clock(datagram, said.boot, records)
@@ -194,7 +195,7 @@ class _Account:
     def _borrow(self, wanted: tuple[Key, int]) -> None:
         """Note whose template is used; names of applications come with it."""
         key, _ = wanted
-        said = self._known.said.setdefault(key, Said())
+        said = self._known.of(key)
         for path, known in self._lenders.items():
             if wanted in known.templates:
                 self._borrowed.add(path.name)
@@ -218,6 +219,7 @@ class _Account:
     ) -> None:
         """Count what is missing of a datagram."""
         expected = 0
+        self._cut += datagram.cut
         if datagram.version == V5:
             expected = datagram.records
             # Its header counts as what it states of sampling.
@@ -241,7 +243,7 @@ class _Account:
         """
         path = self._path
         told = list(self._told())
-        if not flows and (self._lost or self._broken or self._short):
+        if not flows and (self._lost or self._broken or self._short or self._cut):
             why = self._lost_text() if self._lost else self._broken_text()
             raise SourceError(f"{path}: no flow could be read: {why}.")
         if self._options.sampling is not None and not self._rates:
@@ -263,15 +265,16 @@ class _Account:
         if unknown and self._options.sampling is None:
             text = "whose rate is not told: their bytes and packets are as sampled"
             names = ", ".join(map(str, unknown[:_SHOWN]))
-            yield SAMPLED, f"{path}: records name sampler {names}, {text}"
+            yield UNKNOWN_RATE, f"{path}: records name sampler {names}, {text}"
         if self._borrowed:
             text = ", ".join(sorted(self._borrowed)[:_SHOWN])
             yield BORROWED, f"{path}: read with templates of {text}"
         if self._lost:
             yield NO_TEMPLATE, f"{path}: {self._lost_text()}"
-        for what, count in self._no_flows.items():
-            yield NO_FLOW_RECORDS, f"{path}: {count:,} records {what}; passed over"
-        if self._broken or self._short:
+        if self._no_flows:
+            counts = (f"{n:,} records {what}" for what, n in self._no_flows.items())
+            yield NO_FLOW_RECORDS, f"{path}: {', '.join(counts)}; passed over"
+        if self._broken or self._short or self._cut:
             yield DAMAGED, f"{path}: {self._broken_text()}"
         if found.packets:
             text = f"{found.others:,} of {found.packets:,} packets are no exports"
@@ -284,6 +287,8 @@ class _Account:
         parts = []
         if self._broken:
             parts.append(f"{self._broken:,} datagrams could not be read")
+        if self._cut:
+            parts.append(f"{self._cut:,} datagrams are cut off")
         if self._short:
             parts.append(f"{self._short:,} records could not be taken apart")
         return "; ".join(parts)

@@ -83,7 +83,8 @@ class Said:
         """Take in a header and records of options."""
         if datagram.version == V5:
             rate = int.from_bytes(datagram.data[22:24]) & _RATE_BITS
-            self._rates[None] = max(rate, 1)
+            if rate:
+                self._rates[None] = rate
             return
         from netflume import sampling_rate
 

@@ -34,6 +34,8 @@ from exfilml.sources._records import Said
 _LOOKED_AT: Final = 4 << 20
 _VARIABLE: Final = 65535
 _HEAD: Final = 128
+# Of exporters, and of templates: far above those of any site.
+_MOST: Final = 100_000
 
 Key = tuple[str, int]
 Definition = tuple[tuple[tuple[str, str, int], ...], bool]
@@ -54,6 +56,12 @@ class Known:
     templates: dict[tuple[Key, int], set[Definition]] = field(default_factory=dict)
     said: dict[Key, Said] = field(default_factory=dict)
 
+    def of(self, key: Key) -> Said:
+        """Return what an exporter said; nothing, where there are too many of them."""
+        if len(self.said) < _MOST:
+            return self.said.setdefault(key, Said())
+        return self.said.get(key, Said())
+
     def learn(self, datagrams: Iterator[Datagram]) -> None:
         """Take in templates, and records of options."""
         import netflume
@@ -69,7 +77,9 @@ class Known:
             # What is wrong with it is told when it is read.
             with suppress(Exception):
                 *_, stated = netflume.parse_message(datagram.data, exporter, store)
-                self.said.setdefault(key, Said()).learn(datagram, stated)
+                self.of(key).learn(datagram, stated)
+            if len(self.templates) > _MOST:
+                store.take_events()
             for event in store.take_events():
                 definition = tuple(event.fields), event.options
                 found = self.templates.setdefault((key, event.template_id), set())
