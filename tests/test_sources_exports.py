@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
+import shutil
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from collectors import collect, own_totals, totals
 from exports import (
     ABSOLUTE,
     COMMON,
@@ -31,6 +35,7 @@ from hypothesis import strategies as st
 import exfilml
 from exfilml.exceptions import ExfilmlError, OptionError, SourceError, SourceWarning
 from exfilml.schema import capability
+from exfilml.sources._datagrams import Found, raw_datagrams
 
 REAL = os.environ.get("EXFILML_REAL_DATA")
 BIFLOW = 29305
@@ -461,3 +466,90 @@ def test_damaged_datagrams_end_in_flows_or_one_clear_error(
         except ExfilmlError:
             return
     pd.testing.assert_frame_equal(exfilml.validate_flows(flows), flows)
+
+
+# -- real files --------------------------------------------------------------------
+
+real = pytest.mark.skipif(REAL is None, reason="EXFILML_REAL_DATA is not set")
+PACKETS = Path(REAL) / "logs" / "netflow-packets" if REAL else Path()
+
+
+def together() -> dict[str, list[Path]]:
+    """Files of one exporter, by what their names have in common."""
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(PACKETS.glob("*.dat")):
+        name = re.sub(
+            r"(_(opt)?(tpls?|data|tpldata|dpi)[^.]*)+\.dat$|\.dat$", "", path.name
+        )
+        groups.setdefault(name, []).append(path)
+    return groups
+
+
+# What nfdump 1.7 counts otherwise, and why.
+OTHERWISE = {
+    "netflow9_test_cisco_wlc": "records without addresses",
+    "netflow9_test_h3c_netstream_varstring": "fields of varying length in version 9",
+    "netflow9_test_invalid01": "nfcapd does not apply this rate of 100",
+}
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nfcapd") is None, reason="nfdump is not installed")
+@pytest.mark.parametrize("name", together())
+def test_totals_equal_those_of_nfcapd_for_the_same_datagrams(tmp_path, name):
+    paths = sorted(together()[name], key=lambda p: ("tpl" not in p.name, p.name))
+    sent = [d.data for p in paths for d in raw_datagrams([p.read_bytes()], Found())]
+    written = collect(tmp_path, *sent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            flows = exfilml.read_flows(paths)
+        except SourceError:
+            flows = exfilml.schema.empty_flows()
+    mine, other = totals(flows), own_totals(written)
+    assert (mine == other) == (name not in OTHERWISE), (mine, other)
+
+
+@real
+@pytest.mark.parametrize(
+    "path", sorted(PACKETS.glob("netflow5*")), ids=lambda p: p.name
+)
+def test_totals_of_version_5_equal_those_of_plain_arithmetic(path):
+    data = path.read_bytes()
+    octets = packets = at = 0
+    while at < len(data):
+        count, rate = (int.from_bytes(data[at + i : at + i + 2]) for i in (2, 22))
+        if count > 30:
+            with pytest.raises(SourceError, match="no flow could be read"):
+                exfilml.read_flows(path)
+            return
+        for record in range(at + 24, at + 24 + 48 * count, 48):
+            packets += int.from_bytes(data[record + 16 : record + 20]) * (rate or 1)
+            octets += int.from_bytes(data[record + 20 : record + 24]) * (rate or 1)
+        at += 24 + 48 * count
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert totals(exfilml.read_flows(path)) == (octets, packets)
+
+
+@real
+def test_a_folder_of_many_exporters_mixes_no_templates():
+    """What one file alone yields is what it yields among all; the rest is told."""
+    flows, told = {}, {}
+    for path in sorted(PACKETS.glob("*.dat")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                flows[path.name] = totals(exfilml.read_flows(path))
+            except SourceError as error:
+                told[path.name] = str(error)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        every = exfilml.read_flows(PACKETS)
+    sums = every.groupby("sensor")[["src_bytes", "dst_bytes"]].sum().sum(axis=1)
+    assert {n: sums.get(n, 0) for n in flows} == {n: t[0] for n, t in flows.items()}
+    # Some templates are of one file alone, and serve the others.
+    assert set(sums.index) - set(flows) < set(told)
+    assert all(name in text for name, text in told.items())
+    assert any("could not be read" in str(w.message) for w in caught)

@@ -1,4 +1,4 @@
-"""nfdump's own files, read through the program; and SiLK's rwcut text."""
+"""nfdump's own files, read through the program: totals, failures, leftovers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import bz2
 import gzip
 import os
 import shutil
-import socket
 import stat
-import subprocess
-import time
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from collectors import collect, own_totals, totals
 from exports import COMMON, back, data_set, template_set, there, v5, v9
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,56 +28,6 @@ installed = pytest.mark.skipif(
     reason="nfdump is not installed (apt-get install nfdump)",
 )
 real = pytest.mark.skipif(REAL is None, reason="EXFILML_REAL_DATA is not set")
-
-
-def collect(folder: Path, *datagrams: bytes, options: tuple[str, ...] = ()) -> Path:
-    """Have nfcapd write what it receives; return the file."""
-    folder.mkdir(exist_ok=True)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["nfcapd", "-p", str(port), "-b", "127.0.0.1", "-l", str(folder)]
-    collector = subprocess.Popen(
-        [*command, "-t", "3600", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not _listens(port):
-            time.sleep(0.05)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for data in datagrams:
-                sender.sendto(data, ("127.0.0.1", port))
-                time.sleep(0.02)
-        time.sleep(0.3)
-    finally:
-        collector.terminate()
-        collector.wait(10)
-    (written,) = folder.glob("nfcapd.2*")
-    return written
-
-
-def _listens(port: int) -> bool:
-    wanted = f":{port:04X}"
-    lines = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
-    return any(line.split()[1].endswith(wanted) for line in lines)
-
-
-def own_totals(path: Path) -> tuple[int, int]:
-    """Bytes and packets as nfdump adds them up itself."""
-    done = subprocess.run(
-        ["nfdump", "-r", path, "-I"], capture_output=True, text=True, check=True
-    )
-    stated = dict(line.split(": ") for line in done.stdout.splitlines() if ": " in line)
-    return int(stated["Bytes"]), int(stated["Packets"])
-
-
-def totals(flows: pd.DataFrame) -> tuple[int, int]:
-    return (
-        int(flows["src_bytes"].sum() + flows["dst_bytes"].sum()),
-        int(flows["src_packets"].sum() + flows["dst_packets"].sum()),
-    )
 
 
 V6 = {27: 16, 28: 16} | {k: v for k, v in COMMON.items() if k not in {8, 12}}
@@ -192,11 +140,9 @@ def test_nobody_who_stops_reading_leaves_a_program_behind(tmp_path, monkeypatch)
     mine = tmp_path / "pid"
     script = f'case "$1" in -q) echo $$ >{mine}; exec yes "{LINE}";; esac'
     program(tmp_path / "bin", script, monkeypatch)
-    tables = exfilml.iter_flows(tmp_path / "nfcapd.1", chunk=1)
     pieces = _nfcapd.stream(tmp_path / "nfcapd.1", options())
     next(pieces)
     pieces.close()
-    del tables
     with pytest.raises(ProcessLookupError):
         os.kill(int(mine.read_text()), 0)
 
