@@ -28,6 +28,7 @@ LONGEST: Final = 65535
 # Numbers of sets: of templates, of options templates; data begin at 256.
 TEMPLATE_SETS: Final = {V9: (0, 1), IPFIX: (2, 3)}
 DATA: Final = 256
+_INSTALL: Final = 'pip install "exfilml[netflow]"'
 _NANOSECONDS: Final = 10**9
 # Link layers, by libpcap's numbers.
 _NULL, _ETHERNET, _SLL, _SLL2 = 0, 1, 113, 276
@@ -111,6 +112,26 @@ class Found:
     packets: int = 0
     others: int = 0
     fragments: int = 0
+
+
+def check_library(path: Path, *, captured: bool) -> None:
+    """Check that the libraries are there which take datagrams and captures apart.
+
+    Raises
+    ------
+    SourceError
+        If one is not.
+    """
+    try:
+        import netflume  # noqa: F401 - asked for before anything is read
+
+        if captured:
+            import dpkt  # noqa: F401 - likewise
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{path}: NetFlow or IPFIX as exporters send it, which needs "
+            f"{error.name}. Install it: {_INSTALL}."
+        ) from error
 
 
 def begins(head: bytes | memoryview) -> bool:

@@ -192,5 +192,5 @@ def summary(
     read = files - len(failed)
     for kind, texts in losses.items():
         lead = f"{len(texts):,} of {read:,} files {kind}. {first_few(texts)}."
-        notes += [f"{text}." for text in texts] if files == 1 else [lead]
+        notes.append(f"{'; '.join(texts)}." if files == 1 else lead)
     return notes

@@ -33,6 +33,7 @@ from exfilml.sources._datagrams import (
     Datagram,
     Found,
     begins,
+    check_library,
 )
 from exfilml.sources._directed import SAMPLED, paired, scaling
 from exfilml.sources._lines import BadLines
@@ -56,7 +57,6 @@ BORROWED: Final = "read with templates of other files"
 NO_FLOW_RECORDS: Final = "with records that are no flows"
 UNKNOWN_RATE: Final = "with samplers whose rate is not told"
 NO_EXPORTS: Final = "with packets that are no exports"
-_INSTALL: Final = 'pip install "exfilml[netflow]"'
 _BATCH: Final = 50_000
 _SHOWN: Final = 5
 
@@ -79,26 +79,13 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     SourceError
         If the library is missing, or no flow could be read.
     """
-    _check_library(path, captured=options.exports and not is_raw(path))
+    check_library(path, captured=options.exports and not is_raw(path))
     account = _Account(path, options)
     total = 0
     for flows in paired(account.halves(), options, path):
         total += len(flows)
         yield Reading(flows)
     yield account.losses(total)
-
-
-def _check_library(path: Path, *, captured: bool) -> None:
-    try:
-        import netflume  # noqa: F401 - asked for before anything is read
-
-        if captured:
-            import dpkt  # noqa: F401 - likewise
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"{path}: NetFlow or IPFIX as exporters send it, which needs "
-            f"{error.name}. Install it: {_INSTALL}."
-        ) from error
 
 
 class _Account:
@@ -121,6 +108,7 @@ class _Account:
         self._unclear = False
         self._rates: set[int] = set()
         self._no_flows: Counter[str] = Counter()
+        self._why = ""
         self._broken = self._short = self._cut = 0
         self._bad = BadLines(unit="record")
 
@@ -158,6 +146,10 @@ class _Account:
             )
         if header is None or not sound:
             self._broken += 1
+            if not sound:
+                self._why = (
+                    f" (a header of {datagram.records:,} records, of 30 at most)"
+                )
             return
         said = self._known.of(key)
         said.learn(datagram, stated)
@@ -286,7 +278,7 @@ class _Account:
     def _broken_text(self) -> str:
         parts = []
         if self._broken:
-            parts.append(f"{self._broken:,} datagrams could not be read")
+            parts.append(f"{self._broken:,} datagrams could not be read{self._why}")
         if self._cut:
             parts.append(f"{self._cut:,} datagrams are cut off")
         if self._short:
