@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import io
 import os
 import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -33,9 +35,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exfilml
+from exfilml import cli
 from exfilml.exceptions import ExfilmlError, OptionError, SourceError, SourceWarning
 from exfilml.schema import capability
 from exfilml.sources._datagrams import Found, raw_datagrams
+from exfilml.spool import Spool
 
 REAL = os.environ.get("EXFILML_REAL_DATA")
 BIFLOW = 29305
@@ -122,6 +126,17 @@ def test_a_capture_is_read_for_its_exports_only_where_that_is_asked(tmp_path):
     assert (len(flows), "the capture is cut off" in told) == (1, True)
     with pytest.raises(OptionError, match="bpf_filter with exports=True"):
         read(tmp_path, data, exports=True, bpf_filter="udp")
+
+
+def test_a_capture_without_exports_holds_no_flows(tmp_path):
+    flows, told = heard(tmp_path, capture(others=3), exports=True)
+    assert (len(flows), "3 of 3 packets are no exports" in told) == (0, True)
+    with pytest.warns(SourceWarning):
+        assert list(exfilml.iter_flows(tmp_path / "0.dat", exports=True)) == []
+    with_some = tmp_path / "1.dat"
+    with_some.write_bytes(capture(v5(there(), back())))
+    (table,) = exfilml.iter_flows(with_some, exports=True)
+    assert table["dst_bytes"].tolist() == [5368]
 
 
 def test_exporters_in_a_capture_have_their_own_templates(tmp_path):
@@ -427,6 +442,38 @@ def test_a_missing_library_is_named_with_what_to_do(tmp_path, monkeypatch, libra
         SourceError, match=rf'needs {library}.*pip install "exfilml\[netflow\]"'
     ):
         read(tmp_path, capture(v5(there())), exports=True)
+
+
+def test_the_command_line_takes_rates_captures_and_standard_input(
+    tmp_path, capfd, monkeypatch
+):
+    out = tmp_path / "flows.parquet"
+    (tmp_path / "x.pcap").write_bytes(capture(v5(there(), back())))
+    asked = ("flows", str(tmp_path / "x.pcap"), "--out", str(out), "-q")
+    assert cli.run([*asked, "--exports", "--sampling", "10"]) == 0
+    assert "given, 1 packet in 10" in capfd.readouterr().err
+    assert exfilml.read_flows(out)["dst_bytes"].tolist() == [53680]
+    assert cli.run([*asked, "--exports", "--sampling", "0"]) == 2
+    assert "one packet in how many" in capfd.readouterr().err
+
+    class Given:
+        buffer = io.BytesIO(v5(there(), back()))
+
+    monkeypatch.setattr(sys, "stdin", Given)
+    assert cli.run(["flows", "-", "--out", str(out), "-q"]) == 0
+    assert exfilml.read_flows(out)["sensor"].tolist() == ["stdin"]
+
+
+def test_training_on_disk_takes_rates_and_does_not_mix_them(tmp_path):
+    (tmp_path / "x.dat").write_bytes(v5(there(), back()))
+    sums = []
+    for rate in (None, 10):
+        spool = Spool(tmp_path / "spool", sampling=rate)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SourceWarning)
+            spool.fill(tmp_path / "x.dat")
+        sums += [int(table["src_bytes"].sum()) for table in spool.tables()]
+    assert sums == [1328, 13280]
 
 
 SEEDS = [

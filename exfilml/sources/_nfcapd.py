@@ -33,8 +33,10 @@ from exfilml.sources._nfdump import FORM
 from exfilml.sources._packed import CHUNK, plain_file
 from exfilml.sources._reading import DAMAGED, Options, Reading
 
-# nfdump's nffile.h, in the order of bytes of the machine that wrote it.
+# nfdump's nffile.h, in the order of bytes of the machine that wrote it; versions are
+# small numbers so far.
 _MAGICS: Final = (b"\x0c\xa5", b"\xa5\x0c")
+_VERSIONS: Final = {n.to_bytes(2, o) for n in range(1, 8) for o in ("big", "little")}
 _COLUMNS: Final = {
     "ts": "%ts",
     "te": "%te",
@@ -58,14 +60,8 @@ _SAMPLER: Final = re.compile(
 
 
 def detect(head: bytes) -> bool:
-    """Say from the first bytes whether this is a file of nfcapd.
-
-    Versions are small numbers so far, in one order of bytes or the other.
-    """
-    return head.startswith(_MAGICS) and 0 < int.from_bytes(head[2:4]) in {
-        *range(1, 8),
-        *(n << 8 for n in range(1, 8)),
-    }
+    """Say from the first bytes whether this is a file of nfcapd."""
+    return head.startswith(_MAGICS) and head[2:4] in _VERSIONS
 
 
 def read(path: Path, options: Options) -> Reading:

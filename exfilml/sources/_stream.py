@@ -153,7 +153,8 @@ def _pieces(
 
         # What readers of logs yield is checked line by line.
         reading = reader.read(path, options)
-        yield Reading(join([reading.flows]), reading.losses)
+        tables = [reading.flows] if len(reading.flows) else []
+        yield Reading(join(tables), reading.losses)
     else:
         yield from stream(path, options)
 
