@@ -38,7 +38,7 @@ import exfilml
 from exfilml import cli
 from exfilml.exceptions import ExfilmlError, OptionError, SourceError, SourceWarning
 from exfilml.schema import capability
-from exfilml.sources._datagrams import Found, raw_datagrams
+from exfilml.sources._datagrams import Found, captured_datagrams, raw_datagrams
 from exfilml.spool import Spool
 
 REAL = os.environ.get("EXFILML_REAL_DATA")
@@ -488,7 +488,7 @@ SEEDS = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(
     st.sampled_from(SEEDS),
     st.booleans(),
@@ -600,3 +600,19 @@ def test_a_folder_of_many_exporters_mixes_no_templates():
     assert set(sums.index) - set(flows) < set(told)
     assert all(name in text for name, text in told.items())
     assert any("could not be read" in str(w.message) for w in caught)
+
+
+@real
+@pytest.mark.slow
+def test_no_packet_of_hundreds_of_protocols_is_mistaken_for_an_export():
+    mistaken, packets = {}, 0
+    for path in sorted((Path(REAL) / "pcap" / "benign").rglob("*.pcap*")):
+        found = Found()
+        try:
+            exports = list(captured_datagrams(path, found))
+        except SourceError:
+            continue
+        packets += found.packets
+        if exports and "netflow" not in path.name:
+            mistaken[path.name] = len(exports)
+    assert (mistaken, packets > 50_000) == ({}, True)

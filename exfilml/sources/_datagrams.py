@@ -153,7 +153,13 @@ def begins(head: bytes | memoryview) -> bool:
 
 def is_datagram(data: bytes) -> bool:
     """Say whether bytes are one whole datagram, and nothing else but padding."""
-    return begins(data) and not data[_size(data) :].strip(b"\0")
+    if not begins(data):
+        return False
+    size = _size(data)
+    made = Datagram(data[:size])
+    if made.version == V5 and size != HEADERS[V5] + V5_RECORD * made.records:
+        return False
+    return not made.cut and not data[size:].strip(b"\0")
 
 
 def _size(data: bytes | memoryview) -> int:
