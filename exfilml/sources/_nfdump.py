@@ -7,7 +7,7 @@ output_csv.c. What nfdump adds at the end (``Summary``) is no record.
 **Bytes** are NetFlow's: "octets include IP header(s) and IP payload" (IPFIX,
 octetDeltaCount, RFC 5102 §5.10.1; NetFlow version 9, IN_BYTES), which is what the flows
 table holds. An exporter that samples and does not tell nfdump counts too little, in
-proportion: that cannot be seen in the file.
+proportion: that cannot be seen in the file, and `sampling` says it.
 
 **Times** are local to where nfdump ran, without saying where: `timezone` does.
 
