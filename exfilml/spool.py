@@ -182,7 +182,7 @@ class Spool:
         Where; it is made if it is not there.
     span
         Which flows are meant.
-    timezone, columns
+    timezone, sampling, exports, columns
         As of `exfilml.read_flows`.
 
     Attributes
@@ -204,12 +204,19 @@ class Spool:
         folder: Path,
         span: Span | None = None,
         timezone: str | None = None,
+        *,
+        sampling: int | None = None,
+        exports: bool = False,
         columns: Columns | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.span = Span() if span is None else span
-        self.timezone = timezone
-        self.columns = None if columns is None else ColumnMap.of(columns)
+        self.asked: dict[str, Any] = {
+            "timezone": timezone,
+            "sampling": sampling,
+            "exports": exports,
+            "columns": None if columns is None else ColumnMap.of(columns),
+        }
         self.sources: dict[str, About] = {}
 
     @property
@@ -269,7 +276,7 @@ class Spool:
                 f"{self.folder}: holds files that are to be read; the spool needs a "
                 "folder of its own."
             )
-        readers, notes = find_readers(files, named=named, columns=self.columns)
+        readers, notes = find_readers(files, named=named, columns=self.asked["columns"])
         failed: list[SourceError | FlowsError] = [
             r for _, r in readers if isinstance(r, SourceError)
         ]
@@ -357,7 +364,7 @@ class Spool:
         parallel = joblib.Parallel(
             n_jobs=min(n_jobs, len(left)), return_as="generator_unordered"
         )
-        worker = Spool(self.folder, self.span, self.timezone, self.columns)
+        worker = Spool(self.folder, self.span, **self.asked)
         with _deaf():
             read = parallel(joblib.delayed(_in_worker)(worker, path) for path in left)
         yield from read
@@ -381,10 +388,11 @@ class Spool:
 
     def _name(self, path: Path, size: int, mtime_ns: int) -> str:
         """Name the folder of a source; of another state of a file it is another."""
-        asked = f"{self.span!r}\t{self.timezone}"
-        if self.columns is not None and self.columns.covers(path):
-            asked += f"\t{self.columns!r}"
-        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{asked}"
+        asked = dict(self.asked)
+        if asked["columns"] is not None and not asked["columns"].covers(path):
+            asked["columns"] = None
+        told = f"{self.span!r}\t{asked}"
+        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{told}"
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8)
         return digest.hexdigest()
 
@@ -417,7 +425,7 @@ class Spool:
         """Write the flows of a file, and return what is known of them."""
         about = About(str(path), status.st_size, status.st_mtime_ns)
         ends = PublicEnds()
-        tables = _tables(path, self.timezone, self.columns, progress=progress)
+        tables = _tables(path, self.asked, progress=progress)
         for number, table in enumerate(tables):
             flows = by_start(self.span.of(table))
             ends = ends.merge(PublicEnds.of(flows))
@@ -494,24 +502,18 @@ def _in_worker(
 
 
 def _tables(
-    path: Path,
-    timezone: str | None,
-    explained: ColumnMap | None,
-    *,
-    progress: bool | None,
+    path: Path, asked: dict[str, Any], *, progress: bool | None
 ) -> Iterator[pd.DataFrame]:
     """Read a file, in pieces where its format allows; of Parquet what is needed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ((_, reader),), _ = find_readers([path], named=True, columns=explained)
+    ((_, reader),), _ = find_readers([path], named=True, columns=asked["columns"])
     if reader is not _parquet:
         if hasattr(reader, "stream"):
-            yield from iter_flows(
-                path, chunk=CHUNK, timezone=timezone, columns=explained
-            )
+            yield from iter_flows(path, chunk=CHUNK, **asked)
         else:
-            yield read_flows(path, n_jobs=1, progress=progress)
+            yield read_flows(path, n_jobs=1, progress=progress, **asked)
         return
     try:
         with pq.ParquetFile(path) as parquet:

@@ -15,6 +15,7 @@ from exfilml.cli._options import (
     POLICY,
     QUIET,
     SOURCES,
+    asked,
     declared_policy,
     read,
 )
@@ -181,9 +182,7 @@ def _learn(
     from exfilml.spool import Spool
 
     with tempfile.TemporaryDirectory(prefix="exfilml-") as temporary:
-        told = click.get_current_context().meta
-        zone, columns = told.get("timezone"), told.get("map")
-        kept = Spool(folder or Path(temporary), span, zone, columns)
+        kept = Spool(folder or Path(temporary), span, **asked())
         try:
             kept.fill(
                 source,
