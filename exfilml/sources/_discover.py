@@ -17,7 +17,10 @@ from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
-READERS: Final = ("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus")
+READERS: Final = (
+    *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus"),
+    *("_palo_alto", "_fortinet"),
+)
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
     "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"

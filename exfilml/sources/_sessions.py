@@ -1,0 +1,78 @@
+"""Sessions as firewalls tell of them: how they went, and long ones that go on.
+
+Some firewalls report a long session again and again, each time with what it has counted
+since it began: the last report counts. Until the session ends its last report is held,
+of at most `MOST_HELD` sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from exfilml.sources._words import conversations
+
+MOST_HELD: Final = 2_000_000
+
+
+def session_states(columns: Mapping[str, Any], reset: Any) -> Any:
+    """Say how sessions went, from packets and from whether the server reset them.
+
+    A firewall that follows TCP lets nothing through without a handshake. A session that
+    the server reset with its only packet was rejected.
+    """
+    flags = pa.nulls(len(reset), pa.int64())
+    states = conversations({**columns, "tcp_flags": flags})
+    at_once = pc.less_equal(columns["dst_packets"], 1)
+    rejected = pc.and_(pc.equal(columns["protocol"], 6), pc.and_(reset, at_once))
+    return pc.if_else(pc.fill_null(rejected, False), "rejected", states)
+
+
+class LongSessions:
+    """Reports of sessions that may go on.
+
+    Attributes
+    ----------
+    open
+        How many sessions were still going on when they were given back.
+    """
+
+    def __init__(self) -> None:
+        self._held: pa.Table | None = None
+        self.open = 0
+
+    def add(self, reports: pa.Table) -> pa.Table:
+        """Take reports in order; return those that count.
+
+        Columns ``session``, which names it, and ``goes_on`` (bool) are read.
+        """
+        if self._held is not None:
+            reports = pa.concat_tables([self._held, reports])
+        if not reports.num_rows:
+            return reports
+        names = reports.column("session").combine_chunks().dictionary_encode()
+        code = pc.fill_null(names.indices, len(names.dictionary)).to_numpy()
+        number = np.arange(len(code))
+        last = np.zeros(len(names.dictionary) + 1, dtype=np.int64)
+        np.maximum.at(last, code, number)
+        goes_on = reports.column("goes_on").to_numpy()
+        held = goes_on & (last[code] == number)
+        counts = ~goes_on
+        self._held = reports.filter(pa.array(held)).combine_chunks()
+        if held.sum() > MOST_HELD:
+            counts |= held
+            self.open += self._held.num_rows
+            self._held = None
+        return reports.filter(pa.array(counts))
+
+    def finish(self) -> pa.Table | None:
+        """Return the last reports of those that go on; None if there are none."""
+        held, self._held = self._held, None
+        if held is None or not held.num_rows:
+            return None
+        self.open += held.num_rows
+        return held

@@ -1,0 +1,276 @@
+"""Builds lines as firewalls log them, from their vendors' lists of fields."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+# PAN-OS 11.0 Administrator's Guide, "Traffic Log Fields", in its order.
+PAN_FIELDS = [
+    "FUTURE_USE",
+    "Receive Time",
+    "Serial Number",
+    "Type",
+    "Threat/Content Type",
+    "FUTURE_USE",
+    "Generated Time",
+    "Source Address",
+    "Destination Address",
+    "NAT Source IP",
+    "NAT Destination IP",
+    "Rule Name",
+    "Source User",
+    "Destination User",
+    "Application",
+    "Virtual System",
+    "Source Zone",
+    "Destination Zone",
+    "Inbound Interface",
+    "Outbound Interface",
+    "Log Action",
+    "FUTURE_USE",
+    "Session ID",
+    "Repeat Count",
+    "Source Port",
+    "Destination Port",
+    "NAT Source Port",
+    "NAT Destination Port",
+    "Flags",
+    "Protocol",
+    "Action",
+    "Bytes",
+    "Bytes Sent",
+    "Bytes Received",
+    "Packets",
+    "Start Time",
+    "Elapsed Time",
+    "Category",
+    "FUTURE_USE",
+    "Sequence Number",
+    "Action Flags",
+    "Source Country",
+    "Destination Country",
+    "FUTURE_USE",
+    "Packets Sent",
+    "Packets Received",
+    "Session End Reason",
+    "Device Group Hierarchy Level 1",
+    "Device Group Hierarchy Level 2",
+    "Device Group Hierarchy Level 3",
+    "Device Group Hierarchy Level 4",
+    "Virtual System Name",
+    "Device Name",
+    "Action Source",
+    "Source VM UUID",
+    "Destination VM UUID",
+    "Tunnel ID/IMSI",
+    "Monitor Tag/IMEI",
+    "Parent Session ID",
+    "Parent Start Time",
+    "Tunnel Type",
+    "SCTP Association ID",
+    "SCTP Chunks",
+    "SCTP Chunks Sent",
+    "SCTP Chunks Received",
+    "Rule UUID",
+    "HTTP/2 Connection",
+    "App Flap Count",
+    "Policy ID",
+    "Link Switches",
+    "SD-WAN Cluster",
+    "SD-WAN Device Type",
+    "SD-WAN Cluster Type",
+    "SD-WAN Site",
+    "Dynamic User Group Name",
+    "XFF Address",
+    "Source Device Category",
+    "Source Device Profile",
+    "Source Device Model",
+    "Source Device Vendor",
+    "Source Device OS Family",
+    "Source Device OS Version",
+    "Source Hostname",
+    "Source Mac Address",
+    "Destination Device Category",
+    "Destination Device Profile",
+    "Destination Device Model",
+    "Destination Device Vendor",
+    "Destination Device OS Family",
+    "Destination Device OS Version",
+    "Destination Hostname",
+    "Destination Mac Address",
+    "Container ID",
+    "POD Namespace",
+    "POD Name",
+    "Source External Dynamic List",
+    "Destination External Dynamic List",
+    "Host ID",
+    "Serial Number",
+    "Source Dynamic Address Group",
+    "Destination Dynamic Address Group",
+    "Session Owner",
+    "High Resolution Timestamp",
+    "A Slice Service Type",
+    "A Slice Differentiator",
+    "Application Subcategory",
+    "Application Category",
+    "Application Technology",
+    "Application Risk",
+    "Application Characteristic",
+    "Application Container",
+    "Tunneled Application",
+    "Application SaaS",
+    "Application Sanctioned State",
+    "Offloaded",
+]
+# How many of them each version writes.
+PAN_WIDTHS = {"9.0": 67, "9.1": 75, "11.0": len(PAN_FIELDS)}
+PAN_NAMES = [
+    "Domain",
+    "Receive Time",
+    "Serial #",
+    "Type",
+    "Threat/Content Type",
+    "Config Version",
+    "Generate Time",
+    "Source address",
+    "Destination address",
+    "NAT Source IP",
+    "NAT Destination IP",
+    "Rule",
+    "Source User",
+    "Destination User",
+    "Application",
+    "Virtual System",
+    "Source Zone",
+    "Destination Zone",
+    "Inbound Interface",
+    "Outbound Interface",
+    "Log Action",
+    "Time Logged",
+    "Session ID",
+    "Repeat Count",
+    "Source Port",
+    "Destination Port",
+    "NAT Source Port",
+    "NAT Destination Port",
+    "Flags",
+    "IP Protocol",
+    "Action",
+    "Bytes",
+    "Bytes Sent",
+    "Bytes Received",
+    "Packets",
+    "Start Time",
+    "Elapsed Time (sec)",
+    "Category",
+    "tpadding",
+    "seqno",
+    "actionflags",
+    "Source Country",
+    "Destination Country",
+    "cpadding",
+    "pkts_sent",
+    "pkts_received",
+    "session_end_reason",
+]
+
+
+def pan(**changed) -> dict[str, object]:
+    """One session as PAN-OS tells of its end; bytes are of Ethernet frames."""
+    return {
+        "prefix": "<14>Mar  1 10:00:20 fw01 1",
+        "Receive Time": "2024/03/01 10:00:20",
+        "Serial Number": "012345678901",
+        "Type": "TRAFFIC",
+        "Threat/Content Type": "end",
+        "Generated Time": "2024/03/01 10:00:20",
+        "Source Address": "10.0.0.5",
+        "Destination Address": "203.0.113.7",
+        "NAT Source IP": "192.0.2.1",
+        "NAT Destination IP": "203.0.113.7",
+        "Rule Name": "allow out",
+        "Application": "ssl",
+        "Virtual System": "vsys1",
+        "Session ID": 4711,
+        "Repeat Count": 1,
+        "Source Port": 40000,
+        "Destination Port": 443,
+        "Protocol": "tcp",
+        "Action": "allow",
+        "Bytes": 6934,
+        "Bytes Sent": 1440,
+        "Bytes Received": 5494,
+        "Packets": 17,
+        "Start Time": "2024/03/01 10:00:00",
+        "Elapsed Time": 5,
+        "Category": "any",
+        "Packets Sent": 8,
+        "Packets Received": 9,
+        "Session End Reason": "tcp-fin",
+        "Device Name": "fw01",
+        "High Resolution Timestamp": "2024-03-01T10:00:20.123+01:00",
+    } | {name.replace("_", " "): value for name, value in changed.items()}
+
+
+def separated(fields) -> str:
+    """One line, quoted where it needs to be."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(fields)
+    return out.getvalue()
+
+
+def pan_line(row, version="11.0") -> str:
+    fields = [row.get(name, "") for name in PAN_FIELDS[: PAN_WIDTHS[version]]]
+    return separated([row["prefix"], *fields[1:]])
+
+
+def pan_export(rows) -> str:
+    """As the web interface exports them."""
+    width = len(PAN_NAMES)
+    body = [
+        separated(["1", *(row.get(name, "") for name in PAN_FIELDS[1:width])])
+        for row in rows
+    ]
+    return separated(PAN_NAMES) + "".join(body)
+
+
+def forti(**changed) -> dict[str, object]:
+    """One session as FortiOS 7 logs its end; bytes are of IP."""
+    return {
+        "date": "2024-03-01",
+        "time": "10:00:20",
+        "devname": '"fgt01"',
+        "devid": '"FGT60FTK00000000"',
+        "eventtime": 1709283620000000000,
+        "tz": '"+0100"',
+        "logid": '"0000000013"',
+        "type": '"traffic"',
+        "subtype": '"forward"',
+        "level": '"notice"',
+        "vd": '"root"',
+        "srcip": "10.0.0.5",
+        "srcname": '"laptop"',
+        "srcport": 40000,
+        "dstip": "203.0.113.7",
+        "dstport": 443,
+        "sessionid": 4711,
+        "proto": 6,
+        "action": '"close"',
+        "service": '"HTTPS"',
+        "trandisp": '"snat"',
+        "transip": "192.0.2.1",
+        "app": '"HTTPS.BROWSER"',
+        "appcat": '"Web.Client"',
+        "duration": 5,
+        "sentbyte": 1328,
+        "rcvdbyte": 5368,
+        "sentpkt": 8,
+        "rcvdpkt": 9,
+    } | changed
+
+
+def forti_line(row, separator=" ", head="<189>Mar  1 10:00:20 fgt01 ") -> str:
+    """Fields without a value are left out."""
+    fields = [f"{key}={value}" for key, value in row.items() if value is not None]
+    return head + separator.join(fields) + "\n"
