@@ -65,9 +65,11 @@ class KeyValues:
         begins = self._bounds[:-1] + 1
         for _ in range(2):
             begins = begins + (self._text[np.minimum(begins, len(text) - 1)] == _SPACE)
-        self._begins = np.unique(
-            np.concatenate([self._starts, self._after_priority(), begins])
+        self._begins = _places(
+            len(text), self._starts, self._after_priority(), begins.clip(max=len(text))
         )
+        self._first = self._words[self._begins]
+        self._known: dict[str, tuple[Any, Any]] = {}
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -101,17 +103,21 @@ class KeyValues:
 
     def _found(self, key: str) -> tuple[Any, Any]:
         """Return where a key begins a field, and in which line."""
+        if key in self._known:
+            return self._known[key]
         wanted = key.encode() + self._assign
-        at = self._begins
+        at, words = self._begins, self._first
         for first in range(0, len(wanted), _WORD):
             part = wanted[first : first + _WORD]
             number = np.uint64(int.from_bytes(part, "little"))
             mask = np.uint64((1 << 8 * len(part)) - 1)
-            at = at[at + first < len(self._text)]
-            at = at[(self._words[at + first] & mask) == number]
+            at = at[(words & mask) == number]
+            # What matched so far lies within the text.
+            words = self._words[at + first + _WORD]
         line = np.searchsorted(self._starts, at, side="right") - 1
         kept = ~self.open_quotes[line]
-        return at[kept], line[kept]
+        self._known[key] = at[kept], line[kept]
+        return self._known[key]
 
     def _after_priority(self) -> Any:
         """Return where lines go on after syslog's number (``<134>``)."""
@@ -137,7 +143,7 @@ class KeyValues:
             flips[self._ends[self.open_quotes]] ^= 1
             inside = np.bitwise_xor.accumulate(flips)
             ends = ends[inside[ends] == 0]
-        return np.unique(np.concatenate([ends, self._ends]))
+        return _places(len(text), ends, self._ends)
 
 
 def sound_lines(
@@ -207,8 +213,16 @@ def _unescaped(text: Any, quotes: Any) -> Any:
     return quotes[~odd]
 
 
+def _places(size: int, *parts: Any) -> Any:
+    """Return places in order, each once."""
+    marks = np.zeros(size + 1, dtype=bool)
+    for part in parts:
+        marks[part] = True
+    return np.flatnonzero(marks[:size])
+
+
 def _ranks(line: Any) -> Any:
-    """Number the places of a line: 0, 1, 2 …, anew in each."""
+    """Count the places of a line: 0, 1, 2 …, anew in each."""
     first = np.ones(len(line), dtype=bool)
     first[1:] = line[1:] != line[:-1]
     number = np.arange(len(line))

@@ -113,8 +113,10 @@ _APPS: Final = APPLICATIONS | {
     "web-browsing": "HTTP",
     # Words for what was not recognised.
     **dict.fromkeys(
-        ("incomplete", "insufficient-data", "non-syn-tcp", "not-applicable")
-        + ("unknown-tcp", "unknown-udp", "unknown-p2p", "unknown"),
+        (
+            *("incomplete", "insufficient-data", "non-syn-tcp", "not-applicable"),
+            *("unknown-tcp", "unknown-udp", "unknown-p2p", "unknown"),
+        )
     ),
 }
 
