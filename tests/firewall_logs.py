@@ -274,3 +274,89 @@ def forti_line(row, separator=" ", head="<189>Mar  1 10:00:20 fgt01 ") -> str:
     """Fields without a value are left out."""
     fields = [f"{key}={value}" for key, value in row.items() if value is not None]
     return head + separator.join(fields) + "\n"
+
+
+def tracked(**changed) -> dict[str, object]:
+    """One connection as netfilter forgets it; bytes are of IP."""
+    return {
+        "time": 1709283620.25,
+        "event": "DESTROY",
+        "protocol": "tcp",
+        "number": 6,
+        "state": "",
+        "src": "10.0.0.5",
+        "dst": "203.0.113.7",
+        "sport": 40000,
+        "dport": 443,
+        "packets": 8,
+        "bytes": 1328,
+        "flag": "",
+        "nat": "192.0.2.1",
+        "back_packets": 9,
+        "back_bytes": 5368,
+        "id": 4711,
+        "more": "",
+    } | changed
+
+
+def conntrack_line(row, *, extended=False, time=True) -> str:
+    """As ``conntrack -E -o timestamp,id`` prints it."""
+    layer = "ipv4     2 " if extended else ""
+    stamp = f"[{row['time']:.6f}]\t" if time else ""
+    counts = (
+        "packets={packets} bytes={bytes} ",
+        "packets={back_packets} bytes={back_bytes} ",
+    )
+    there, back = ("", "") if row["event"] == "NEW" else counts
+    ports = "sport={sport} dport={dport} " if row["sport"] else "type=8 code=0 id=7 "
+    turned = "sport={dport} dport={sport} " if row["sport"] else "type=0 code=0 id=7 "
+    text = (
+        f"{stamp}{row['event']:>9} ".replace(row["event"], f"[{row['event']}]")
+        + layer
+        + "{protocol:8} {number} {state}src={src} dst={dst} "
+        + ports
+        + there
+        + "{flag}src={dst} dst={nat} "
+        + turned
+        + back
+        + "id={id} {more}"
+    )
+    return text.format(**row).rstrip() + "\n"
+
+
+def printflow_line(row, head="2024-03-01T10:00:20.250000+01:00 fw ulogd[812]: ") -> str:
+    """As ulogd's PRINTFLOW says it, through syslog."""
+    text = (
+        "[{event}] ORIG: SRC={src} DST={dst} PROTO=TCP SPT={sport} DPT={dport} "
+        "PKTS={packets} BYTES={bytes} , REPLY: SRC={dst} DST={nat} PROTO=TCP SPT={dport} "
+        "DPT={sport} PKTS={back_packets} BYTES={back_bytes}\n"
+    )
+    return head + text.format(**row)
+
+
+def ulogd(**changed) -> dict[str, object]:
+    return {
+        "orig.ip.saddr.str": "10.0.0.5",
+        "orig.ip.daddr.str": "203.0.113.7",
+        "orig.ip.protocol": 6,
+        "orig.l4.sport": 40000,
+        "orig.l4.dport": 443,
+        "orig.raw.pktlen": 1328,
+        "orig.raw.pktcount": 8,
+        "reply.ip.saddr.str": "203.0.113.7",
+        "reply.ip.daddr.str": "192.0.2.1",
+        "reply.raw.pktlen": 5368,
+        "reply.raw.pktcount": 9,
+        "ct.id": 4711,
+        "ct.event": 4,
+        "flow.start.sec": 1709283615,
+        "flow.start.usec": 250000,
+        "flow.end.sec": 1709283620,
+        "flow.end.usec": 250000,
+    } | {name.replace("_", "."): value for name, value in changed.items()}
+
+
+def gprint_line(row) -> str:
+    """As ulogd's GPRINT writes it."""
+    fields = ",".join(f"{key}={value}" for key, value in row.items())
+    return f"timestamp=2024/03/01-10:00:20,{fields}\n"

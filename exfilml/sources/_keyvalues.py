@@ -179,6 +179,12 @@ def sound_lines(
     return kept
 
 
+def line_texts(block: Block) -> Any:
+    """Return a block's lines as texts, as many as `KeyValues` counts."""
+    text = _valid(block.data).decode()
+    return pa.array(text.removesuffix("\n").split("\n"), pa.string())
+
+
 def whole_numbers(texts: Any) -> Any:
     """Read whole numbers; None where there is none."""
     right = pc.match_substring_regex(texts, _WHOLE)

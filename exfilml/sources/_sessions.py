@@ -1,13 +1,14 @@
 """Sessions as firewalls tell of them: how they went, and long ones that go on.
 
 Some firewalls report a long session again and again, each time with what it has counted
-since it began: the last report counts. Until the session ends its last report is held,
-of at most `MOST_HELD` sessions.
+since it began: the last report counts. Others log that a session began, and leave out of what
+they log of its end what they said then. Until a session ends, what was said last of it
+is held, of at most `MOST_HELD` sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -54,13 +55,8 @@ class LongSessions:
             reports = pa.concat_tables([self._held, reports])
         if not reports.num_rows:
             return reports
-        names = reports.column("session").combine_chunks().dictionary_encode()
-        code = pc.fill_null(names.indices, len(names.dictionary)).to_numpy()
-        number = np.arange(len(code))
-        last = np.zeros(len(names.dictionary) + 1, dtype=np.int64)
-        np.maximum.at(last, code, number)
         goes_on = reports.column("goes_on").to_numpy()
-        held = goes_on & (last[code] == number)
+        held = goes_on & (_before(reports)[1] < 0)
         counts = ~goes_on
         self._held = reports.filter(pa.array(held)).combine_chunks()
         if held.sum() > MOST_HELD:
@@ -76,3 +72,50 @@ class LongSessions:
             return None
         self.open += held.num_rows
         return held
+
+
+class Beginnings:
+    """What was logged when sessions began."""
+
+    def __init__(self) -> None:
+        self._held: pa.Table | None = None
+
+    def add(self, records: pa.Table, told: Sequence[str]) -> pa.Table:
+        """Take records in order; return those of ends.
+
+        Columns ``session``, which names it, and ``begins`` (bool) are read. What
+        columns in `told` said at the beginning is added as ``began_…``, None where no
+        beginning was seen.
+        """
+        if self._held is not None:
+            records = pa.concat_tables([self._held, records])
+        if not records.num_rows:
+            for name in told:
+                records = records.append_column(f"began_{name}", records.column(name))
+            return records
+        begins = records.column("begins").to_numpy()
+        before, after = _before(records)
+        known = (before >= 0) & begins[before]
+        at = pa.array(np.where(known, before, 0), pa.int64(), mask=~known)
+        held = np.flatnonzero(begins & (after < 0))[-MOST_HELD:]
+        self._held = records.take(pa.array(held)).combine_chunks()
+        for name in told:
+            found = records.column(name).combine_chunks().take(at)
+            records = records.append_column(f"began_{name}", found)
+        return records.filter(pa.array(~begins))
+
+
+def _before(records: pa.Table) -> tuple[Any, Any]:
+    """Return of each record where the one before and after it of its session stand.
+
+    -1 where there is none.
+    """
+    names = records.column("session").combine_chunks().dictionary_encode()
+    code = pc.fill_null(names.indices, len(names.dictionary)).to_numpy()
+    order = np.argsort(code, kind="stable")
+    same = code[order[1:]] == code[order[:-1]]
+    before = np.full(len(code), -1)
+    after = np.full(len(code), -1)
+    before[order[1:][same]] = order[:-1][same]
+    after[order[:-1][same]] = order[1:][same]
+    return before, after
