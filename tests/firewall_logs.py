@@ -360,3 +360,96 @@ def gprint_line(row) -> str:
     """As ulogd's GPRINT writes it."""
     fields = ",".join(f"{key}={value}" for key, value in row.items())
     return f"timestamp=2024/03/01-10:00:20,{fields}\n"
+
+
+def check_point(**changed) -> dict[str, object]:
+    """One connection with Accounting, as the Log Exporter of R81 tells of it."""
+    return {
+        "head": "2024-03-01T09:00:20Z",
+        "action": "Accept",
+        "flags": "411908",
+        "ifdir": "outbound",
+        "logid": "6",
+        "loguid": "{0x65e19a14,0x0,0x6401a8c0,0xc0000001}",
+        "origin": "192.0.2.1",
+        "time": 1709283620,
+        "version": "5",
+        "__policy_id_tag": "product=VPN-1 & FireWall-1[db_tag={A};mgmt=m;date=1]",
+        "appi_name": "MEGA",
+        "dst": "203.0.113.7",
+        "lastupdatetime": 1709283620,
+        "layer_name": "Network",
+        "proto": 6,
+        "received_bytes": 5368,
+        "s_port": 40000,
+        "sent_bytes": 1328,
+        "service": 443,
+        "service_id": "https",
+        "src": "10.0.0.5",
+        "start_time": 1709283615,
+        "xlatesrc": "192.0.2.1",
+    } | changed
+
+
+def check_point_line(row, form="syslog") -> str:
+    fields = {key: value for key, value in row.items() if value is not None}
+    head = fields.pop("head")
+
+    def escaped(value):
+        text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+        return text.replace("]", "\\]")
+
+    if form == "splunk":
+        return "|".join(f"{key}={value}" for key, value in fields.items()) + "|\n"
+    if form == "structured":
+        body = " ".join(f'{key}="{escaped(value)}"' for key, value in fields.items())
+        body = f"[Fields@1.3.6.1.4.1.2620 {body}]"
+        return f"<85>1 {head} 192.0.2.1 CP-GW - Log {body}\n"
+    body = "; ".join(f'{key}:"{escaped(value)}"' for key, value in fields.items())
+    return f"<134>1 {head} gw01 CheckPoint 1930 - [{body}]\n"
+
+
+def asa(**changed) -> dict[str, object]:
+    """One connection as an ASA tears it down; bytes are data both ways."""
+    return {
+        "head": "<166>Mar 01 2024 10:00:20 fw01 : ",
+        "device": "ASA",
+        "what": "Teardown",
+        "way": "outbound",
+        "protocol": "TCP",
+        "id": 4711,
+        "first": "outside:203.0.113.7/443",
+        "second": "inside:10.0.0.5/40000",
+        "user": "",
+        "duration": "0:00:05",
+        "bytes": 6000,
+        "reason": " TCP FINs",
+    } | changed
+
+
+_ASA_NUMBERS = {
+    ("Built", "TCP"): 302013,
+    ("Teardown", "TCP"): 302014,
+    ("Built", "UDP"): 302015,
+    ("Teardown", "UDP"): 302016,
+    ("Built", "GRE"): 302017,
+    ("Teardown", "GRE"): 302018,
+    ("Built", "TCP state-bypass"): 302303,
+    ("Teardown", "TCP state-bypass"): 302304,
+}
+
+
+def asa_line(row) -> str:
+    number = _ASA_NUMBERS[row["what"], row["protocol"]]
+    word = "from" if number in (302018, 302304) else "for"
+    if row["what"] == "Built":
+        text = (
+            "{head}%{device}-6-{number}: Built {way} {protocol} connection {id} {word} "
+            "{first} (192.0.2.9/443){user} to {second} (192.0.2.1/5){user}\n"
+        )
+    else:
+        text = (
+            "{head}%{device}-6-{number}: Teardown {protocol} connection {id} {word} "
+            "{first}{user} to {second}{user} duration {duration} bytes {bytes}{reason}\n"
+        )
+    return text.format(**row, number=number, word=word)

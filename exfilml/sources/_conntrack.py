@@ -39,7 +39,9 @@ from exfilml.sources._reading import Options, Reading
 from exfilml.sources._sessions import Beginnings, session_states
 from exfilml.sources._words import protocol_numbers
 
-_EVENT: Final = re.compile(rb"(?m)^.*\[(?:NEW|UPDATE|DESTROY)\].*\b(?:src|SRC)=")
+_EVENT: Final = re.compile(
+    rb"\[(?:NEW|UPDATE|DESTROY)\] [^=\n]{0,80}\b(?:src|SRC)=[0-9a-f]"
+)
 _HEAD: Final = (
     r"^(?:<[0-9]{1,3}>)?(?:1 )?(?:\[(?P<seconds>[0-9]{1,11}\.[0-9]{6})\]"
     r"|(?P<iso>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9]{2}:?[0-9]{2})))?"
