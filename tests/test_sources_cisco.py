@@ -28,6 +28,7 @@ EXPECTED = {
     "dst_bytes": 0,
     "conn_state": "established",
     "uid": "4711",
+    "undivided": True,
     "sensor": "asa.log",
 }
 ISO = "<166>2024-03-01T09:00:20Z fw01 : "
@@ -212,3 +213,25 @@ def test_a_warning_says_what_the_bytes_are(tmp_path):
     path.write_text(asa_line(asa()))
     with pytest.warns(SourceWarning, match="what can have been uploaded at most"):
         exfilml.read_flows(path, timezone="UTC")
+
+
+def test_rankings_say_that_the_direction_of_bytes_is_not_visible(tmp_path):
+    text = "".join(
+        asa_line(
+            asa(
+                id=number,
+                head=f"2024-03-{1 + number // 240:02}T{number % 24:02}:00:20Z fw01 : ",
+                second=f"inside:10.0.0.{number % 9}/{40000 + number}",
+                bytes=1000 + number,
+            )
+        )
+        for number in range(2400)
+    )
+    flows, _ = read(tmp_path, text)
+    detector = exfilml.Detector(random_state=0).fit(flows)
+    later = flows.assign(start=flows["start"] + pd.Timedelta(days=20))
+    hidden = exfilml.rank_flows(detector, later, top=5)["not_visible"]
+    assert set(hidden) == {"payload, application, packets, process, direction of bytes"}
+    divided = later.assign(undivided=pd.NA)
+    hidden = exfilml.rank_flows(detector, divided, top=5)["not_visible"]
+    assert set(hidden) == {"payload, application, packets, process"}

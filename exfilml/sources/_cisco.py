@@ -10,7 +10,8 @@ connection that timed out during its handshake counts 0. Nothing says who sent h
 of it. All of it is written to the second end, which is that of the more trusted
 interface: what can have left the site at most. A large download looks like a large
 upload, in a model's baseline as in what it judges; so a model for these logs has to be
-trained on these logs. A warning says so.
+trained on these logs. A warning says so, and ``undivided`` marks each flow: rankings
+name the direction of bytes among what is not visible.
 
 **Ends** stand in the order less trusted, more trusted. What was logged when the
 connection was built (``inbound``, ``outbound``) says which of them began; without it,
@@ -243,6 +244,7 @@ def _flows(ends: pa.Table, options: Options, path: Path, bad: BadLines) -> pd.Da
         "dst_bytes": pc.if_else(began_first, octets, 0),
         "conn_state": _states(column("reason"), octets),
         "uid": column("id"),
+        "undivided": pa.repeat(pa.scalar(True), count),
         "sensor": pa.repeat(path.name, count),
     }
     for name in ("src_port", "dst_port"):
