@@ -6,6 +6,7 @@ import re
 import warnings
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from firewall_logs import forti, forti_line
 from hypothesis import given, settings
@@ -115,13 +116,13 @@ def test_the_last_report_of_a_long_session_counts(tmp_path):
         )
         for sent in (100, 200, 300)
     )
-    with pytest.warns(SourceWarning, match="1 sessions go on where it ends"):
+    with pytest.warns(SourceWarning, match="1 sessions whose end is not in it"):
         flows = read(tmp_path, text)
     assert flows["src_bytes"].tolist() == [300]
     assert flows["start"][0] == pd.Timestamp("2024-03-01T09:00:20Z")
     other = forti_line(forti(logid=REPORT, sessionid=1, sentbyte=7))
     text += other + forti_line(forti(sentbyte=400, duration=400))
-    with pytest.warns(SourceWarning, match="1 sessions go on where it ends"):
+    with pytest.warns(SourceWarning, match="1 sessions whose end is not in it"):
         flows = read(tmp_path, text)
     assert sorted(flows["src_bytes"]) == [7, 400]
 
@@ -166,8 +167,29 @@ def test_totals_equal_those_of_plain_python(tmp_path_factory, rows, block):
 def test_more_sessions_than_are_held_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(_sessions, "MOST_HELD", 2)
     text = "".join(forti_line(forti(logid=REPORT, sessionid=n)) for n in range(5))
-    with pytest.warns(SourceWarning, match="5 sessions go on"):
+    with pytest.warns(SourceWarning, match="5 sessions whose end"):
         assert len(read(tmp_path, text)) == 5
+
+
+def test_a_session_that_is_silent_for_an_hour_is_held_no_longer():
+    def report(session, seconds, *, goes_on=True):
+        rows = {"session": [session], "goes_on": [goes_on], "seen": [seconds * 10**6]}
+        return pa.table(rows)
+
+    sessions = _sessions.LongSessions()
+    assert not sessions.add(report("a", 0)).num_rows
+    assert not sessions.add(report("b", 3600)).num_rows
+    assert sessions.add(report("c", 3601)).column("session").to_pylist() == ["a"]
+    ended = sessions.add(report("b", 3602, goes_on=False))
+    assert ended.column("session").to_pylist() == ["b"]
+    assert sessions.finish().column("session").to_pylist() == ["c"]
+    assert sessions.open == 2
+
+
+def test_a_session_longer_than_ten_years_is_none(tmp_path):
+    text = forti_line(forti()) + forti_line(forti(duration=9 * 10**17))
+    with pytest.warns(SourceWarning, match="1 of 2 lines .* line 2: start is missing"):
+        assert len(read(tmp_path, text)) == 1
 
 
 def test_other_types_and_sessions_that_begin_are_passed_over_and_counted(tmp_path):
@@ -215,7 +237,7 @@ def test_bad_lines_are_named(tmp_path):
 CHUNKS = st.one_of(
     st.binary(max_size=20),
     st.sampled_from(
-        [b" ", b'"', b"\n", b"\\", b"=", b"\xff", b"\x00", b"-1", b"9" * 30,
+        [b" ", b'"', b"\n", b"\\", b"=", b"\xff", b"\x00", b"-1", b"9" * 18,
          b' type="traffic" ', b"srcip=", b"\r", b" logid=0000000020", b",", b"x" * 300]
     ),
 )  # fmt: skip
@@ -244,3 +266,15 @@ def test_names_of_keys_are_not_found_inside_others(tmp_path):
     text = forti_line(forti(xsrcip="6.6.6.6", sentbytes=9))
     assert re.search("xsrcip", text)
     assert read(tmp_path, text)["src_ip"].tolist() == ["10.0.0.5"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CEF:0|Fortinet|Fortigate|v7.4|00013|traffic:forward close|3|src=10.0.0.5\n",
+        "<14>Mar  1 10:00:20 fw LEEF:1.0|Palo Alto Networks|PAN-OS|10|allow|src=1\n",
+    ],
+)
+def test_cef_and_leef_are_named(tmp_path, text):
+    with pytest.raises(SourceError, match="events in CEF or LEEF"):
+        read(tmp_path, text)

@@ -14,7 +14,8 @@ direction is whose is not documented, and taking one for the other would turn do
 into uploads.
 
 **Records** of one connection are updated every few minutes under the same ``loguid``,
-each time with all that was counted so far: the last one counts.
+each time with all that was counted so far: the last one counts, until an hour passes
+without any.
 
 **Times** are seconds since 1970 (``start_time``, ``time``), else those of syslog's
 header, which is in UTC or says where; in the older form it may not, and `timezone` does.
@@ -133,6 +134,9 @@ def _records(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     line = pa.array(np.arange(block.first, block.first + len(fields)))
     columns["line"] = line
     columns["session"] = pc.coalesce(columns["loguid"], line.cast(pa.string()))
+    columns["seen"] = pc.coalesce(
+        *(_seconds(columns[name]) for name in ("lastupdatetime", "time", "start_time"))
+    )
     columns["goes_on"] = pa.repeat(pa.scalar(True), len(fields))
     return pa.table(columns).filter(pa.array(kept)), passed
 
@@ -161,7 +165,7 @@ def _flows(
     lasted = pc.max_element_wise(pc.subtract(updated, began), 0, skip_nulls=False)
     columns: dict[str, Any] = {
         "start": start,
-        "duration_s": pc.divide(lasted.cast(pa.float64()), 1e6),
+        "duration_s": pc.divide(lasted.cast(pa.float64(), safe=False), 1e6),
         "src_ip": src_ip,
         "dst_ip": column("dst").dictionary_encode(),
         "src_port": pc.if_else(has_ports, column("s_port"), 0),

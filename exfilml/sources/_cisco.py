@@ -44,7 +44,7 @@ from exfilml.sources._lines import BadLines, Block, ahead, blocks, shown
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
-from exfilml.sources._sessions import Beginnings
+from exfilml.sources._sessions import Beginnings, begun
 from exfilml.sources._words import protocol_numbers
 from exfilml.sources._zones import offsets, told_times
 
@@ -233,8 +233,8 @@ def _flows(ends: pa.Table, options: Options, path: Path, bad: BadLines) -> pd.Da
     protocol = protocol_numbers(words, column("first_ip").dictionary_encode())
     has_ports = pc.not_equal(column("protocol"), "GRE")
     columns: dict[str, Any] = {
-        "start": pc.subtract(ended, pc.multiply(lasted, 10**6)),
-        "duration_s": lasted.cast(pa.float64()),
+        "start": begun(ended, lasted),
+        "duration_s": lasted.cast(pa.float64(), safe=False),
         "protocol": protocol,
         "src_ip": pc.if_else(began_first, column("first_ip"), column("second_ip")),
         "dst_ip": pc.if_else(began_first, column("second_ip"), column("first_ip")),

@@ -36,7 +36,7 @@ from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, microseconds, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
-from exfilml.sources._sessions import Beginnings, session_states
+from exfilml.sources._sessions import Beginnings, begun, session_states
 from exfilml.sources._words import protocol_numbers
 
 _EVENT: Final = re.compile(
@@ -162,11 +162,12 @@ def _flows(ends: pa.Table, path: Path, bad: BadLines) -> pd.DataFrame:
     has_ports = pc.is_in(protocol, pa.array([6, 17, 33, 132, 136]))
     ended, began = column("time"), column("began_time")
     seen = pc.subtract(ended, began)
-    lasted = pc.coalesce(seen, pc.multiply(column("lasted"), 10**6))
+    told = pc.subtract(ended, begun(ended, column("lasted")))
+    lasted = pc.coalesce(seen, pc.if_else(column("lasted").is_valid(), told, seen))
     is_icmp = pc.is_in(protocol, pa.array([1, 58]))
     columns: dict[str, Any] = {
         "start": pc.subtract(ended, pc.fill_null(lasted, 0)),
-        "duration_s": pc.divide(lasted.cast(pa.float64()), 1e6),
+        "duration_s": pc.divide(lasted.cast(pa.float64(), safe=False), 1e6),
         "src_ip": src_ip,
         "dst_ip": column("dst_ip").dictionary_encode(),
         "protocol": protocol,

@@ -23,7 +23,8 @@ READERS: Final = (
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
-    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
+    "nfdump's CSV, Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check "
+    "Point, netfilter); also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16

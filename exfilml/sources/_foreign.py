@@ -5,6 +5,7 @@ A refusal that knows the file tells the reader what to do with it.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final
 
@@ -12,6 +13,9 @@ from exfilml.exceptions import SourceError
 
 # nfdump's nffile.h: magic, in the order of bytes of the machine that wrote it.
 _NFDUMP: Final = (b"\x0c\xa5", b"\xa5\x0c")
+_EVENT_FORMAT: Final = re.compile(
+    rb"(?:^|[ >])(?:CEF:[0-9]|LEEF:[0-9.]{1,4})\|", re.MULTILINE
+)
 _VERSIONS: Final = {5: "NetFlow version 5", 9: "NetFlow version 9", 10: "IPFIX"}
 
 
@@ -49,6 +53,11 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
         return SourceError(f"{path}: AWS VPC flow logs, which are not read yet.")
     if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
         return SourceError(f"{path}: Azure flow logs, which are not read yet.")
+    if _EVENT_FORMAT.search(head):
+        return SourceError(
+            f"{path}: events in CEF or LEEF, which are not read; let the firewall log "
+            "in its own format."
+        )
     if head.startswith(b"{") and b'"class_uid"' in head:
         return SourceError(f"{path}: OCSF events, which are not read yet.")
     return None

@@ -12,8 +12,8 @@ than the handshake unless ``per-session-accounting`` is on, which the log does n
 (``action="start"``) counts nothing yet. Long sessions are reported every few minutes
 (message 20) with all they have counted since they began: the last report counts, and
 what is logged at the end takes the place of all of them. A session that goes on where
-the file ends counts as far as it is told, and again in the file in which it ends. Other
-types (utm, event) are no sessions.
+the file ends, or is not reported for an hour, counts as far as it is told, and again in
+the file in which it ends. Other types (utm, event) are no sessions.
 
 **Times**: ``eventtime`` since 1970, in seconds or parts of them, is that of the report;
 the session began ``duration`` before. Without it ``date`` and ``time`` are local: ``tz``
@@ -43,12 +43,12 @@ from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
-from exfilml.sources._sessions import LongSessions, session_states
+from exfilml.sources._sessions import LongSessions, begun, session_states
 from exfilml.sources._words import APPLICATIONS, named, protocol_numbers
 from exfilml.sources._zones import offsets, told_times
 
 NOT_WHOLE: Final = "with records that are not of whole sessions"
-GOING_ON: Final = "with sessions that go on where it ends"
+GOING_ON: Final = "with sessions whose end is not in it"
 _TRAFFIC: Final = re.compile(rb'(?m)(?:^|[ ,])type="?traffic"?(?=[ ,\r\n])')
 _TEXTS: Final = ("srcip", "dstip", "proto", "action", "app", "appcat", "hostname", "tz")
 _COUNTS: Final = (
@@ -117,8 +117,8 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         text = f"{path}: {other:,} records are of sessions that began, or of no session"
         told.append((NOT_WHOLE, f"{text}; passed over"))
     if sessions.open:
-        text = f"{path}: {sessions.open:,} sessions go on where it ends: counted as far"
-        told.append((GOING_ON, f"{text} as it tells, and again where they end"))
+        text = f"{path}: {sessions.open:,} sessions whose end is not in it: counted as"
+        told.append((GOING_ON, f"{text} far as it tells, and again where they end"))
     yield Reading(reading.flows, tuple(told))
 
 
@@ -134,6 +134,7 @@ def _reports(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     columns = {name: fields.texts(name) for name in _TEXTS}
     columns |= {name: fields.numbers(name) for name in _COUNTS if name != "eventtime"}
     columns["eventtime"] = _microseconds(fields.texts("eventtime"))
+    columns["seen"] = columns["eventtime"]
     columns["local"] = pc.binary_join_element_wise(
         fields.texts("date"), fields.texts("time"), " "
     )
@@ -189,8 +190,8 @@ def _flows(
     unscanned = pc.fill_null(pc.equal(column("appcat"), "unscanned"), False)
     app = pc.if_else(unscanned, pa.scalar(None, pa.string()), column("app"))
     columns: dict[str, Any] = {
-        "start": pc.subtract(ended, pc.multiply(pc.fill_null(lasted, 0), 10**6)),
-        "duration_s": lasted.cast(pa.float64()),
+        "start": begun(ended, lasted),
+        "duration_s": lasted.cast(pa.float64(), safe=False),
         "src_ip": src_ip,
         "dst_ip": column("dstip").dictionary_encode(),
         "protocol": protocol,

@@ -3,7 +3,8 @@
 Some firewalls report a long session again and again, each time with what it has counted
 since it began: the last report counts. Others log that a session began, and leave out of what
 they log of its end what they said then. Until a session ends, what was said last of it
-is held, of at most `MOST_HELD` sessions.
+is held, of at most `MOST_HELD` sessions; reports for `SILENCE` at most, which is several
+times as long as firewalls are silent about a session that goes on.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from exfilml.columns import MAX_DURATION_S
 from exfilml.sources._words import conversations
 
 MOST_HELD: Final = 2_000_000
+# An hour, in microseconds.
+SILENCE: Final = 3_600_000_000
+_NEVER: Final = -(2**62)
 
 
 def session_states(columns: Mapping[str, Any], reset: Any) -> Any:
@@ -33,13 +38,24 @@ def session_states(columns: Mapping[str, Any], reset: Any) -> Any:
     return pc.if_else(pc.fill_null(rejected, False), "rejected", states)
 
 
+def begun(ended: Any, seconds: Any) -> Any:
+    """Return when sessions began that took whole seconds, in microseconds.
+
+    None where nothing takes so long.
+    """
+    lasted = pc.fill_null(seconds, 0)
+    possible = pc.less_equal(lasted, int(MAX_DURATION_S))
+    start = pc.subtract(ended, pc.multiply(pc.if_else(possible, lasted, 0), 10**6))
+    return pc.if_else(possible, start, pa.scalar(None, pa.int64()))
+
+
 class LongSessions:
     """Reports of sessions that may go on.
 
     Attributes
     ----------
     open
-        How many sessions were still going on when they were given back.
+        How many sessions were given back whose end was not seen.
     """
 
     def __init__(self) -> None:
@@ -49,7 +65,8 @@ class LongSessions:
     def add(self, reports: pa.Table) -> pa.Table:
         """Take reports in order; return those that count.
 
-        Columns ``session``, which names it, and ``goes_on`` (bool) are read.
+        Columns ``session``, which names it, ``goes_on`` (bool) and ``seen``, the time
+        of the report in microseconds, are read.
         """
         if self._held is not None:
             reports = pa.concat_tables([self._held, reports])
@@ -57,13 +74,13 @@ class LongSessions:
             return reports
         goes_on = reports.column("goes_on").to_numpy()
         held = goes_on & (_before(reports)[1] < 0)
-        counts = ~goes_on
-        self._held = reports.filter(pa.array(held)).combine_chunks()
-        if held.sum() > MOST_HELD:
-            counts |= held
-            self.open += self._held.num_rows
-            self._held = None
-        return reports.filter(pa.array(counts))
+        seen = pc.fill_null(reports.column("seen"), _NEVER).to_numpy()
+        silent = held & (seen < seen.max() - SILENCE) & (seen != _NEVER)
+        if held.sum() - silent.sum() > MOST_HELD:
+            silent = held
+        self.open += int(silent.sum())
+        self._held = reports.filter(pa.array(held & ~silent)).combine_chunks()
+        return reports.filter(pa.array(~goes_on | silent))
 
     def finish(self) -> pa.Table | None:
         """Return the last reports of those that go on; None if there are none."""

@@ -145,7 +145,9 @@ def _flows(ends: pa.Table, path: Path, bad: BadLines) -> pd.DataFrame:
     )
     columns: dict[str, Any] = {
         "start": pc.coalesce(start, end),
-        "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6),
+        "duration_s": pc.divide(
+            pc.subtract(end, start).cast(pa.float64(), safe=False), 1e6
+        ),
         "src_ip": src_ip,
         "dst_ip": column("dst_ip").dictionary_encode(),
         "protocol": protocol,
