@@ -453,3 +453,35 @@ def asa_line(row) -> str:
             "{first}{user} to {second}{user} duration {duration} bytes {bytes}{reason}\n"
         )
     return text.format(**row, number=number, word=word)
+
+
+def firepower(**changed) -> dict[str, object]:
+    """One connection as an FTD reports its end; bytes are of Ethernet frames."""
+    return {
+        "EventPriority": "Low",
+        "DeviceUUID": "e8566508-eaa9-11e5-860f-de3e305d8269",
+        "InstanceID": 3,
+        "FirstPacketSecond": "2024-03-01T09:00:15Z",
+        "ConnectionID": 4711,
+        "AccessControlRuleAction": "Allow",
+        "SrcIP": "10.0.0.5",
+        "DstIP": "203.0.113.7",
+        "SrcPort": 40000,
+        "DstPort": 443,
+        "Protocol": "tcp",
+        "IngressInterface": "inside",
+        "Prefilter Policy": "Unknown",
+        "Client": "SSL client",
+        "ApplicationProtocol": "HTTPS",
+        "ConnectionDuration": 5,
+        "InitiatorPackets": 8,
+        "ResponderPackets": 9,
+        "InitiatorBytes": 1440,
+        "ResponderBytes": 5494,
+        "NAPPolicy": "Balanced Security and Connectivity",
+    } | changed
+
+
+def firepower_line(row, number=430003, head="<113>2024-03-01T09:00:20Z fw01 ") -> str:
+    fields = ", ".join(f"{k}: {v}" for k, v in row.items() if v is not None)
+    return f"{head}%FTD-1-{number}: {fields}\n"

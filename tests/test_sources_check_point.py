@@ -105,6 +105,12 @@ def test_fields_that_stand_twice_are_not_believed(tmp_path):
     assert flows["src_ip"].tolist() == ["10.0.0.5"]
 
 
+def test_quotes_mean_nothing_where_values_are_not_quoted(tmp_path):
+    text = check_point_line(check_point(user='"'), "splunk")
+    flow = read(tmp_path, text).iloc[0]
+    assert flow[list(EXPECTED)].to_dict() == EXPECTED
+
+
 def test_icmp_has_no_ports(tmp_path):
     row = check_point(proto=1, s_port=None, service=None)
     flow = read(tmp_path, check_point_line(row)).iloc[0]

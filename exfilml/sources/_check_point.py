@@ -49,11 +49,12 @@ from exfilml.sources._words import APPLICATIONS, named, protocol_numbers
 from exfilml.sources._zones import offsets, told_times
 
 NOT_COUNTED: Final = "with connections whose bytes are not counted"
-# Of each form what shows it, what stands between fields, and between key and value.
+# Of each form what shows it, what stands between fields, and between key and value, and
+# whether values are quoted.
 _FORMS: Final = (
-    (b"[Fields@1.3.6.1.4.1.2620 ", b" []", b"="),
-    (b'loguid:"', b";[]", b":"),
-    (b"|loguid=", b"|", b"="),
+    (b"[Fields@1.3.6.1.4.1.2620 ", b" []", b"=", True),
+    (b'loguid:"', b";[]", b":", True),
+    (b"|loguid=", b"|", b"=", False),
 )
 _TEXTS: Final = ("src", "dst", "proto", "appi_name", "loguid", "dst_domain_name")
 _COUNTS: Final = (
@@ -63,14 +64,14 @@ _COUNTS: Final = (
 _ONCE: Final = ("src", "dst", "proto", *_COUNTS)
 _HEAD: Final = (
     r"(?P<local>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?)"
-    r"(?P<zone>Z|[+-][0-9]{2}:?[0-9]{2})?\s"
+    r"(?P<zone>Z|[+-]{1,2}[0-9]{1,2}:?[0-9]{2})?\s"
 )
 _APPS: Final = {name.upper(): app for name, app in APPLICATIONS.items()}
 
 
 def detect(head: bytes) -> bool:
     """Say from the first bytes whether a Log Exporter of Check Point sent these."""
-    return any(shows in head for shows, _, _ in _FORMS)
+    return any(shows in head for shows, *_ in _FORMS)
 
 
 def read(path: Path, options: Options) -> Reading:
@@ -114,7 +115,8 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
 def _records(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     """Read records that count bytes; say how many of connections do not."""
     form = next((form for form in _FORMS if form[0] in block.data), _FORMS[1])
-    fields = KeyValues(block, separators=form[1], assign=form[2])
+    _, separators, assign, quoted = form
+    fields = KeyValues(block, separators=separators, assign=assign, quoted=quoted)
     columns = {name: fields.texts(name) for name in _TEXTS}
     columns |= {name: fields.numbers(name) for name in _COUNTS}
     # Some forms give the time of the record twice, and mean the same.

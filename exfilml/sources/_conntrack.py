@@ -107,7 +107,7 @@ def _valid(table: pa.Table, name: str) -> bool:
 
 def _events(block: Block, bad: BadLines) -> pa.Table:
     """Read when connections began and how they ended."""
-    fields = KeyValues(block, separators=b" \t")
+    fields = KeyValues(block, separators=b" \t", quoted=False)
     head = pc.extract_regex(line_texts(block), _HEAD)
     part = {name: pc.struct_field(head, name) for name in _PARTS}
     none = pa.scalar(None, pa.string())

@@ -19,7 +19,8 @@ from exfilml.sources._reading import Reader
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
 READERS: Final = (
     *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus"),
-    *("_palo_alto", "_fortinet", "_cisco", "_check_point", "_conntrack", "_ulogd"),
+    *("_palo_alto", "_fortinet", "_firepower", "_cisco", "_check_point"),
+    *("_conntrack", "_ulogd"),
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "

@@ -36,6 +36,8 @@ class KeyValues:
         The characters between fields; blanks after one of them are passed over.
     assign
         Between key and value.
+    quoted
+        Whether quotes mean anything; where they do not, values can hold separators.
 
     Attributes
     ----------
@@ -44,7 +46,12 @@ class KeyValues:
     """
 
     def __init__(
-        self, block: Block, *, separators: bytes = b" ", assign: bytes = b"="
+        self,
+        block: Block,
+        *,
+        separators: bytes = b" ",
+        assign: bytes = b"=",
+        quoted: bool = True,
     ) -> None:
         self._assign = assign
         text = _valid(block.data)
@@ -59,7 +66,9 @@ class KeyValues:
         self._ends = newlines - (self._text[newlines - 1] == _RETURN) * (
             newlines > self._starts
         )
-        quotes = _unescaped(self._text, np.flatnonzero(self._text == _QUOTE))
+        self._quoted = quoted
+        quotes = np.flatnonzero(self._text == _QUOTE) if quoted else newlines[:0]
+        quotes = _unescaped(self._text, quotes)
         self.open_quotes = np.zeros(len(newlines), dtype=bool)
         self._bounds = self._outside(quotes, separators)
         begins = self._bounds[:-1] + 1
@@ -82,7 +91,7 @@ class KeyValues:
         begin = at + len(key) + len(self._assign)
         end = self._bounds[np.searchsorted(self._bounds, begin)]
         quoted = (self._text[begin] == _QUOTE) & (self._text[end - 1] == _QUOTE)
-        quoted &= end - begin >= 2
+        quoted &= (end - begin >= 2) & self._quoted
         begin, end = begin + quoted, end - quoted
         values = _slices(self._text, begin, np.maximum(end - begin, 0))
         if quoted.any() and pc.any(pc.match_substring(values, "\\")).as_py():

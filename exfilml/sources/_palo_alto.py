@@ -104,6 +104,7 @@ _APPS: Final = APPLICATIONS | {
     "ms-ds-smbv2": "SMBv23",
     "ms-ds-smbv3": "SMBv23",
     "ms-rdp": "RDP",
+    "msrpc": "DCERPC",
     "msrpc-base": "DCERPC",
     "netbios-ns": "NetBIOS",
     "ntp-base": "NTP",

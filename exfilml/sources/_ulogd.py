@@ -93,7 +93,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
 def _ends(block: Block, bad: BadLines) -> pa.Table:
     if block.data.lstrip()[:1] == b"{":
         return _of_json(block, bad)
-    fields = KeyValues(block, separators=b",")
+    fields = KeyValues(block, separators=b",", quoted=False)
     keys = [key for keys in _COUNTS.values() for key in keys]
     wanted = fields.texts("orig.raw.pktlen").is_valid().to_numpy(zero_copy_only=False)
     kept = sound_lines(fields, wanted, keys, block, bad)
