@@ -82,8 +82,8 @@ def read_flows(
     decode_tunnels
         For captures: whether flows inside tunnels (GTP, TZSP …) are shown as flows.
     timezone
-        For logs in local time that do not say where (nfdump's CSV, Argus): the time
-        zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
+        For logs in local time that do not say where (nfdump's CSV, Argus, some
+        firewalls): the time zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
 
     Returns
     -------

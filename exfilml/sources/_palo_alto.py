@@ -7,7 +7,8 @@ syslog's. The export of the web interface has names.
 
 **Bytes**: the guide does not say of which layer. A ping of 60 bytes of IP counts 74, and
 a shorter packet 60, in logs that have been published: frames as on Ethernet, without
-the checksum. They are converted as Argus' are, 14 bytes of Ethernet header a packet.
+the checksum. They are converted as Argus' are, 14 bytes of Ethernet header a packet;
+where packets are not told (PAN-OS before 6.1), they stay as they are.
 
 **Records**: ``end``, ``drop`` and ``deny`` tell of a whole session. ``start`` counts
 nothing yet, and other logs (THREAT, SYSTEM …) are no sessions: passed over and counted.
