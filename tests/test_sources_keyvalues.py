@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+from firewall_logs import forti, forti_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exfilml.sources import _keyvalues
 from exfilml.sources._keyvalues import KeyValues
 from exfilml.sources._lines import Block
 
@@ -87,3 +93,31 @@ def test_any_bytes_have_fields(data, separators):
         block = Block.of(data, 1)
         fields = KeyValues(block, separators=separators)
         assert len(fields.texts("a")) == len(fields) == block.lines
+
+
+@given(st.binary(min_size=1, max_size=30).map(lambda b: b.replace(b"x", b"\n")))
+def test_portions_are_the_block_in_whole_lines(data):
+    block = Block.of(data, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_keyvalues, "MOST_LINES", 3)
+        parts = list(_keyvalues.portions([block]))
+    assert b"".join(part.data for part in parts) == data
+    assert sum(part.lines for part in parts) == block.lines
+    number = 5
+    for part in parts:
+        assert part.first == number
+        assert part.lines <= 3
+        assert part.data.endswith(b"\n") or part is parts[-1]
+        number += part.lines
+
+
+def test_millions_of_empty_lines_are_read_in_bounded_memory(tmp_path):
+    path = tmp_path / "fgt.log"
+    path.write_bytes(forti_line(forti()).encode() + b"\n" * (6 << 20))
+    code = "import sys, resource, exfilml; flows = exfilml.read_flows(sys.argv[1]); "
+    code += "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+    code += "print(len(flows), peak < 700 << 10)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "True"]

@@ -38,6 +38,7 @@ import pyarrow.compute as pc
 from exfilml.sources._keyvalues import (
     KeyValues,
     line_texts,
+    portions,
     sound_lines,
 )
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
@@ -91,7 +92,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     sessions = LongSessions()
     total = uncounted = 0
     with open_plain(path, options.advance) as plain:
-        found = (_records(block, seen) for block in blocks(plain, seen))
+        found = (_records(block, seen) for block in portions(blocks(plain, seen)))
         for records, passed in ahead(found):
             uncounted += passed
             flows = _flows(sessions.add(records), options, path, bad)

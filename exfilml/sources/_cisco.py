@@ -39,7 +39,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
-from exfilml.sources._keyvalues import line_texts, whole_numbers
+from exfilml.sources._keyvalues import line_texts, portions, whole_numbers
 from exfilml.sources._lines import BadLines, Block, ahead, blocks, shown
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
@@ -129,7 +129,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     beginnings = Beginnings()
     total = uncounted = ended = dated = 0
     with open_plain(path, options.advance) as plain:
-        found = (_messages(block, seen) for block in blocks(plain, seen))
+        found = (_messages(block, seen) for block in portions(blocks(plain, seen)))
         for messages, icmp in ahead(found):
             uncounted += icmp
             ends = beginnings.add(messages, ("way",))

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
-from exfilml.sources._keyvalues import KeyValues, line_texts, whole_numbers
+from exfilml.sources._keyvalues import KeyValues, line_texts, portions, whole_numbers
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, microseconds, whole
 from exfilml.sources._packed import open_plain
@@ -88,7 +88,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     total = 0
     uncounted = True
     with open_plain(path, options.advance) as plain:
-        found = (_events(block, seen) for block in blocks(plain, seen))
+        found = (_events(block, seen) for block in portions(blocks(plain, seen)))
         for events in ahead(found):
             ends = beginnings.add(events, ("time",))
             uncounted = uncounted and not _valid(ends, "src_bytes")

@@ -28,7 +28,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from exfilml.sources._keyvalues import KeyValues, line_texts, sound_lines
+from exfilml.sources._keyvalues import KeyValues, line_texts, portions, sound_lines
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import bare_bytes, flows_of, losses, microseconds, whole
 from exfilml.sources._packed import open_plain
@@ -73,7 +73,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     bad, seen = BadLines(), BadLines()
     total = other = 0
     with open_plain(path, options.advance) as plain:
-        found = (_ends(block, seen) for block in blocks(plain, seen))
+        found = (_ends(block, seen) for block in portions(blocks(plain, seen)))
         for ends, passed in ahead(found):
             other += passed
             flows = _flows(ends, path, bad)

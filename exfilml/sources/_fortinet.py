@@ -38,7 +38,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from exfilml.sources._keyvalues import KeyValues, sound_lines
+from exfilml.sources._keyvalues import KeyValues, portions, sound_lines
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
@@ -99,7 +99,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     sessions = LongSessions()
     total = other = 0
     with open_plain(path, options.advance) as plain:
-        found = (_reports(block, seen) for block in blocks(plain, seen))
+        found = (_reports(block, seen) for block in portions(blocks(plain, seen)))
         for reports, passed in ahead(found):
             other += passed
             flows = _flows(sessions.add(reports), options, path, bad)

@@ -11,7 +11,8 @@ all its bytes, keys by comparing eight bytes at a time where fields begin.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,8 @@ from exfilml.sources._lines import BadLines, Block
 
 _NEWLINE, _RETURN, _SPACE, _QUOTE, _BACKSLASH = b'\n\r "\\'
 _WORD: Final = 8
+# A block holds fewer lines of any firewall.
+MOST_LINES: Final = 200_000
 _WHOLE: Final = r"^[0-9]{1,18}$"
 
 
@@ -153,6 +156,25 @@ class KeyValues:
             inside = np.bitwise_xor.accumulate(flips)
             ends = ends[inside[ends] == 0]
         return _places(len(text), ends, self._ends)
+
+
+def portions(whole: Iterable[Block]) -> Iterator[Block]:
+    """Cut blocks of many short lines, as no firewall writes them, into several.
+
+    What is kept of a line takes the same memory however short it is.
+    """
+    for block in whole:
+        if block.lines <= MOST_LINES:
+            yield block
+            continue
+        ends = np.flatnonzero(np.frombuffer(block.data, np.uint8) == _NEWLINE) + 1
+        cuts = ends[MOST_LINES - 1 :: MOST_LINES].tolist()
+        number = block.first
+        for start, stop in itertools.pairwise([0, *cuts, len(block.data)]):
+            if start < stop:
+                part = Block.of(block.data[start:stop], number)
+                yield part
+                number += part.lines
 
 
 def sound_lines(

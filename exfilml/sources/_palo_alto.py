@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 from exfilml.sources import _delimited
 from exfilml.sources._delimited import TEXT, Layout, Records
 from exfilml.sources._headed import Form, read_blocks
+from exfilml.sources._keyvalues import portions
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import bare_bytes, flows_of, losses, whole
 from exfilml.sources._packed import open_plain
@@ -190,7 +191,7 @@ def _by_place(
     parts: Iterator[Block], bad: BadLines
 ) -> Iterator[tuple[pa.Table, Any, int]]:
     """Read lines of syslog, those with the same number of fields together."""
-    for block in parts:
+    for block in portions(parts):
         texts = pa.array(
             block.data.decode("utf-8", "replace").rstrip("\n").split("\n"), pa.string()
         )

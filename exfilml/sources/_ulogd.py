@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.sources import _jsonl
-from exfilml.sources._keyvalues import KeyValues, sound_lines, whole_numbers
+from exfilml.sources._keyvalues import KeyValues, portions, sound_lines, whole_numbers
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
@@ -82,7 +82,9 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     bad, seen = BadLines(), BadLines()
     total = 0
     with open_plain(path, options.advance) as plain:
-        for ends in ahead(_ends(block, seen) for block in blocks(plain, seen)):
+        for ends in ahead(
+            _ends(block, seen) for block in portions(blocks(plain, seen))
+        ):
             flows = _flows(ends, path, bad)
             total += len(flows)
             yield Reading(flows)
