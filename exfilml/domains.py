@@ -73,9 +73,9 @@ def _rules() -> tuple[Any, Any]:
     lines = Path(PSLFILE).read_text(encoding="utf-8").splitlines()
     # `!` marks exceptions: the list itself knows them.
     rules = [
-        line.strip().encode("idna").decode("ascii")
-        for line in lines
-        if line.strip() and not line.startswith(("//", "!", "*"))
+        rule if rule.isascii() else rule.encode("idna").decode("ascii")
+        for rule in map(str.strip, lines)
+        if rule and not rule.startswith(("//", "!", "*"))
     ]
     stars = [line.strip()[2:] for line in lines if line.startswith("*.")]
     return pa.array(rules, pa.string()), pa.array(stars, pa.string())

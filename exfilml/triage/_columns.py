@@ -81,7 +81,10 @@ def fold(name: str) -> str:
 
 def _fields(line: str, separator: str) -> list[str]:
     try:
-        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        reader = csv.reader(
+            [line], delimiter=separator, skipinitialspace=True, strict=True
+        )
+        fields = next(reader)
     except (csv.Error, StopIteration):
         return []
     return [field.strip() for field in fields]
@@ -130,7 +133,10 @@ def _quoted(
     file: str, names: list[str], separator: str, rows: list[str], account: Account
 ) -> Columns:
     reader = csv.reader(
-        (f"{row}\n" for row in rows), delimiter=separator, skipinitialspace=True
+        (f"{row}\n" for row in rows),
+        delimiter=separator,
+        skipinitialspace=True,
+        strict=True,
     )
     kept: list[list[str]] = []
     before = 0
@@ -141,12 +147,18 @@ def _quoted(
             row = []
         if row is None:
             break
+        lines = rows[before : reader.line_num]
+        before = reader.line_num
         if len(row) == len(names):
             kept.append(row)
-        else:
-            # A quotation mark that is never closed swallows lines: all are counted.
-            account.add(file, _ODD_ROWS, reader.line_num - before, rows[before])
-        before = reader.line_num
+            continue
+        # A quotation mark that is never closed swallows lines that can be read alone.
+        for line in lines:
+            alone = _fields(line, separator)
+            if len(alone) == len(names):
+                kept.append(alone)
+            else:
+                account.add(file, _ODD_ROWS, 1, line)
     cells = zip(*kept, strict=True) if kept else [()] * len(names)
     return Columns(tuple(names), tuple(pa.array(c, pa.string()) for c in cells))
 

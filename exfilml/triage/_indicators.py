@@ -245,6 +245,10 @@ def find(claims: pa.Table, file: str, home: tuple[str, ...], account: Account) -
     prints = claimed.match(r"^[a-z0-9_,.:-]{1,255}\z")
     claimed.leave_out("fingerprints that are none")
     _hosts_of_urls(sieve)
+    as_it_is = np.zeros(len(shown), dtype=bool)
+    as_it_is[sieve.row] = sieve.is_url
+    plain = pc.utf8_rtrim(pc.utf8_lower(shown), ".")
+    shown = pc.if_else(pa.array(as_it_is), shown, plain)
     four = _four(sieve)
     six, mapped = _six(sieve)
     more = sieve.match(_IS_PRINT)
@@ -349,9 +353,13 @@ def _spans(sieve: _Sieve) -> Nets:
         if ends[0] > ends[1]:
             odd[at] = True
             continue
+        about = (taken.port[at], taken.is_url[at])
+        if int(ends[1]) - int(ends[0]) >= 1 << 32 - _SHORTEST[4]:
+            # As wide as a network that is refused, and refused with those.
+            rows.append((taken.row[at], *map(int, ends), 0, *about))
+            continue
         for net in ipaddress.summarize_address_range(*ends):
             low, high = int(net[0]), int(net[-1])
-            about = (taken.port[at], taken.is_url[at])
             rows.append((taken.row[at], low, high, net.prefixlen, *about))
     if odd.any():
         reason = "spans that end before they begin"
@@ -459,19 +467,18 @@ def _refused(
     shortest = _SHORTEST[version]
     reasons = (
         ("networks larger than /8 (version 6: /16)", nets.length < shortest),
-        ("of the site's own addresses", _overlap(nets, version, home)),
+        ("entries with addresses of the site's own", _overlap(nets, version, home)),
         (
             "addresses of special use (private, loopback, multicast, reserved)",
             _overlap(nets, version, _SPECIAL),
         ),
     )
     for reason, mask in reasons:
-        refused = kept & mask
+        # A span of addresses is several networks, but one entry.
+        refused = kept & np.isin(nets.row, nets.row[mask])
         if refused.any():
             first = shown[int(nets.row[int(refused.argmax())])].as_py()
-            # A span of addresses is several networks, but one entry.
-            n = len(np.unique(nets.row[refused]))
-            account.add(file, reason, n, first)
+            account.add(file, reason, len(np.unique(nets.row[refused])), first)
         kept &= ~refused
     return nets.where(kept)
 
