@@ -399,7 +399,7 @@ def test_validity_is_judged_by_the_time_of_the_flow(read):
     met = intel.match(flows_of(flow("45.1.2.3")))
     assert met["source"].tolist() == ["b", "c"]
     assert met["early"].tolist() == [False, True]
-    assert intel.expired == 1
+    assert met.attrs["expired"] == 1
 
 
 def test_what_had_expired_is_left_out_and_counted(read):
@@ -554,6 +554,13 @@ def indicator(pattern, n=1, **more):
         (r"[domain-name:value = 'it\'s.com']", [("it's.com", "domain", None)], 0, 0),
         ("[x-tls:ja3_hash = 'abc']", [("abc", "fingerprint", None)], 0, 0),
         ("[network-traffic:dst_port = 443]", [], 1, 0),
+        (
+            """[domain-name:value = 'a.com' AND
+            domain-name:resolves_to_refs[*].value = '45.1.2.3/32']""",
+            [("a.com", "domain", None, "resolves to 45.1.2.3/32")],
+            *(0, 0),
+        ),
+        ("[domain-name:resolves_to_refs[*].value = '45.1.2.3']", [], 1, 0),
         ("[file:hashes.MD5 = 'abc']", [], 0, 1),
         ("[file:name = 'a' AND ipv4-addr:value = '45.1.2.3']", [], 1, 0),
         ("[ipv4-addr:value = '45.1.2.3'] FOLLOWEDBY [file:name = 'a']", [], 1, 0),
@@ -618,6 +625,16 @@ def test_what_a_bundle_says_is_kept(read):
     assert row["valid_until"] == pd.Timestamp("2026-06-01T00:00:00.5Z")
     assert row["reference"] == "indicator--1"
     assert row["description"] == "Case 7"
+
+
+def test_what_a_flow_does_not_show_is_said(read):
+    pytest.importorskip("stix2patterns")
+    pattern = (
+        "[domain-name:value = 'evil.com' AND "
+        "domain-name:resolves_to_refs[*].value = '45.1.2.3']"
+    )
+    met = read(bundle(indicator(pattern))).match(flows_of(flow(name="evil.com")))
+    assert met["unseen"].tolist() == ["resolves to 45.1.2.3"]
 
 
 def test_only_the_last_version_of_an_indicator_counts(read):

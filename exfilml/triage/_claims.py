@@ -34,6 +34,8 @@ SCHEMA: Final = pa.schema(
         # UTC; missing means open.
         ("valid_from", _TIME),
         ("valid_until", _TIME),
+        # What the indicator asks for beyond the text, in words; missing for nothing.
+        ("unseen", pa.string()),
         ("reference", pa.string()),
         ("description", pa.string()),
     ]

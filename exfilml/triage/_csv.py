@@ -76,12 +76,14 @@ def read(text: Text, columns: Mapping[str, str], account: Account) -> pa.Table:
         found.update({n: [] for n in _INDICATORS if n not in columns})
     table = columns_of(text, names, separator, account)
     about = {name: _about(name, found[name], table, text, account) for name in _ABOUT}
+    unseen = same(None, len(table), pa.string())
     parts = []
     for kind in _INDICATORS:
         for name in found[kind]:
             texts = table.get(name)
             hint = None if kind == "indicator" else kind
-            part = {"text": texts, "hint": same(hint, len(table), pa.string()), **about}
+            hints = same(hint, len(table), pa.string())
+            part = {"text": texts, "hint": hints, "unseen": unseen, **about}
             claims = pa.table(part, schema=SCHEMA)
             parts.append(claims.filter(pc.not_equal(texts, "")))
     claims = pa.concat_tables(parts)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KINDS: Final = ("address", "network", "domain", "url", "fingerprint")
 _ADDRESS, _NETWORK, _DOMAIN, _, _FINGERPRINT = range(5)
 _ABOUT: Final = (
-    *("source", "confidence", "tlp", "valid_from", "valid_until"),
+    *("source", "confidence", "tlp", "valid_from", "valid_until", "unseen"),
     *("reference", "description"),
 )
 DTYPES: Final = {
@@ -35,6 +35,7 @@ DTYPES: Final = {
     "tlp": "str",
     "valid_from": "datetime64[us, UTC]",
     "valid_until": "datetime64[us, UTC]",
+    "unseen": "str",
     "reference": "str",
     "description": "str",
 }

@@ -113,13 +113,15 @@ def best(
     kept = np.ones(len(rows), dtype=bool)
     if len(several):
         some = keys.iloc[several].groupby(list(keys), sort=False).ngroup().to_numpy()
-        about = rows.about.select(["reference", "confidence"]).take(pa.array(several))
+        columns = ["reference", "confidence", "unseen"]
+        about = rows.about.select(columns).take(pa.array(several))
         until = _last(times_in(rows.about, "valid_until")[several])
         since = times_in(rows.about, "valid_from")[several].astype(np.int64)
         confidence = np.nan_to_num(about["confidence"].to_numpy(), nan=-1.0)
         reference = about["reference"].fill_null("").to_numpy()
         rank = np.unique(reference.astype(str), return_inverse=True)[1]
-        order = np.lexsort((rank, since, -confidence, -until, some))
+        half = about["unseen"].is_valid().to_numpy()
+        order = np.lexsort((rank, since, -confidence, half, -until, some))
         is_first = np.ones(len(order), dtype=bool)
         is_first[1:] = some[order][1:] != some[order][:-1]
         best = order[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]]

@@ -141,8 +141,8 @@ def _indicator(
         about[name] = time = time_of(each.get(name))
         if each.get(name) is not None and np.isnat(time):
             claims.left_out(f"times of {name}", each[name])
-    for text, hint, port in alternatives:
-        claims.add(text, hint, {**about, "port": port})
+    for text, hint, port, unseen in alternatives:
+        claims.add(text, hint, {**about, "port": port, "unseen": unseen})
 
 
 def _labels(each: dict[str, Any], labels: dict[str, str]) -> list[str]:

@@ -6,7 +6,9 @@ It takes a millisecond for a pattern; the form of nearly all indicators, one com
 with one value, is read by an expression of its own.
 
 A pattern is understood if one flow can show it: comparisons joined by OR, observations
-joined by OR, and a value AND the responder's port. AND of other things, FOLLOWEDBY,
+joined by OR, and a value AND the responder's port. A domain AND what it resolves to
+(the form in which MISP exports ``domain|ip``) is matched by the name, and what the flow
+does not show is said with each match. AND of other things, FOLLOWEDBY,
 WITHIN, REPEATS, START, NOT, LIKE and MATCHES are not answered by halves: such
 alternatives are left out and counted.
 
@@ -45,6 +47,7 @@ class Alternative(NamedTuple):
     text: str
     hint: str | None
     port: int | None
+    unseen: str | None = None
 
 
 class Understood(NamedTuple):
@@ -70,7 +73,11 @@ class NoPatternError(ValueError):
 
 
 class Term(NamedTuple):
-    """One comparison; kind is one of the hints, ``port``, ``true`` or ``other``."""
+    """One comparison.
+
+    Its kind is one of the hints, ``any`` of them, ``port``, ``resolves``, ``true`` (of
+    every flow that shows the value beside it), ``more`` (than one flow) or ``other``.
+    """
 
     kind: str
     text: str = ""
@@ -108,16 +115,21 @@ def _understood(ways: list[tuple[Term, ...]]) -> Understood:
     for way in ways:
         said = {term for term in way if term.kind != "true"}
         ports = {term.text for term in said if term.kind == "port"}
-        values = [term for term in said if term.kind != "port"]
+        beside = sorted(term.text for term in said if term.kind == "resolves")
+        values = [term for term in said if term.kind not in {"port", "resolves"}]
         if len(values) != 1 or values[0] in {OTHER, MORE} or len(ports) > 1:
             is_partly = MORE in values or len(said) > (OTHER in said)
             partly += is_partly
             others += not is_partly
             continue
         (value,) = values
+        if beside and value.kind != "domain":
+            partly += 1
+            continue
         hint = None if value.kind == "any" else value.kind
         port = int(next(iter(ports))) if ports else None
-        alternatives.append(Alternative(value.text, hint, port))
+        unseen = f"resolves to {', '.join(beside)}" if beside else None
+        alternatives.append(Alternative(value.text, hint, port, unseen))
     return Understood(alternatives, partly, others)
 
 
@@ -128,6 +140,8 @@ def term_of(path: str, text: str) -> Term:
     if path == "network-traffic:dst_port":
         is_port = re.fullmatch(r"\d{1,5}", text, re.ASCII) and 0 < int(text) < 65536
         return Term("port", str(int(text))) if is_port else OTHER
+    if path == "domain-name:resolves_to_refs.[*].value":
+        return Term("resolves", text)
     if _IMPLIED.fullmatch(path):
         return Term("true")
     if path.rsplit(".", 1)[-1].rsplit(":", 1)[-1].lower() in _FINGERPRINTS:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Assets:
     """Assets of a site's files, as `exfilml.read_assets` gives them.
 

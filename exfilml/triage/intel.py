@@ -16,14 +16,14 @@ the recipient's domain where the source puts it there, and belong to a case thro
 flows.
 
 **Time.** A flow that starts when an indicator is no longer valid does not match; how
-many did not is `Intel.expired`. A flow before the indicator became valid matches and is
+many did not stands in ``attrs["expired"]`` of the matches. A flow before the indicator became valid matches and is
 marked ``early``: indicators are published after their first use, and that is what
 history is searched for. ``at`` leaves out, and counts, what was no longer valid then.
 
 **Several entries.** Each source that names an indicator is a match of its own. Of
 entries of one source for the same thing, the one stays that is valid the longest, then
-the most confident one, then the first by reference; its TLP label is the strictest of
-them all.
+one that asks for nothing unseen, then the most confident one, then the one valid from
+the earliest time, then the first by reference; its TLP label is the strictest of all.
 
 **Ports.** An indicator with a port matches flows at whose end with that address, or
 that name, the port is; a name asked of a proxy can carry its own.
@@ -72,12 +72,13 @@ MATCH_DTYPES: Final = {
     "valid_from": "datetime64[us, UTC]",
     "valid_until": "datetime64[us, UTC]",
     "early": "bool",
+    "unseen": "str",
     "reference": "str",
     "description": "str",
 }
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Intel:
     """Indicators of a site's files, as `exfilml.read_intel` gives them.
 
@@ -86,14 +87,10 @@ class Intel:
     left_out
         DataFrame ``file``, ``reason``, ``count``, ``first``: what cannot be matched,
         was refused, expired or repeated.
-    expired
-        How many matches the last call of `match` left out because the indicator was no
-        longer valid when the flow began.
     """
 
     left_out: pd.DataFrame
     _book: Book = field(repr=False)
-    expired: int = 0
 
     def __len__(self) -> int:
         return len(self._book.table)
@@ -125,7 +122,8 @@ class Intel:
             and ``value`` (what stands in it), ``port`` (that the indicator asks for),
             ``source``, ``confidence`` (0 to 100), ``tlp`` (clear, green, amber,
             amber+strict or red), ``valid_from``, ``valid_until``, ``early`` (the flow
-            began before ``valid_from``), ``reference`` and ``description``.
+            began before ``valid_from``), ``unseen`` (what a STIX pattern asks for
+            beyond that and the flow does not show), ``reference`` and ``description``.
 
         Raises
         ------
@@ -137,8 +135,9 @@ class Intel:
         start = flows["start"].to_numpy(dtype="datetime64[us]")
         began = start[met["row"]]
         over = began >= self._book.until[met["indicator"]]
-        self.expired = int(over.sum())
-        return self._table(flows, met[~over], began[~over])
+        table = self._table(flows, met[~over], began[~over])
+        table.attrs["expired"] = int(over.sum())
+        return table
 
     def _table(
         self, flows: pd.DataFrame, met: pd.DataFrame, began: NDArray[np.datetime64]
