@@ -21,6 +21,7 @@ from exfilml.exceptions import IntelError, IntelWarning, OptionError
 from exfilml.triage._ranges import Ranges
 from exfilml.triage._stix_pattern import Alternative, NoPatternError, understand
 from exfilml.triage._suffixes import endings
+from exfilml.triage._times import time_of
 from exfilml.triage.intel import MATCH_DTYPES
 
 START = pd.Timestamp("2026-03-01T12:00:00", tz="UTC")
@@ -434,6 +435,33 @@ def test_contradictions_are_settled_whatever_the_order(read, rows):
         "entries that others of their source contradict": 2,
         "repeated entries": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-03-01", "2026-03-01"),
+        ("2026-03-01 10:00:00", "2026-03-01T10:00"),
+        ("2026-03-01 10:00:00 UTC", "2026-03-01T10:00"),
+        ("2026-03-01T10:00:00.5Z", "2026-03-01T10:00:00.5"),
+        ("2026-03-01T10:00:00.123456789Z", "2026-03-01T10:00:00.123456"),
+        ("2026-03-01T10:00:00+02:00", "2026-03-01T08:00"),
+        ("2026-03-01 10:00:00 +0200", "2026-03-01T08:00"),
+        ("1772359200", "2026-03-01T10:00"),
+        ("1772359200.5", "2026-03-01T10:00:00.5"),
+        ("1772359200000", "2026-03-01T10:00"),
+        ("now", "NaT"),
+        ("2026", "NaT"),
+        ("0001-01-01T00:00:00+14:00", "NaT"),
+        ("2026-13-01", "NaT"),
+        (True, "NaT"),
+        (None, "NaT"),
+        (float("inf"), "NaT"),
+        (10**30, "NaT"),
+    ],
+)
+def test_times_are_read_as_they_are_written(text, expected):
+    assert str(time_of(text)) == str(np.datetime64(expected, "us"))
 
 
 # CSV.

@@ -16,9 +16,10 @@ the recipient's domain where the source puts it there, and belong to a case thro
 flows.
 
 **Time.** A flow that starts when an indicator is no longer valid does not match; how
-many did not stands in ``attrs["expired"]`` of the matches. A flow before the indicator became valid matches and is
-marked ``early``: indicators are published after their first use, and that is what
-history is searched for. ``at`` leaves out, and counts, what was no longer valid then.
+many did not stands in ``attrs["expired"]`` of the matches. A flow before the indicator
+became valid matches and is marked ``early``: indicators are published after their first
+use, and that is what history is searched for. ``at`` leaves out, and counts, what was no
+longer valid then.
 
 **Several entries.** Each source that names an indicator is a match of its own. Of
 entries of one source for the same thing, the one stays that is valid the longest, then
