@@ -7,6 +7,7 @@ import ipaddress
 import json
 import pickle
 import socket
+import sys
 import warnings
 
 import numpy as np
@@ -613,6 +614,15 @@ def test_any_text_is_a_pattern_or_none(text):
     pytest.importorskip("stix2patterns")
     with contextlib.suppress(NoPatternError):
         understand(text)
+
+
+def test_without_the_grammar_simple_patterns_are_read(read, monkeypatch):
+    monkeypatch.setitem(sys.modules, "exfilml.triage._stix_grammar", None)
+    intel = read(bundle(indicator("[ipv4-addr:value = '45.1.2.3']")))
+    assert len(intel) == 1
+    several = "[ipv4-addr:value = '45.1.2.3' OR ipv4-addr:value = '45.1.2.4']"
+    with pytest.raises(IntelError, match=r"install exfilml\[triage\]"):
+        read(bundle(indicator(several)))
 
 
 def test_deep_and_wide_patterns_end(read):
