@@ -338,7 +338,7 @@ def _count_odd(taken: _Sieve, good: NDArray[np.bool_]) -> None:
     bad = int((~good).sum())
     if bad:
         first = taken.text[int((~good).argmax())].as_py()
-        reason = "networks with bits beyond their length, or ports that are none"
+        reason = "entries whose prefix, port or length cannot be"
         taken.account.add(taken.file, reason, bad, first)
 
 
