@@ -1,0 +1,1 @@
+"""From a ranked case to the analyst's answer."""
