@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
@@ -13,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exfilml.exceptions import OptionError
-from exfilml.payload import judge
+from exfilml.payload import find_magic, p_uniform
 from exfilml.triage import _keys
 from exfilml.triage.decrypt import MAGIC_RATE, try_keys
 
@@ -261,6 +264,31 @@ def test_impossible_options(options, message):
 
 
 def test_magic_numbers_are_as_rare_in_random_bytes_as_is_said():
-    draw = np.random.default_rng(4)
-    found = sum(judge(draw.bytes(64)).magic is not None for _ in range(2000))
-    assert found <= 1 + 5 * MAGIC_RATE * 2000
+    data = np.random.default_rng(4).bytes(200_000 + 32)
+    found = sum(find_magic(data[i : i + 32]) is not None for i in range(200_000))
+    assert found <= 5 + 2 * MAGIC_RATE * 200_000
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_an_archive_is_known_by_its_magic_number(pack):
+    """Compressed bytes cannot be told from random ones by any test."""
+    archive = pack(np.random.default_rng(5).bytes(3000))
+    data = IV[:16] + sealed(algorithms.AES(KEY), modes.CTR(IV[:16]), archive)
+    found = try_keys(data, [KEY.hex()])
+    (best, *_) = found.hits
+    assert (best.cipher, best.plaintext, best.verdict) == (
+        "AES-CTR",
+        archive,
+        "compressed",
+    )
+    assert 0 < best.false_hit < 1e-9
+
+
+def test_the_quick_p_value_is_valid_for_random_bytes_and_sees_text():
+    draw = np.random.default_rng(6)
+    for size in (16, 64, 300, 1024):
+        p = np.array([p_uniform(draw.bytes(size)) for _ in range(2000)])
+        for level in (0.5, 0.1, 0.01):
+            assert (p <= level).mean() <= level + 4 * (level / 2000) ** 0.5
+    assert p_uniform(TEXT[:64]) < 1e-6
+    assert np.isnan(p_uniform(b""))

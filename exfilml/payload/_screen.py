@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def p_uniform(data: bytes) -> float:
-    """Return the p-value of uniform random bytes, as `judge` gives it for a buffer.
+    """Return the p-value of uniform random bytes, for all of a buffer.
 
-    Valid at any length: for random bytes P(p ≤ α) ≤ α. nan for no bytes.
+    Valid at any length: for random bytes P(p ≤ α) ≤ α. nan for no bytes. `judge` gives
+    that of what it has not set aside, such as repetitions.
     """
     return float(_p_uniform(np.frombuffer(data, np.uint8), quantiles()))
 

@@ -6,7 +6,8 @@ from plaintext: `exfilml.payload` finds a file's magic number, or its test of un
 random bytes fails. A wrong key leaves uniform random bytes, for which that test's
 p-value is valid; times the number of attempts (Bonferroni) it bounds the probability
 that any of them is a false hit. A magic number is found in `MAGIC_RATE` of random
-buffers at most. An authentication tag that fits is wrong once in 2¹²⁸.
+buffers at most. A checksum in an archive that unpacks is wrong once in 2³² on top, an
+authentication tag that fits once in 2¹²⁸.
 
 That holds if the data are ciphertext. Data with a structure of their own keep some of
 it under any key: a repeated block stays one, and text under XOR stays far from random.
@@ -28,6 +29,7 @@ import numpy as np
 
 from exfilml.exceptions import DependencyError, OptionError
 from exfilml.payload import PayloadEvidence, find_magic, find_xor, judge, p_uniform
+from exfilml.triage._archives import unpacks
 from exfilml.triage._ciphers import Cipher, all_ciphers
 from exfilml.triage._keys import OPENSSL_ITERATIONS, SALTED, Key, derived
 
@@ -40,10 +42,11 @@ OFFSETS: Final = range(17)
 SEEN_BYTES: Final = 1024
 LEAST_BYTES: Final = 16
 MOST_FALSE: Final = 0.01
-MAGIC_RATE: Final = 1e-4
-"""Share of random buffers in which payload finds a magic number, at most: none in
-30,000 of 256 bytes (`tests/test_decrypt.py` draws some anew)."""
+MAGIC_RATE: Final = 1e-6
+"""Share of random buffers in which payload finds a magic number, at most: nine in 20
+million of 32 bytes, five of them DER and four JPEG."""
 
+CHECKSUM_RATE: Final = 2.0**-32
 TAG_RATE: Final = 2.0**-128
 XOR_RATE: Final = 1e-5
 """No key was found in 100,000 random buffers (`exfilml.payload`, `_xor`)."""
@@ -51,7 +54,9 @@ XOR_RATE: Final = 1e-5
 CONTROLS: Final = 20
 ITERATIONS: Final = (1, 1000, OPENSSL_ITERATIONS)
 _MOST_SALTS: Final = 64
+_SURE: Final = 1e-6
 _START: Final = 8
+_ALIKE: Final = 0.7
 _KINDS: Final = np.repeat([0, 1, 0, 1, 2], [9, 5, 18, 95, 129])
 """Control characters, text with its blanks, and bytes beyond ASCII."""
 
@@ -221,7 +226,7 @@ def try_keys(
         tried += 1
         if progress is not None and tried % 1000 == 0:
             progress(tried)
-        chance = _chance(attempt, attempt.plain(data, SEEN_BYTES))
+        chance = _chance(attempt, data)
         if chance * tried <= MOST_FALSE:
             found.append((chance, attempt))
     fitting = [
@@ -299,13 +304,17 @@ def _ivs(
         yield name, iv, offset
 
 
-def _chance(attempt: _Attempt, plain: bytes) -> float:
+def _chance(attempt: _Attempt, data: bytes) -> float:
     """Return how probable bytes like these are under a wrong key."""
+    plain = attempt.plain(data, SEEN_BYTES)
     if not plain:
         return 1.0
     if attempt.cipher.tag:
         return TAG_RATE
-    rate = MAGIC_RATE if find_magic(plain) is not None else 1.0
+    magic = find_magic(plain)
+    rate = 1.0 if magic is None else MAGIC_RATE
+    if magic is not None and unpacks(attempt.plain(data, None), magic):
+        rate *= CHECKSUM_RATE
     # Two ways to succeed.
     return min(2.0 * min(p_uniform(plain), rate), 1.0)
 
@@ -327,25 +336,29 @@ def _convincing(attempt: _Attempt, data: bytes) -> PayloadEvidence | None:
     return seen
 
 
-def _order(hit: Hit) -> tuple[bool, bool, int, float]:
-    """Order hits: what a tag proves, then the longest whose start is plaintext, too.
+def _order(hit: Hit) -> tuple[bool, bool, bool, int]:
+    """Order hits: what a tag or a checksum proves, then the longest whose start is plaintext, too.
 
     A wrong IV spoils the first block of some modes and nothing behind it, and a block
     that is taken for an IV is missing.
     """
-    spoilt = find_magic(hit.plaintext) is None and not _begins_alike(hit.plaintext)
-    return not hit.proven, spoilt, -len(hit.plaintext), hit.false_hit
+    magic = find_magic(hit.plaintext)
+    spoilt = magic is None and not _begins_alike(hit.plaintext)
+    whole = magic is not None and unpacks(hit.plaintext, magic)
+    sure = hit.proven or whole or hit.false_hit < _SURE
+    return not hit.proven, not sure, spoilt, -len(hit.plaintext)
 
 
 def _begins_alike(plain: bytes) -> bool:
-    """Say whether the first bytes are rather like the others than like any bytes.
+    """Say whether the first bytes are like the others, and not like any bytes.
 
     Kinds of bytes are compared, because a heading has other letters than its table.
     """
     kinds = _KINDS[np.frombuffer(plain, np.uint8)]
     others = np.bincount(kinds[_START:], minlength=len(_SIZES)) + 1.0
     bits = np.log2(others / others.sum() * 256.0 / _SIZES)
-    return bool(bits[kinds[:_START]].sum() > 0.0)
+    first, rest = bits[kinds[:_START]].mean(), bits[kinds].mean()
+    return bool(first >= _ALIKE * rest)
 
 
 def _hit(
