@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -30,8 +29,11 @@ import numpy as np
 from exfilml.exceptions import DependencyError, OptionError
 from exfilml.payload import PayloadEvidence, find_magic, find_xor, judge, p_uniform
 from exfilml.triage._archives import unpacks
+from exfilml.triage._attempts import Attempt, Attempts, Hit
 from exfilml.triage._ciphers import Cipher, all_ciphers
 from exfilml.triage._keys import OPENSSL_ITERATIONS, SALTED, Key, derived
+
+__all__ = ["Attempts", "Hit", "try_keys"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,107 +63,6 @@ _KINDS: Final = np.repeat([0, 1, 0, 1, 2], [9, 5, 18, 95, 129])
 """Control characters, text with its blanks, and bytes beyond ASCII."""
 
 _SIZES: Final = np.bincount(_KINDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A key that fits.
-
-    Attributes
-    ----------
-    cipher, key_name, iv_name
-        Which cipher and mode, where the key came from and where the IV lay.
-    key, iv
-        The bytes; `iv` is empty if there is none.
-    offset
-        Where in the data the ciphertext begins.
-    false_hit
-        Upper bound of the probability that this or any other attempt was taken for
-        a hit by chance.
-    proven
-        Whether an authentication tag fits.
-    verdict, magic
-        What payload says of the plaintext.
-    plaintext
-        All of it.
-    """
-
-    cipher: str
-    key_name: str
-    key: bytes
-    iv_name: str
-    iv: bytes
-    offset: int
-    false_hit: float
-    proven: bool
-    verdict: str
-    magic: str | None
-    plaintext: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """What became of all attempts.
-
-    Attributes
-    ----------
-    tried
-        How many there were.
-    hits
-        Keys that fit, the surest first.
-    not_tried
-        Ciphers that the installed libraries do not have.
-    looked_encrypted
-        Whether the data could be told from random bytes before.
-    """
-
-    tried: int
-    hits: tuple[Hit, ...]
-    not_tried: tuple[str, ...]
-    looked_encrypted: bool
-
-    def __str__(self) -> str:
-        """Say it in a sentence or two."""
-        if self.hits:
-            best = self.hits[0]
-            iv = f", IV {best.iv_name}" if best.iv_name else ""
-            text = (
-                f"{best.cipher} with the key {best.key.hex()} ({best.key_name}){iv} from "
-                f"byte {best.offset:,} on gives {best.magic or best.verdict}; "
-                f"{self.tried:,} attempts, a false hit among them has a probability of "
-                f"{best.false_hit:.2g} at most."
-            )
-        else:
-            text = f"No key fits: {self.tried:,} attempts."
-            if not self.looked_encrypted:
-                text += " The data do not look encrypted: they are no random bytes."
-        if self.not_tried:
-            text += f" Not tried, because not installed: {', '.join(self.not_tried)}."
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    cipher: Cipher
-    key: Key
-    raw: bytes
-    iv_name: str
-    iv: bytes
-    offset: int
-    begin: int
-
-    def plain(self, data: bytes, most: int | None, raw: bytes | None = None) -> bytes:
-        """Decrypt up to so many bytes; none if there is not one block."""
-        body = data[self.begin :]
-        if most is not None and not self.cipher.tag:
-            body = body[:most]
-        body = body[: len(body) - len(body) % self.cipher.block]
-        if len(body) <= self.cipher.tag:
-            return b""
-        try:
-            return self.cipher.decrypt(raw or self.raw, self.iv, body)
-        except ValueError:
-            return b""
 
 
 def try_keys(
@@ -220,7 +121,7 @@ def try_keys(
         k for text in keys for k in derived(text, salts=more, iterations=counts)
     ]
     before = judge(data[:SEEN_BYTES])
-    found: list[tuple[float, _Attempt]] = []
+    found: list[tuple[float, Attempt]] = []
     tried = 0
     for attempt in _attempts(data, ciphers, candidates, list(ivs), where):
         tried += 1
@@ -275,14 +176,14 @@ def _attempts(
     keys: list[Key],
     ivs: list[bytes],
     where: list[int],
-) -> Iterator[_Attempt]:
+) -> Iterator[Attempt]:
     for key in keys:
         for cipher in ciphers:
             for raw in key.of_size(cipher.key_sizes):
                 for offset in where:
                     for name, iv, begin in _ivs(data, cipher, key, raw, ivs, offset):
                         if len(data) - begin > cipher.tag:
-                            yield _Attempt(cipher, key, raw, name, iv, offset, begin)
+                            yield Attempt(cipher, key, raw, name, iv, offset, begin)
 
 
 def _ivs(
@@ -304,7 +205,7 @@ def _ivs(
         yield name, iv, offset
 
 
-def _chance(attempt: _Attempt, data: bytes) -> float:
+def _chance(attempt: Attempt, data: bytes) -> float:
     """Return how probable bytes like these are under a wrong key."""
     plain = attempt.plain(data, SEEN_BYTES)
     if not plain:
@@ -319,7 +220,7 @@ def _chance(attempt: _Attempt, data: bytes) -> float:
     return min(2.0 * min(p_uniform(plain), rate), 1.0)
 
 
-def _convincing(attempt: _Attempt, data: bytes) -> PayloadEvidence | None:
+def _convincing(attempt: Attempt, data: bytes) -> PayloadEvidence | None:
     """Return what the plaintext is, if it is something and no random key does as well."""
     seen = judge(attempt.plain(data, SEEN_BYTES))
     if attempt.cipher.tag:
@@ -361,9 +262,7 @@ def _begins_alike(plain: bytes) -> bool:
     return bool(first >= _ALIKE * rest)
 
 
-def _hit(
-    attempt: _Attempt, data: bytes, false_hit: float, seen: PayloadEvidence
-) -> Hit:
+def _hit(attempt: Attempt, data: bytes, false_hit: float, seen: PayloadEvidence) -> Hit:
     return Hit(
         cipher=attempt.cipher.name,
         key_name=attempt.key.name,
