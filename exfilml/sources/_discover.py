@@ -20,12 +20,15 @@ from exfilml.sources._reading import Reader
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
 READERS: Final = (
     *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus", "_nfcapd", "_silk"),
-    *("_exports", "_aws", "_azure", "_gcp", "_ocsf", "_ecs", "_nfstream"),
+    *("_palo_alto", "_fortinet", "_firepower", "_cisco", "_check_point"),
+    *("_conntrack", "_ulogd", "_exports"),
+    *("_aws", "_azure", "_gcp", "_ocsf", "_ecs", "_nfstream"),
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
     "nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, SiLK's rwcut, "
-    "Argus' binetflow, flow logs of AWS, Azure or Google Cloud, OCSF, Elastic's ECS, "
+    "Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check Point, "
+    "netfilter), flow logs of AWS, Azure or Google Cloud, OCSF, Elastic's ECS, "
     "NFStream's CSV, or with a column map any table (CSV, JSON, Parquet); also packed "
     "with gzip, bzip2, xz or zstd"
 )

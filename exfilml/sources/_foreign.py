@@ -11,6 +11,9 @@ from typing import Final
 from exfilml.exceptions import SourceError
 
 _AWS: Final = re.compile(rb"(?:\S+ )*(?:ACCEPT|REJECT) (?:\S+ )*OK\b")
+_EVENT_FORMAT: Final = re.compile(
+    rb"(?:^|[ >])(?:CEF:[0-9]|LEEF:[0-9.]{1,4})\|", re.MULTILINE
+)
 
 
 class CompanionError(SourceError):
@@ -38,6 +41,11 @@ def refusal(path: str, head: bytes) -> SourceError | None:
         )
     if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
         return _analytics(path, head)
+    if _EVENT_FORMAT.search(head):
+        return SourceError(
+            f"{path}: events in CEF or LEEF, which are not read; let the firewall log "
+            "in its own format."
+        )
     return None
 
 
