@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.hosts import add_processes as add_processes
+    from exfilml.hosts import case_context as case_context
+    from exfilml.hosts import read_host_events as read_host_events
     from exfilml.inject import Transfer as Transfer
     from exfilml.inject import inject as inject
     from exfilml.persistence import load_model as load_model
@@ -45,9 +48,11 @@ _HOME = {
     "Policy": "policy",
     "State": "state",
     "Transfer": "inject",
+    "add_processes": "hosts",
     "apply_labels": "schema",
     "blindspots": "blindspots",
     "clean_baseline": "quarantine",
+    "case_context": "hosts",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
@@ -58,6 +63,7 @@ _HOME = {
     "rank_cases": "ranking",
     "rank_flows": "ranking",
     "read_flows": "sources",
+    "read_host_events": "hosts",
     "read_labels": "sources",
     "save_model": "persistence",
     "save_state": "persistence",
@@ -72,8 +78,10 @@ __all__ = [
     "Policy",
     "State",
     "Transfer",
+    "add_processes",
     "apply_labels",
     "blindspots",
+    "case_context",
     "clean_baseline",
     "drift",
     "duplicate_flows",
@@ -85,6 +93,7 @@ __all__ = [
     "rank_cases",
     "rank_flows",
     "read_flows",
+    "read_host_events",
     "read_labels",
     "save_model",
     "save_state",
