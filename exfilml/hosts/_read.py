@@ -141,7 +141,8 @@ def _read_one(path: Path, zone: str | None, notes: list[str]) -> list[pd.DataFra
     told = [text for text in (damage, str(bad)) if text]
     if not tables:
         told.append("holds no host events of the kinds that are read")
-    notes += [f"{path}: {text}." for text in told]
+    if told:
+        notes.append(f"{path}: {'; '.join(told)}.")
     return tables
 
 
