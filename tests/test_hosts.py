@@ -274,7 +274,7 @@ def test_local_time_needs_a_zone(tmp_path):
 
 def test_refusals_say_what_was_expected(tmp_path):
     for content in ("", "hello world\n", "PID,COMM,IP\n1,a,4\n"):
-        with pytest.raises(SourceError, match="no host events .* Expected Sysmon"):
+        with pytest.raises(SourceError, match=r"no host events .* Expected Sysmon"):
             read(tmp_path, content)
     with pytest.raises(SourceError, match="no such file"):
         read_host_events(tmp_path / "none")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from exfilml.cli._hosts import HOST_EVENTS, with_context, with_processes
 from exfilml.cli._options import (
     FILE,
     OTHER_HOME,
@@ -73,6 +74,7 @@ TABLE_ROWS: Final = 20
     is_flag=True,
     help="Take over a --state of an earlier model of this site.",
 )
+@HOST_EVENTS
 @QUIET
 def rank(
     source: tuple[str, ...],
@@ -114,7 +116,7 @@ def rank(
         check_writable(state, source, model, policy)
         stamp = _stamp(state)
         memory = _remembered(state, detector, adopt=adopt_state)
-    table = read(source, quiet=quiet)
+    (table,) = with_processes([read(source, quiet=quiet)])
     if top is None and form == "table" and out is None:
         top = TABLE_ROWS
     ranker = rank_flows if by == "flow" else rank_cases
@@ -127,6 +129,7 @@ def rank(
         fdr=fdr,
         policy=declared,
     )
+    ranking = with_context(ranking)
     try:
         if out is not None:
             write_table(ranking, out)

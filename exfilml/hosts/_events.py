@@ -43,7 +43,9 @@ _TOO_LATE: Final = (datetime(LAST_YEAR + 1, 1, 1, tzinfo=UTC) - _EPOCH) // _MICR
 # from one that is made to be long.
 LONGEST_TEXT: Final = 4096
 # What logs write for a process or user that they do not know.
-_NOTHING: Final = frozenset({"", "-", "?", "(null)", "<unknown process>", "<na>"})
+_NOTHING: Final = frozenset(
+    {"", "-", "?", "(null)", "<unknown process>", "<na>", "null", "nan"}
+)
 
 
 class BadEventError(ValueError):
