@@ -48,6 +48,10 @@ _NOTHING: Final = frozenset(
 )
 
 
+# With blanks around it.
+_LONGEST_NOTHING: Final = 40
+
+
 class BadEventError(ValueError):
     """A record that says it is a host event, and cannot be one."""
 
@@ -92,14 +96,18 @@ def text(value: Any) -> str | None:
     if value is None or isinstance(value, (dict, list, bool)):
         return None
     said = str(value)[:LONGEST_TEXT]
-    if said.strip().lower() in _NOTHING:
+    if len(said) <= _LONGEST_NOTHING and said.strip().lower() in _NOTHING:
         return None
+    if said.isascii() and "\0" not in said:
+        return said
     # Halves of surrogate pairs are possible in JSON, and nowhere else.
     return said.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def number(value: Any) -> int | None:
     """Return a whole number that is written in decimal or, with 0x, in hexadecimal."""
+    if type(value) is int:
+        return value if 0 <= value < 2**63 else None
     if value is None or isinstance(value, (bool, dict, list)):
         return None
     said = str(value).strip().lower()
@@ -120,9 +128,9 @@ def port(value: Any) -> int | None:
     BadEventError
         If it is none.
     """
-    if text(value) is None:
-        return None
     found = number(value)
+    if found is None and text(value) is None:
+        return None
     if found is None or found > 65535:
         raise BadEventError(f"port cannot be {str(value)[:20]!r}")
     return found

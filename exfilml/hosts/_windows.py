@@ -45,6 +45,7 @@ _FIELDS: Final = re.compile(
 _DATA: Final = re.compile(r"<Data Name=[\"']([^\"']{1,64})[\"']>([^<]*)</Data>")
 _IDS: Final = frozenset({1, 3, 11, 4688, 5156, 5158})
 _SYSMON: Final = frozenset({1, 3, 11})
+_PROGRAM: Final = frozenset({"Image", "Application", "NewProcessName"})
 # Elastic's names, where winlogbeat's modules renamed the fields.
 _COMMON: Final = {
     "Image": "process.executable",
@@ -135,30 +136,35 @@ def _event(record: Mapping[str, Any], zone: str | None) -> Event | None:
     record = record.get("_source", record)
     if not isinstance(record, dict):
         return None
-    system, data = _parts(record)
+    system, given = _parts(record)
     code = _code(record, system)
-    if code not in _IDS or (code in _SYSMON and not _is_sysmon(record, system, data)):
+    if code is None or code not in _IDS:
+        return None
+    data = _fields(given)
+    if not _PROGRAM & data.keys():
+        # Elastic's names say what modules took out of it.
+        data = {**_renamed(record), **data}
+    if code in _SYSMON and not _is_sysmon(record, system, data):
         return None
     time = _time(record, system, data, zone)
-    host = text(_host(record, system))
+    return _made(code, time, text(_host(record, system)), data)
+
+
+def _made(code: int, time: int, host: str | None, data: Mapping[str, Any]) -> Event:
+    """Make an event of the fields that its number says it has."""
     if code == 3:
         return _sysmon_network(time, host, data)
     if code in {5156, 5158}:
         return _filtering(time, host, data)
-    if code == 11:
-        return Event(
-            *(time, host, "file", text(data.get("Image"))),
-            *(number(data.get("ProcessId")), text(data.get("User"))),
-            detail=text(data.get("TargetFilename")),
-        )
-    if code == 1:
-        name, pid, user = data.get("Image"), data.get("ProcessId"), data.get("User")
-    else:
-        name, pid = data.get("NewProcessName"), data.get("NewProcessId")
-        user = data.get("SubjectUserName")
+    names = ("NewProcessName", "NewProcessId", "SubjectUserName")
+    if code in _SYSMON:
+        names = ("Image", "ProcessId", "User")
+    name, pid, user = (data.get(field) for field in names)
+    detail = data.get("TargetFilename" if code == 11 else "CommandLine")
     return Event(
-        *(time, host, "process", text(name), number(pid), text(user)),
-        detail=text(data.get("CommandLine")) or text(name),
+        *(time, host, "file" if code == 11 else "process"),
+        *(text(name), number(pid), text(user)),
+        detail=text(detail) or (None if code == 11 else text(name)),
     )
 
 
@@ -186,26 +192,21 @@ def _filtering(time: int, host: str | None, data: Mapping[str, Any]) -> Event:
     )  # fmt: skip
 
 
-def _parts(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return what says where and when a record is from, and its fields."""
+def _parts(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
+    """Return what says where and when a record is from, and what holds its fields."""
     event = record.get("Event")
     if isinstance(event, dict):
         system = event.get("System")
-        return (
-            system if isinstance(system, dict) else {},
-            _fields(event.get("EventData")),
-        )
+        return system if isinstance(system, dict) else {}, event.get("EventData")
     for holder in (record.get("winlog"), record):
-        if not isinstance(holder, dict):
-            continue
-        for name in ("event_data", "EventData"):
-            if name in holder:
-                # Elastic's names say what modules took out of it.
-                return holder, {**_renamed(record), **_fields(holder[name])}
-    return record, {**_renamed(record), **record}
+        if isinstance(holder, dict):
+            for name in ("event_data", "EventData"):
+                if name in holder:
+                    return holder, holder[name]
+    return record, record
 
 
-def _fields(data: Any) -> Mapping[str, Any]:
+def _fields(data: Any) -> dict[str, Any]:
     """Return the fields of an event's data: an object, a list of them, or XML."""
     if isinstance(data, str):
         return {name: html.unescape(said) for name, said in _DATA.findall(data)}
