@@ -10,7 +10,8 @@ As no score rises when evidence falls, p-values stay valid.
 
 **Scoring** a flow adds up bits: the forest's, and for each family of evidence how
 far its strongest column lies beyond what the forest was trained on, because a forest
-cannot tell 10 MB from 10 GB when both lie beyond its range::
+cannot tell 10 MB from 10 GB when both lie beyond its range (evidence of processes, which
+few hosts may show, is not shown to the forest at all)::
 
     raw = forest bits + Σ over families of max over columns of (x − edge)⁺
 

@@ -121,6 +121,15 @@ def test_what_flows_say_themselves_stays():
     assert found(rows, [event()]) == ["known", "curl"]
 
 
+def test_logs_can_be_joined_one_after_the_other():
+    both = flows(flow(), flow(src_port=50001), flow(src_port=50002))
+    once = add_processes(both, table([event()]))
+    far = event(process="other", local_port=None)
+    twice = add_processes(once, table([far]))
+    assert twice["process"].tolist() == ["curl", "other", "other"]
+    assert twice["process_by"].tolist() == ["connection", *["remote end"] * 2]
+
+
 def test_no_rows_and_no_events():
     none = add_processes(flows(flow()).iloc[:0], table([event()]))
     assert len(none) == 0

@@ -1,7 +1,7 @@
 r"""What happened on a case's host around its start: programs started, files made.
 
 Data are collected, packed and encrypted before they leave (MITRE ATT&CK T1560, Archive
-Collected Data; T1074, Data Staged), so that archivers, encryption and copy tools come
+Collected Data; T1074, Data Staged; data sources DS0017 Command, DS0022 File), so that archivers, encryption and copy tools come
 first, and files that look like their results; then what lies nearest to the start.
 """
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError
 from exfilml.export import printable
-from exfilml.hosts._events import COLUMNS
+from exfilml.hosts._events import COLUMNS, canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,12 +101,13 @@ def case_context(
     telling = telling[telling["detail"].notna() & telling["local_ip"].notna()]
     span = pd.Timedelta(minutes=float(minutes))
     by_host: dict[Any, pd.DataFrame] = {}
-    wanted = set(cases["local_ip"].dropna())
+    hosts = [None if pd.isna(h) else canonical(h) for h in cases["local_ip"]]
+    wanted = {host for host in hosts if host is not None}
     for host, theirs in telling[telling["local_ip"].isin(wanted)].groupby("local_ip"):
         by_host[host] = theirs.sort_values("time", kind="stable")
     said = [
         _around(by_host.get(host), begin, span, int(most))
-        for host, begin in zip(cases["local_ip"], cases["first_seen"], strict=True)
+        for host, begin in zip(hosts, cases["first_seen"], strict=True)
     ]
     return cases.assign(context=pd.array(said, dtype="str"))
 

@@ -158,6 +158,14 @@ def address(value: Any) -> str | None:
     return None if said is None else _address(said.strip())
 
 
+def canonical(said: str | None) -> str | None:
+    """Return an address in its shortest form, and any other text as it is."""
+    try:
+        return address(said)
+    except BadEventError:
+        return said
+
+
 def protocol(value: Any) -> int | None:
     """Return an IANA number of a name or number; None where it is not said."""
     said = text(value)

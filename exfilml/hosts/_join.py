@@ -15,6 +15,8 @@ the *local end* (a bound UDP socket: the local address and port).
 Behind a translator of addresses hosts know other addresses than a sensor outside sees:
 such flows find no process. What an event says of a flow depends on nothing but these
 two, so that flows can be joined piece by piece.
+
+One file because events are indexed as they are looked up.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.exceptions import FlowsError, OptionError, SourceWarning
-from exfilml.hosts._events import COLUMNS, BadEventError, address
+from exfilml.hosts._events import COLUMNS, canonical
 from exfilml.hosts._programs import program
 from exfilml.names import Names
 from exfilml.schema import numbers, validate_flows
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 TOLERANCE_S: Final = 10.0
 LONGEST_TOLERANCE_S: Final = 86400.0
 CONNECTION, REMOTE_END, LOCAL_END = "connection", "remote end", "local end"
+BY: Final = "process_by"
 _TCP, _UDP = 6, 17
 _HOW: Final = (CONNECTION, REMOTE_END, LOCAL_END)
 
@@ -93,8 +96,11 @@ def add_processes(
     mine = Names.of(flows["process"])
     joined = mine.where(known, Names(named, programs.texts))
     ways = Names.one_of(list(_HOW), how.astype(np.int64))
+    if BY in flows:
+        # Joined before, to other events.
+        ways = ways.where(~known, Names.of(flows[BY].astype("str")))
     table = flows.assign(
-        process=joined.series(flows.index), process_by=ways.series(flows.index)
+        **{"process": joined.series(flows.index), BY: ways.series(flows.index)}
     )
     table.attrs = {
         "processes": {
@@ -317,16 +323,9 @@ def _codes(columns: list[pd.Series]) -> list[NDArray[np.uint64]]:
     numbered = []
     for column in columns:
         names = Names.of(column)
-        texts = [codes.setdefault(_form(t), len(codes)) for t in names.texts]
+        texts = [codes.setdefault(canonical(t), len(codes)) for t in names.texts]
         numbered.append(np.array(texts, dtype=np.uint64)[names.codes])
     return numbered
-
-
-def _form(text: str | None) -> str | None:
-    try:
-        return address(text)
-    except BadEventError:
-        return text
 
 
 def _unsigned(ports: pd.Series) -> NDArray[np.uint64]:
