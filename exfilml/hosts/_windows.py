@@ -45,6 +45,8 @@ _FIELDS: Final = re.compile(
 _DATA: Final = re.compile(r"<Data Name=[\"']([^\"']{1,64})[\"']>([^<]*)</Data>")
 _IDS: Final = frozenset({1, 3, 11, 4688, 5156, 5158})
 _SYSMON: Final = frozenset({1, 3, 11})
+# Of exports, in local time unless they say otherwise.
+_TIMES: Final = ("EventTime", "TimeGenerated", "Date and Time", "_time", "time")
 _PROGRAM: Final = frozenset({"Image", "Application", "NewProcessName"})
 # Elastic's names, where winlogbeat's modules renamed the fields.
 _COMMON: Final = {
@@ -286,13 +288,15 @@ def _time(
     if isinstance(created, dict):
         created = created.get("#attributes", created)
         created = created.get("SystemTime") if isinstance(created, dict) else None
-    for value in (created, record.get("@timestamp"), system.get("SystemTime")):
-        if text(value) is not None:
+        if text(created) is not None:
             # Windows writes it in UTC, with or without saying so.
-            return moment(value)
-    for name in ("EventTime", "TimeGenerated", "Date and Time", "_time", "time"):
-        if text(record.get(name)) is not None:
-            return moment(record[name], zone)
+            return moment(created)
+    for value in (
+        *(created, record.get("@timestamp"), system.get("SystemTime")),
+        *(record.get(name) for name in _TIMES),
+    ):
+        if text(value) is not None:
+            return moment(value, zone)
     raise BadEventError("time is missing")
 
 
