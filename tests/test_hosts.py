@@ -273,8 +273,17 @@ def test_local_time_needs_a_zone(tmp_path):
 
 
 def test_refusals_say_what_was_expected(tmp_path):
-    for content in ("", "hello world\n", "PID,COMM,IP\n1,a,4\n"):
-        with pytest.raises(SourceError, match=r"no host events .* Expected Sysmon"):
+    for content, said in {
+        "": "the file is empty",
+        "hello world\n": "it begins with b'hello world",
+        "TIME,TIME(s),PID,COMM,IP,LADDR\n1,1,1,a,4,b\n": "times have no date",
+        "ElfFile\0\0\0": "evtx_dump -o jsonl",
+        "<Events><Event/></Events>": "XML",
+        "type=SYSCALL msg=audit(07/29/2025 09:52:29.237:8) : a": "ausearch --raw",
+    }.items():
+        with pytest.raises(
+            SourceError, match=rf"no host events .*{said}.* Expected Sy"
+        ):
             read(tmp_path, content)
     with pytest.raises(SourceError, match="no such file"):
         read_host_events(tmp_path / "none")

@@ -69,14 +69,15 @@ def with_processes(tables: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     if events is None:
         yield from tables
         return
-    from exfilml.hosts import add_processes
+    from exfilml.hosts import add_processes, joinable
 
     counts: Counter[str] = Counter()
+    network = joinable(events)
     for table in tables:
-        joined = add_processes(table, events)
+        joined = add_processes(table, network)
         counts.update(joined.attrs["processes"])
         yield joined
-    say(_told(counts, int((events["kind"] == "network").sum())))
+    say(_told(counts, len(network)))
 
 
 def _told(counts: Counter[str], n_events: int) -> str:

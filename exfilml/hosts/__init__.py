@@ -10,7 +10,7 @@ case's host around its start.
 from __future__ import annotations
 
 from exfilml.hosts._context import case_context
-from exfilml.hosts._join import add_processes
+from exfilml.hosts._join import add_processes, joinable
 from exfilml.hosts._read import read_host_events
 
-__all__ = ["add_processes", "case_context", "read_host_events"]
+__all__ = ["add_processes", "case_context", "joinable", "read_host_events"]

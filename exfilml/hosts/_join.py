@@ -87,8 +87,11 @@ def add_processes(
             "Expected host events (read_host_events gives them); columns needed: "
             f"{', '.join(COLUMNS)}."
         )
-    used = _usable(events, flows, tolerance)
-    found, how, doubtful = _found(flows, used, round(tolerance * 1e6))
+    within = round(tolerance * 1e6)
+    if not events["time"].is_monotonic_increasing:
+        events = events.sort_values("time", kind="stable")
+    used = joinable(_near(events, flows, within))
+    found, how, doubtful = _found(flows, used, within)
     known = ~flows["process"].isna().to_numpy()
     how = np.where(known, -1, how)
     programs = Names.of(used["process"]).map(program)
@@ -128,10 +131,14 @@ def check_tolerance(tolerance: float) -> None:
         )
 
 
-def _usable(
-    events: pd.DataFrame, flows: pd.DataFrame, tolerance: float
-) -> pd.DataFrame:
-    """Return network events of the flows' time that say enough to be joined."""
+def joinable(events: pd.DataFrame, stacklevel: int = 2) -> pd.DataFrame:
+    """Return the network events that say on which address which process was at work.
+
+    Warns
+    -----
+    SourceWarning
+        If some do not say where.
+    """
     network = events[(events["kind"] == "network") & events["process"].notna()]
     homeless = int(network["local_ip"].isna().sum())
     if homeless:
@@ -140,16 +147,27 @@ def _usable(
             "address they happened, and are not joined; say it (read_host_events: "
             "address; --host-events ADDRESS=SOURCE).",
             SourceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel + 1,
         )
         network = network[network["local_ip"].notna()]
-    if len(flows) == 0 or len(network) == 0:
-        return network.iloc[:0]
-    lasting = pd.to_timedelta(flows["duration_s"].fillna(0.0).clip(lower=0.0), unit="s")
-    around = pd.Timedelta(seconds=tolerance)
-    first = flows["start"].min() - around
-    last = (flows["start"] + lasting.astype("timedelta64[us]")).max() + around
-    return network[network["time"].between(first, last)]
+    return network
+
+
+def _near(events: pd.DataFrame, flows: pd.DataFrame, tolerance: int) -> pd.DataFrame:
+    """Return the events, which stand in order, of the time of the flows."""
+    if len(flows) == 0:
+        return events.iloc[:0]
+    start, end = _lasting(flows)
+    times = events["time"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    first = np.searchsorted(times, start.min() - tolerance, "left")
+    return events.iloc[first : np.searchsorted(times, end.max() + tolerance, "right")]
+
+
+def _lasting(flows: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return start and end of flows, microseconds since 1970."""
+    start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    lasting = np.clip(np.nan_to_num(numbers(flows["duration_s"])), 0.0, 1e9) * 1e6
+    return start, start + lasting.astype(np.int64)
 
 
 class _Ends(NamedTuple):
@@ -202,9 +220,8 @@ def _found(
         *(remote, _unsigned(events["remote_port"])),
     )
     protocol = flows["protocol"].to_numpy().astype(np.uint64)
-    start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
-    lasting = np.clip(np.nan_to_num(numbers(flows["duration_s"])), 0.0, 1e9) * 1e6
-    window = (start - tolerance, start + lasting.astype(np.int64) + tolerance)
+    start, end = _lasting(flows)
+    window = (start - tolerance, end + tolerance)
     whole = events["local_port"].notna().to_numpy()
     far = events["remote_ip"].notna().to_numpy()
     for at, rows in enumerate((whole & far, ~whole & far, whole & ~far)):

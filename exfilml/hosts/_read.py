@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -24,6 +25,16 @@ FORMATS: Final = (
     "Sysmon's or Windows Security events (JSON or CSV), Linux audit.log, osquery's "
     "results, or Tetragon's or Falco's JSON; also packed with gzip, bzip2, xz or zstd"
 )
+# What holds events, but not as they are read.
+_FOREIGN: Final[dict[bytes, str]] = {
+    rb"\Z": "the file is empty",
+    rb"ElfFile\0": "an event log of Windows; `evtx_dump -o jsonl` prints it",
+    rb"\s*<": "XML; export the events as JSON or CSV",
+    rb"(?:\S+ )?(?:node=\S+ )?type=\S+ msg=audit\([0-9]+/": "an audit log that was "
+    "interpreted; give the raw one, as `ausearch --raw` prints it",
+    rb"(?:TIME(?:\(s\))?[, ]+)*(?:UID[, ]+)?PID[, ]+COMM[, ]": "what bcc's tools print, "
+    "whose times have no date",
+}
 _HEAD_BYTES: Final = 1 << 16
 # Events that are made into a table at once.
 _AT_ONCE: Final = 200_000
@@ -153,7 +164,8 @@ def _tables(
     head = plain_head(path, _HEAD_BYTES)
     shown = [(at, r) for r in _READERS if (at := r.detect(head)) is not None]
     if not shown:
-        what = f"it begins with {head[:16]!r}" if head else "the file is empty"
+        what = next((t for form, t in _FOREIGN.items() if re.match(form, head)), "")
+        what = what or f"it begins with {head[:16]!r}"
         raise SourceError(f"no host events ({what}). Expected {FORMATS}.")
     # What the first record is, whatever others hold.
     _, reader = min(shown, key=lambda pair: pair[0])
