@@ -293,6 +293,28 @@ def test_context_is_bounded_and_harmless():
     assert len(text) < 500
 
 
+def test_who_opened_the_connection_is_said():
+    """Of the case's address and time alone, whoever opened it, and a few of many."""
+    case = cases(LOCAL).assign(
+        src_ip=REMOTE, dst_ip=LOCAL, last_seen=T0 + pd.Timedelta("1h")
+    )
+    events = [
+        event(1800, r"C:\x\rclone.exe", pid=7, user="ann"),
+        event(1801, r"C:\x\rclone.exe", pid=7, user="ann", local_port=50001),
+        event(1800, "elsewhere", remote_ip="203.0.113.8"),
+        event(3700, "later"),
+        event(0, "other host", local_ip="10.20.0.13"),
+    ]
+    said = "connected by C:\\x\\rclone.exe (process 7, ann)"
+    assert case_context(case, table(events))["context"].tolist() == [said]
+    packed = [*events, happened(1, "tar -cf x .")]
+    told = case_context(case, table(packed))["context"]
+    assert told.tolist() == [f"{said}; 10:01:00 tar -cf x ."]
+    many = [event(k, f"p{k}") for k in range(5)]
+    told = case_context(case, table(many))["context"]
+    assert told.tolist() == ["connected by p0, p1, p2 and 2 more"]
+
+
 def test_context_of_no_cases_and_refusals():
     events = table([happened(0, "tar -cf x .")])
     assert case_context(cases(), events)["context"].tolist() == []

@@ -3,6 +3,7 @@ r"""What happened on a case's host around its start: programs started, files mad
 Data are collected, packed and encrypted before they leave (MITRE ATT&CK T1560, Archive
 Collected Data; T1074, Data Staged; data sources DS0017 Command, DS0022 File), so that archivers, encryption and copy tools come
 first, and files that look like their results; then what lies nearest to the start.
+Before them stands who opened the connection: program, process number and user.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ MINUTES: Final = 15.0
 MOST: Final = 5
 LONGEST: Final = 160
 NEEDED: Final = ("local_ip", "first_seen")
+# By how much a connection's event may lie outside a case's time.
+AROUND: Final = pd.Timedelta(seconds=10)
+MOST_OPENERS: Final = 3
 # Archivers, encryption, and what copies files off a host or is made for uploads.
 _TOOLS: Final = (
     *("7z", "7za", "7zg", "7zr", "rar", "winrar", "unrar", "zip", "winzip32", "tar"),
@@ -61,9 +65,10 @@ def case_context(
     Parameters
     ----------
     cases
-        From `exfilml.rank_cases`: ``local_ip`` and ``first_seen`` are needed.
+        From `exfilml.rank_cases`: ``local_ip`` and ``first_seen`` are needed; with
+        ``src_ip``, ``dst_ip`` and ``last_seen`` it is said who opened the connection.
     events
-        From `exfilml.read_host_events`: programs started and files made.
+        From `exfilml.read_host_events`.
     minutes
         How long before and after the first flow of a case events are of interest.
     most
@@ -72,9 +77,10 @@ def case_context(
     Returns
     -------
     pandas.DataFrame
-        The cases with one column more, ``context``: time (UTC), and command line or
-        file of each event, in order of time; missing where there is none. Control
-        characters are escaped and texts cut: they come from whoever ran the programs.
+        The cases with one column more, ``context``: which process of whom connected to
+        the case's address; then time (UTC), and command line or file of each event, in
+        order of time; missing where there is none. Control characters are escaped and
+        texts cut: they come from whoever ran the programs.
 
     Raises
     ------
@@ -97,19 +103,67 @@ def case_context(
         raise OptionError(f"minutes={minutes!r}: expected more than 0.")
     if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 1:
         raise OptionError(f"most={most!r}: expected a number of events from 1 on.")
-    telling = events[events["kind"].isin(["process", "file"])]
-    telling = telling[telling["detail"].notna() & telling["local_ip"].notna()]
-    span = pd.Timedelta(minutes=float(minutes))
-    by_host: dict[Any, pd.DataFrame] = {}
     hosts = [None if pd.isna(h) else canonical(h) for h in cases["local_ip"]]
-    wanted = {host for host in hosts if host is not None}
-    for host, theirs in telling[telling["local_ip"].isin(wanted)].groupby("local_ip"):
-        by_host[host] = theirs.sort_values("time", kind="stable")
-    said = [
-        _around(by_host.get(host), begin, span, int(most))
-        for host, begin in zip(hosts, cases["first_seen"], strict=True)
-    ]
+    begins = cases["first_seen"].tolist()
+    mine = events[events["local_ip"].isin({h for h in hosts if h is not None})]
+    started = mine["kind"].isin(["process", "file"]) & mine["detail"].notna()
+    connected = (mine["kind"] == "network") & mine["process"].notna()
+    telling, network = _by_host(mine[started]), _by_host(mine[connected])
+    span = pd.Timedelta(minutes=float(minutes))
+    said = []
+    for host, begin, remote, end in zip(
+        hosts, begins, _remotes(cases, hosts), _ends(cases, begins), strict=True
+    ):
+        parts = (
+            _opened(network.get(host), remote, begin, end),
+            _around(telling.get(host), begin, span, int(most)),
+        )
+        said.append("; ".join(part for part in parts if part) or None)
     return cases.assign(context=pd.array(said, dtype="str"))
+
+
+def _by_host(events: pd.DataFrame) -> dict[Any, pd.DataFrame]:
+    return {
+        host: theirs.sort_values("time", kind="stable")
+        for host, theirs in events.groupby("local_ip")
+    }
+
+
+def _remotes(cases: pd.DataFrame, hosts: list[str | None]) -> list[str | None]:
+    """Return the address at the other end of each case's largest upload."""
+    if not {"src_ip", "dst_ip"} <= set(cases.columns):
+        return [None] * len(cases)
+    ends = zip(cases["src_ip"], cases["dst_ip"], hosts, strict=True)
+    return [
+        canonical(dst if canonical(src) == host else src) for src, dst, host in ends
+    ]
+
+
+def _ends(cases: pd.DataFrame, begins: list[Any]) -> list[Any]:
+    return cases["last_seen"].tolist() if "last_seen" in cases else begins
+
+
+def _opened(
+    events: pd.DataFrame | None, remote: str | None, begin: Any, end: Any
+) -> str | None:
+    """Tell which processes connected to an address in a case's time."""
+    if events is None or remote is None or pd.isna(begin) or pd.isna(end):
+        return None
+    near = events[events["time"].between(begin - AROUND, end + AROUND)]
+    near = near[near["remote_ip"] == remote]
+    who = near[["process", "pid", "user"]].drop_duplicates()
+    if len(who) == 0:
+        return None
+    named = []
+    for process, pid, user in who.head(MOST_OPENERS).itertuples(index=False):
+        known = [
+            f"process {pid}" if pd.notna(pid) else "",
+            "" if pd.isna(user) else user,
+        ]
+        about = ", ".join(part for part in known if part)
+        named.append(f"{_cut(process)} ({_cut(about)})" if about else _cut(process))
+    more = f" and {len(who) - MOST_OPENERS:,} more" * (len(who) > MOST_OPENERS)
+    return printable("connected by " + ", ".join(named)) + more
 
 
 def _around(
