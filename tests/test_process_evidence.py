@@ -184,16 +184,52 @@ def test_hosts_that_report_are_not_isolated_for_it(days):
         add_processes(baseline, before[before["local_ip"].isin(few)])
     )
     named = add_processes(today.iloc[:-1], now)
-    assert (
-        np.array_equal(
-            detector.score_samples(named),
-            detector.score_samples(named.assign(process=pd.NA)),
-        )
-        or (detector.explain(named)["process"]["process"] >= -1e-9).all()
-    )
+    reports = named["src_ip"].isin(few).to_numpy()
+    scores = detector.score_samples(named)
+    unnamed = detector.score_samples(named.assign(process=pd.NA))
+    assert np.array_equal(scores[reports], unnamed[reports])
+    # Of the others nothing is known, and what the two use is no surprise.
+    asked = detector.score(named).asked
+    evidence = detector.learned_["payload"].features.table(asked)["process"]
+    assert evidence[~reports].max() < 2.0
     stolen = add_processes(today, now).iloc[[-1]]
     blind = detector.score_samples(stolen.assign(process=pd.NA))
     assert detector.score_samples(stolen)[0] < blind[0] - 2.0
+
+
+@pytest.mark.parametrize(
+    "shown", ["tables", "training", "calibration", "without payload", "few"]
+)
+def test_processes_that_only_a_part_of_the_baseline_shows(days, shown, tmp_path):
+    """Whatever part that is, a model comes of it, is stored, and scores."""
+    baseline, today, before, now, _ = days
+    named = add_processes(baseline, before)
+    row = np.arange(len(named)) / len(named)
+    bare = (row > 0.45) & (row < 0.6)
+    part = {
+        "tables": row < 0.3,
+        "training": (row > 0.45) & (row < 0.6),
+        "calibration": row > 0.75,
+        "without payload": (row < 0.3) | bare,
+        "few": (row < 0.002) | ((row > 0.45) & (row < 0.452)),
+    }[shown]
+    named["process"] = named["process"].where(part)
+    if shown == "without payload":
+        # Where the forest is trained, only flows without payload show processes.
+        named["src_sampled_bytes"] = named["src_sampled_bytes"].mask(bare)
+    detector = Detector(**MODELS).fit(named)
+    save_model(detector, tmp_path / "m")
+    loaded = load_model(tmp_path / "m")
+    flows = add_processes(today, now)
+    scores = detector.score_samples(flows)
+    assert np.array_equal(loaded.score_samples(flows), scores)
+    # Where the forest is trained on flows that show none, nothing is asked of them.
+    knows = shown in {"training", "without payload", "few"}
+    for learned in detector.learned_.values():
+        assert ("process" in learned.features.names) == knows
+    if knows:
+        unnamed = detector.score_samples(flows.assign(process=pd.NA))
+        assert scores[-1] < unnamed[-1]
 
 
 def test_explanations_sum_up_with_processes(days, informed):
