@@ -16,6 +16,7 @@ from exfilml.cli._options import (
     POLICY,
     QUIET,
     SOURCES,
+    asked,
     declared_policy,
     read,
 )
@@ -186,8 +187,7 @@ def _learn(
     from exfilml.spool import Spool
 
     with tempfile.TemporaryDirectory(prefix="exfilml-") as temporary:
-        zone = click.get_current_context().meta.get("timezone")
-        kept = Spool(folder or Path(temporary), span, zone)
+        kept = Spool(folder or Path(temporary), span, **asked())
         try:
             kept.fill(
                 source,
