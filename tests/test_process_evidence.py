@@ -326,7 +326,13 @@ def test_the_command_line_takes_logs_of_hosts(days):
     # The same log, of which the command line says where it is from.
     address = ("--host-events", f"10.20.0.12={folder / 'today.json'}")
     run("flows", folder / "today.parquet", "--out", out, *address, "--quiet")
-    bad = CliRunner().invoke(
-        app, ["rank", str(out), "--host-events", str(folder / "none.json")]
-    )
-    assert bad.exit_code != 0
+    log = str(folder / "today.json")
+    for given, place, said in (
+        (str(folder / "none.json"), str(folder / "x.json"), "no such file or folder"),
+        (log, log, "is another file of this command"),
+    ):
+        bad = CliRunner().invoke(
+            app, ["rank", str(out), "--host-events", given, "--out", place, "--quiet"]
+        )
+        assert said in f"{bad.output} {bad.exception}"
+        assert (folder / "today.json").stat().st_size > 10_000

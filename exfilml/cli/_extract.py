@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from exfilml.cli._hosts import HOST_EVENTS, with_processes
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
 from exfilml.cli._options import FILE, QUIET, SOURCES, read
 from exfilml.cli._output import check_writable, say
 
@@ -29,7 +29,7 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
 
     if out.suffix.lower() not in {".parquet", ".csv"}:
         raise OutputError(f"{out}: the suffix must be .parquet or .csv.")
-    check_writable(out, source)
+    check_writable(out, source, *event_logs())
     (table,) = with_processes([read(source, quiet=quiet)])
     write_flows(table, out)
     say(f"{len(table):,} flows written to {out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,6 +53,12 @@ def host_events() -> pd.DataFrame | None:
         context.meta["events of hosts"] = events
     found: pd.DataFrame = context.meta["events of hosts"]
     return found
+
+
+def event_logs() -> list[Path]:
+    """Return the logs of hosts that the command was given, which no output may be."""
+    given = click.get_current_context().meta.get("host_events") or ()
+    return [Path(_taken_apart(one)[1]) for one in given]
 
 
 def _taken_apart(given: str) -> tuple[str | None, str]:

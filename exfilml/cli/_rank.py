@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from exfilml.cli._hosts import HOST_EVENTS, with_context, with_processes
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_context, with_processes
 from exfilml.cli._options import (
     FILE,
     OTHER_HOME,
@@ -102,7 +102,7 @@ def rank(
 
     if out is not None:
         output_format(out)
-        check_writable(out, source, model, policy, state)
+        check_writable(out, source, model, policy, state, *event_logs())
     from exfilml.exceptions import OptionError
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
@@ -113,7 +113,7 @@ def rank(
     detector = load(model, home)
     memory = stamp = None
     if state is not None:
-        check_writable(state, source, model, policy)
+        check_writable(state, source, model, policy, *event_logs())
         stamp = _stamp(state)
         memory = _remembered(state, detector, adopt=adopt_state)
     (table,) = with_processes([read(source, quiet=quiet)])

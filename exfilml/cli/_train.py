@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from exfilml.cli._hosts import HOST_EVENTS, host_events, with_processes
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, host_events, with_processes
 from exfilml.cli._options import (
     FILE,
     HOME,
@@ -116,7 +116,7 @@ def train(
     target = model or update
     if target is None:
         raise click.MissingParameter(param_hint="--model", param_type="option")
-    check_writable(target, source, policy)
+    check_writable(target, source, policy, *event_logs())
     span = Span.parse(since, until)
     if update is None:
         detector, networks = _untrained(policy, home, seed, alerts_per_day)
