@@ -648,6 +648,7 @@ def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names
         "application": flows["app"].array.isna() & ~shown,
         "packets": flows["src_packets"].array.isna(),
         "process": flows["process"].array.isna() | (not _knows_processes(scored.asked)),
+        "direction of bytes": _true(flows["undivided"]),
     }
     # One number for each combination: few are named, and each only once.
     key = np.where(shown, wrappers.codes + 1, 0)
@@ -667,6 +668,11 @@ def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names
 def _knows_processes(asked: Asked) -> bool:
     """Say whether the baseline shows any process, so that a new one can be told."""
     return len(asked.baseline.tables["host_process"].keys) > 0
+
+
+def _true(flags: pd.Series) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = flags.array.to_numpy(dtype=bool, na_value=False)
+    return found
 
 
 def _inside(wrapper: str) -> str:

@@ -85,8 +85,8 @@ def read_flows(
     decode_tunnels
         For captures: whether flows inside tunnels (GTP, TZSP …) are shown as flows.
     timezone
-        For logs in local time that do not say where (nfdump's CSV, Argus): the time
-        zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
+        For logs in local time that do not say where (nfdump's CSV, Argus, some
+        firewalls): the time zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
     sampling
         For NetFlow, IPFIX, nfdump and SiLK: one packet in how many was looked at, where
         the exporter does not tell, which cannot be seen in the counts. Bytes and

@@ -19,12 +19,14 @@ from exfilml.sources._reading import Reader
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
 READERS: Final = (
     *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus", "_nfcapd", "_silk"),
-    "_exports",
+    *("_palo_alto", "_fortinet", "_firepower", "_cisco", "_check_point"),
+    *("_conntrack", "_ulogd", "_exports"),
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
     "nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, SiLK's rwcut, "
-    "Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
+    "Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check Point, "
+    "netfilter); also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16

@@ -5,14 +5,21 @@ A refusal that knows the file tells the reader what to do with it.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from exfilml.exceptions import SourceError
+
+_EVENT_FORMAT: Final = re.compile(
+    rb"(?:^|[ >])(?:CEF:[0-9]|LEEF:[0-9.]{1,4})\|", re.MULTILINE
+)
 
 
 class CompanionError(SourceError):
     """A log of Zeek that is read where it lies beside conn.log, and not alone."""
 
 
-def refusal(path: str, head: bytes) -> SourceError | None:
+def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
     """Say what a file is, by its first bytes; None if they are unknown."""
     # Late, as `_discover.READERS`.
     from exfilml.sources._zeek_log import fields_of
@@ -33,6 +40,11 @@ def refusal(path: str, head: bytes) -> SourceError | None:
         return SourceError(f"{path}: AWS VPC flow logs, which are not read yet.")
     if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
         return SourceError(f"{path}: Azure flow logs, which are not read yet.")
+    if _EVENT_FORMAT.search(head):
+        return SourceError(
+            f"{path}: events in CEF or LEEF, which are not read; let the firewall log "
+            "in its own format."
+        )
     if head.startswith(b"{") and b'"class_uid"' in head:
         return SourceError(f"{path}: OCSF events, which are not read yet.")
     return None
