@@ -52,6 +52,10 @@ class StateError(ExfilmlError, ValueError):
     """A state of earlier calls is of another model, or damaged."""
 
 
+class DependencyError(ExfilmlError):
+    """A library that an extra installs is missing."""
+
+
 class OutputError(ExfilmlError):
     """A result cannot be written."""
 
