@@ -52,7 +52,9 @@ from exfilml.exceptions import (
 from exfilml.places import PublicEnds
 from exfilml.schema import validate_flows
 from exfilml.sources import _parquet, iter_flows, read_flows
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._discover import (
+    Columns,
     Source,
     expand,
     find_readers,
@@ -180,7 +182,7 @@ class Spool:
         Where; it is made if it is not there.
     span
         Which flows are meant.
-    timezone
+    timezone, sampling, exports, columns
         As of `exfilml.read_flows`.
 
     Attributes
@@ -198,11 +200,23 @@ class Spool:
     """
 
     def __init__(
-        self, folder: Path, span: Span | None = None, timezone: str | None = None
+        self,
+        folder: Path,
+        span: Span | None = None,
+        timezone: str | None = None,
+        *,
+        sampling: int | None = None,
+        exports: bool = False,
+        columns: Columns | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.span = Span() if span is None else span
-        self.timezone = timezone
+        self.asked: dict[str, Any] = {
+            "timezone": timezone,
+            "sampling": sampling,
+            "exports": exports,
+            "columns": None if columns is None else ColumnMap.of(columns),
+        }
         self.sources: dict[str, About] = {}
 
     @property
@@ -262,7 +276,7 @@ class Spool:
                 f"{self.folder}: holds files that are to be read; the spool needs a "
                 "folder of its own."
             )
-        readers, notes = find_readers(files, named=named)
+        readers, notes = find_readers(files, named=named, columns=self.asked["columns"])
         failed: list[SourceError | FlowsError] = [
             r for _, r in readers if isinstance(r, SourceError)
         ]
@@ -350,7 +364,7 @@ class Spool:
         parallel = joblib.Parallel(
             n_jobs=min(n_jobs, len(left)), return_as="generator_unordered"
         )
-        worker = Spool(self.folder, self.span, self.timezone)
+        worker = Spool(self.folder, self.span, **self.asked)
         with _deaf():
             read = parallel(joblib.delayed(_in_worker)(worker, path) for path in left)
         yield from read
@@ -374,8 +388,11 @@ class Spool:
 
     def _name(self, path: Path, size: int, mtime_ns: int) -> str:
         """Name the folder of a source; of another state of a file it is another."""
-        asked = f"{self.span!r}\t{self.timezone}"
-        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{asked}"
+        asked = dict(self.asked)
+        if asked["columns"] is not None and not asked["columns"].covers(path):
+            asked["columns"] = None
+        told = f"{self.span!r}\t{asked}"
+        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{told}"
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8)
         return digest.hexdigest()
 
@@ -408,7 +425,7 @@ class Spool:
         """Write the flows of a file, and return what is known of them."""
         about = About(str(path), status.st_size, status.st_mtime_ns)
         ends = PublicEnds()
-        tables = _tables(path, self.timezone, progress=progress)
+        tables = _tables(path, self.asked, progress=progress)
         for number, table in enumerate(tables):
             flows = by_start(self.span.of(table))
             ends = ends.merge(PublicEnds.of(flows))
@@ -485,18 +502,18 @@ def _in_worker(
 
 
 def _tables(
-    path: Path, timezone: str | None, *, progress: bool | None
+    path: Path, asked: dict[str, Any], *, progress: bool | None
 ) -> Iterator[pd.DataFrame]:
     """Read a file, in pieces where its format allows; of Parquet what is needed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ((_, reader),), _ = find_readers([path], named=True)
+    ((_, reader),), _ = find_readers([path], named=True, columns=asked["columns"])
     if reader is not _parquet:
         if hasattr(reader, "stream"):
-            yield from iter_flows(path, chunk=CHUNK, timezone=timezone)
+            yield from iter_flows(path, chunk=CHUNK, **asked)
         else:
-            yield read_flows(path, n_jobs=1, progress=progress)
+            yield read_flows(path, n_jobs=1, progress=progress, **asked)
         return
     try:
         with pq.ParquetFile(path) as parquet:
