@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 _Item = TypeVar("_Item")
-BLOCK: Final = 8 << 20
+BLOCK: Final = 16 << 20
 # Longer than any record of any format that is read.
 LONGEST_LINE: Final = 4 << 20
 _SHOWN: Final = 60

@@ -17,6 +17,7 @@ from exfilml.sources._reading import Options, Reader, Reading
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 CHUNK: Final = 200_000
 
@@ -78,7 +79,7 @@ def _tables(
     chunk: int,
     timezone: str | None,
 ) -> Iterator[pd.DataFrame]:
-    waiting: list[pd.DataFrame] = []
+    waiting: list[pa.Table | pd.DataFrame] = []
     failed: list[SourceError | FlowsError] = []
     losses: dict[str, list[str]] = {}
     with WorkerPool() as pool:
@@ -120,22 +121,28 @@ def _pieces(
 
 
 def _cut(
-    waiting: list[pd.DataFrame], chunk: int, *, last: bool
+    waiting: list[pa.Table | pd.DataFrame], chunk: int, *, last: bool
 ) -> Iterator[pd.DataFrame]:
     """Yield full tables of what waits, and the rest of it at the end."""
     if not waiting:
         return
-    import pandas as pd
+    import pyarrow as pa
 
     from exfilml.schema import complete_flows
-    from exfilml.sources._tables import in_order
+    from exfilml.sources._logs import joined, to_frame
+    from exfilml.sources._tables import in_order, rows_in_order
 
-    every = pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+    every = joined(waiting)
     waiting.clear()
     start = 0
     while len(every) - start >= chunk or (last and start < len(every)):
         # Completed last: columns that are missing need no sorting.
-        yield complete_flows(in_order(every.iloc[start : start + chunk]))
+        if isinstance(every, pa.Table):
+            flows = to_frame(rows_in_order(every.slice(start, chunk)))
+        else:
+            flows = in_order(every.iloc[start : start + chunk])
+        yield complete_flows(flows)
         start += chunk
     if start < len(every):
-        waiting.append(every.iloc[start:])
+        is_table = isinstance(every, pa.Table)
+        waiting.append(every.slice(start) if is_table else every.iloc[start:])

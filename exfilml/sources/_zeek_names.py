@@ -75,6 +75,8 @@ class Companions:
             self._names = {
                 kind: table for kind in LOGS if (table := self._read(kind)) is not None
             }
+        if self._names:
+            columns["app"] = columns["app"].cast(pa.string())
         for kind, table in self._names.items():
             rows = pc.index_in(columns["uid"], table.column("uid").combine_chunks())
             for name in table.column_names[1:]:
