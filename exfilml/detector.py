@@ -89,6 +89,8 @@ LEAST_VISIBLE: Final = 10
 LEAST_SHARE: Final = 0.1
 TABLES_SHARE: Final = 0.4
 CALIBRATION_SHARE: Final = 0.3
+# Of the flows that a model is updated with.
+UPDATE_CALIBRATION_SHARE: Final = 0.5
 TRAINING_BLOCKS: Final = 3
 EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
@@ -768,7 +770,7 @@ def _cuts(n_flows: int, tables_share: float) -> NDArray[np.int64]:
     What the tables leave is shared as in a fit: calibration has as many as training.
     """
     # As literals, because two sums of shares may differ in the last bit.
-    calibrated = CALIBRATION_SHARE if tables_share else 0.5
+    calibrated = CALIBRATION_SHARE if tables_share else UPDATE_CALIBRATION_SHARE
     training = np.linspace(
         tables_share * n_flows, (1.0 - calibrated) * n_flows, TRAINING_BLOCKS + 1
     )

@@ -357,6 +357,24 @@ def test_train_of_a_time_and_update_of_what_follows(months, tmp_path, run):
     assert model.read_bytes() == (tmp_path / "n").read_bytes() != before
 
 
+def test_quarantine_goes_with_a_spool_and_with_an_update(months, tmp_path, run):
+    """And the spool is of use again: it holds all flows, the suspicious ones too."""
+    model, spool_ = tmp_path / "m", tmp_path / "spool"
+    options = ("--quarantine", "--spool", spool_, "-q")
+    first = ("--until", "2026-03-05", "--model", model)
+    status, err = run("train", *months, *first, *options)
+    assert status == 0
+    assert "flows are quarantined" in err
+    before = model.read_bytes()
+    assert run("train", *months, *first, *options) == (0, err)
+    assert model.read_bytes() == before
+    later = ("--since", "2026-03-05", "--update", model)
+    status, err = run("train", *months, *later, *options)
+    assert status == 0
+    assert "flows are quarantined" in err
+    assert model.read_bytes() != before
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -364,7 +382,6 @@ def test_train_of_a_time_and_update_of_what_follows(months, tmp_path, run):
         (("--model", "m", "--since", "never"), "since: got 'never'"),
         (("--update", "m", "--seed", 1), "--update keeps the model's"),
         (("--update", "m", "--home", "10.0.0.0/8"), "--update keeps the model's"),
-        (("--model", "m", "--quarantine", "--spool", "s"), "it has no spool"),
     ],
 )
 def test_train_refuses_options_that_do_not_go_together(

@@ -83,7 +83,9 @@ def _at_once(data: bytes, layout: Layout) -> pa.Table | None:
     try:
         return csv.read_csv(
             pa.BufferReader(data),
-            read_options=csv.ReadOptions(column_names=layout.names, block_size=max(len(data), 1)),
+            read_options=csv.ReadOptions(
+                column_names=layout.names, block_size=max(len(data), 1)
+            ),
             parse_options=csv.ParseOptions(
                 delimiter=layout.separator, quote_char=False, escape_char=False
             ),

@@ -112,7 +112,9 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         for records, first in ahead(read_blocks(blocks(plain, seen), WANTED, seen)):
             columns, lowered, counted = _columns(records.table)
             companions.enrich(columns)
-            columns["sensor"] = coded(np.zeros(records.table.num_rows, np.int32), [path.name])
+            columns["sensor"] = coded(
+                np.zeros(records.table.num_rows, np.int32), [path.name]
+            )
             flows = checked(columns, records.lines, first, bad)
             total += len(flows)
             capped += lowered
