@@ -243,7 +243,8 @@ def clean_stream(
         if update:
             # It replaces what a model knows, and changes none of it.
             return copy.copy(detector).update(kept, last - n_out)
-        return clone(detector).fit_stream(kept, last - n_out, home=networks)
+        fresh: Detector = clone(detector)
+        return fresh.fit_stream(kept, last - n_out, home=networks)
 
     fitted = learned(n_flows)
     gone = [empty_flows()]

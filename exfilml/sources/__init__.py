@@ -32,6 +32,7 @@ from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
 from exfilml.sources._stream import iter_flows
+from exfilml.sources._survey import survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,7 @@ __all__ = [
     "read_flows",
     "read_labels",
     "read_parquet",
+    "survey",
     "write_flows",
 ]
 

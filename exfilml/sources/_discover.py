@@ -69,7 +69,7 @@ def is_read(path: Path, source: Source | Iterable[Source]) -> bool:
     if named:
         return True
     try:
-        _detect(path)
+        detect_reader(path)
     except SourceError:
         # What is passed over in a folder may well be the output of an earlier run.
         return False
@@ -91,7 +91,7 @@ def find_readers(
     companions: list[tuple[Path, SourceError]] = []
     for path in paths:
         try:
-            found.append((path, _detect(path)))
+            found.append((path, detect_reader(path)))
         except SourceError as error:
             if len(paths) == 1 and named:
                 raise
@@ -123,7 +123,7 @@ def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
 
-def _detect(path: Path) -> Reader:
+def detect_reader(path: Path) -> Reader:
     """Find the reader for a file, or say why there is none."""
     if path.is_dir():
         raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")

@@ -63,6 +63,7 @@ from exfilml.sources._words import (
     told_conversations,
 )
 
+NAME: Final = "Suricata EVE"
 MOST_DOCUMENT: Final = 64 << 20
 _SOLID: Final = re.compile(r"[^ \t\r\n]")
 _EVENT: Final = re.compile(rb'"event_type"\s*:\s*"[a-z0-9_-]+"')

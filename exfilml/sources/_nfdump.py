@@ -35,6 +35,7 @@ from exfilml.sources._pairs import Pairs
 from exfilml.sources._reading import Options, Reading
 from exfilml.sources._words import protocol_numbers, told_conversations
 
+NAME: Final = "nfdump CSV"
 _HEADER: Final = re.compile(rb"^(?:ts|cnt|firstSeen|first),[A-Za-z].*$", re.MULTILINE)
 _END: Final = re.compile(
     rb"^(?:Summary|No match\w* flows?|Time window|Total flows)\b.*$", re.MULTILINE

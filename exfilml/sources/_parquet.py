@@ -12,6 +12,7 @@ from exfilml.sources._reading import Options, Reading
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME: Final = "Parquet"
 MAGIC: Final = b"PAR1"
 BATCH_ROWS: Final = 1 << 16
 

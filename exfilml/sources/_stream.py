@@ -144,5 +144,6 @@ def _cut(
         yield complete_flows(flows)
         start += chunk
     if start < len(every):
-        is_table = isinstance(every, pa.Table)
-        waiting.append(every.slice(start) if is_table else every.iloc[start:])
+        waiting.append(
+            every.slice(start) if isinstance(every, pa.Table) else every.iloc[start:]
+        )

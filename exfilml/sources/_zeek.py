@@ -54,6 +54,7 @@ from exfilml.sources._zeek_history import first_speaker, how_it_went, tcp_flags
 from exfilml.sources._zeek_log import Wanted, fields_of, read_blocks
 from exfilml.sources._zeek_names import Companions
 
+NAME: Final = "Zeek conn.log"
 _ENDS: Final = ("id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p")
 WANTED: Final = Wanted(
     {

@@ -1,0 +1,117 @@
+"""What can be read here: every file under a folder, one row each.
+
+A file that `read_flows` passes over in a folder has its row here, with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exfilml.exceptions import FlowsError, SourceError, SourceWarning
+from exfilml.sources._discover import Source, detect_reader, expand
+from exfilml.sources._foreign import CompanionError
+from exfilml.sources._stream import iter_flows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from exfilml.sources._reading import Reader
+
+_CLAUSE: Final = re.compile(r"[^,:;.(]+(?:\.[a-z]+[^,:;.(]*)*")
+_COLUMNS: Final = {
+    "file": "str",
+    "format": "str",
+    "rows": "int64",
+    "seconds": "float64",
+    "capability": "str",
+    "warnings": "str",
+}
+
+
+def survey(
+    source: Source | Iterable[Source],
+    *,
+    timezone: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Read every file of a source, and say what became of it.
+
+    Parameters
+    ----------
+    source, timezone
+        As of `exfilml.read_flows`. Logs are read piece by piece.
+    report
+        Is told the name of each file before it is read.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the order of files: ``file``, ``format``, ``rows`` (flows), ``seconds`` to
+        read them, ``capability`` (what their flows show, `exfilml.schema.CAPABILITIES`,
+        with the share of each if they differ; empty where there are no flows) and
+        ``warnings``: what was lost, or why the file is not read.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file or folder.
+    OptionError
+        If there is no such time zone.
+    """
+    import pandas as pd
+
+    from exfilml.sources._headed import check_timezone
+
+    check_timezone(timezone)
+    paths, _ = expand(source)
+    rows = []
+    for path in dict.fromkeys(paths):
+        if report is not None:
+            report(str(path))
+        rows.append([str(path), *_surveyed(path, timezone)])
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+
+
+def format_name(reader: Reader) -> str:
+    """Name the format of a reader: its ``NAME``, else how its text begins."""
+    name: str | None = getattr(reader, "NAME", None)
+    if name is None:
+        first = (reader.__doc__ or "").strip().split("\n")[0]
+        found = _CLAUSE.match(first)
+        name = found[0].strip() if found else "?"
+    return name
+
+
+def _surveyed(path: Path, timezone: str | None) -> tuple[str, int, float, str, str]:
+    """Return format, flows, seconds, capability and warnings of a file."""
+    import numpy as np
+
+    from exfilml.schema import CAPABILITIES, capability_level
+
+    began, counts, name = time.perf_counter(), [0] * len(CAPABILITIES), ""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SourceWarning)
+        try:
+            name = format_name(detect_reader(path))
+            for flows in iter_flows(path, timezone=timezone):
+                levels = np.bincount(capability_level(flows), minlength=len(counts))
+                counts = [a + b for a, b in zip(counts, levels.tolist(), strict=True)]
+        except CompanionError as error:
+            name = "Zeek, beside conn.log"
+            said.append(str(error))
+        except (SourceError, FlowsError) as error:
+            said.append(str(error))
+    said += [str(w.message) for w in caught if issubclass(w.category, SourceWarning)]
+    took, rows = time.perf_counter() - began, sum(counts)
+    shown = [(c, n) for c, n in zip(CAPABILITIES, counts, strict=True) if n]
+    capability = ", ".join(
+        c if n == rows else f"{c} {n / rows:.0%}" for c, n in reversed(shown)
+    )
+    text = " ".join(t.removeprefix(f"{path}: ") for t in said)
+    return name, rows, took, capability, text
