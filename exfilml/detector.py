@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,7 +75,7 @@ from exfilml.places import (
     parse_networks,
     stays_inside,
 )
-from exfilml.schema import Doubts, validate_flows
+from exfilml.schema import CAPABILITIES, Doubts, capability_level, validate_flows
 from exfilml.stability import Bins
 from exfilml.state import SPANS_S, State
 from exfilml.tally import combine
@@ -291,6 +292,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         First and last start of the baseline's flows, UTC.
     n_flows_
         Number of flows in the baseline.
+    shown_
+        How many of them showed what, by `exfilml.schema.CAPABILITIES`: the most that
+        each did. Empty for models that were written before it was counted.
     made_by_
         Only of loaded models: versions of exfilml and libraries that trained it.
 
@@ -308,6 +312,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     home_: tuple[str, ...]
     window_: tuple[pd.Timestamp, pd.Timestamp]
     n_flows_: int
+    shown_: dict[str, int]
     made_by_: dict[str, Any]
 
     def __init__(
@@ -398,7 +403,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Warns
         -----
         FlowsWarning, CapabilityWarning
-            As `fit`; duplicates are told within a chunk.
+            As `fit`. A duplicate starts at most a second after the other; one that
+            starts on the other side of a chunk's end, which is a full minute, is not
+            counted.
         """
         check_budget(self.alerts_per_day)
         _check_size(n_flows)
@@ -436,11 +443,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "learned_")
         _check_size(n_flows)
-        first, before = self.window_[0], self.n_flows_
+        first, before, shown = self.window_[0], self.n_flows_, self.shown_
         cuts = _cuts(n_flows, 0.0)
         self._fit(tables, cuts, self.home_, self.known_)
         self.window_ = (first, self.window_[1])
         self.n_flows_ += before
+        # Not known of all flows is as good as not known.
+        both = Counter(shown) + Counter(self.shown_) if shown else Counter()
+        self.shown_ = {name: both[name] for name in CAPABILITIES if both[name]}
         return self
 
     def _fit(
@@ -471,6 +481,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.home_ = home
         self.window_ = stream.window
         self.n_flows_ = int(cuts[-1])
+        self.shown_ = stream.shown
         # A loaded model is no longer the work of the version that trained it first.
         self.__dict__.pop("made_by_", None)
         return self
@@ -789,6 +800,8 @@ class _Stream:
         int64, shape (n_blocks,): how many flows of each block show payload.
     doubts
         Duplicates and wrong clocks.
+    levels
+        int64, by `exfilml.schema.CAPABILITIES`: the most that flows show.
     """
 
     def __init__(
@@ -801,6 +814,7 @@ class _Stream:
         self.cuts = cuts
         self.seen = np.zeros(len(cuts) - 1, dtype=np.int64)
         self.doubts = Doubts()
+        self.levels = np.zeros(len(CAPABILITIES), dtype=np.int64)
         self._tables, self._home, self._after = tables, home, after
         self._first: pd.Timestamp | None = None
         self._last: pd.Timestamp | None = None
@@ -852,6 +866,7 @@ class _Stream:
             self._first = first
         self._last = last
         self.doubts.add(chunk)
+        self.levels += np.bincount(capability_level(chunk), minlength=len(CAPABILITIES))
 
     @property
     def window(self) -> tuple[pd.Timestamp, pd.Timestamp]:
@@ -859,6 +874,12 @@ class _Stream:
         assert self._first is not None
         assert self._last is not None
         return self._first, self._last
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """How many flows show what, where any do."""
+        counts = zip(CAPABILITIES, self.levels.tolist(), strict=True)
+        return {name: n for name, n in counts if n}
 
     def shows_payload(self, blocks: int | slice) -> bool:
         """Say whether enough flows of some blocks show payload to learn from them."""

@@ -223,6 +223,20 @@ def survey_text(survey: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _shown_lines(card: dict[str, Any]) -> list[str]:
+    """Say what the flows of a baseline showed, and what the model cannot judge."""
+    shown = card["shown"]
+    lines = []
+    if shown:
+        counts = ", ".join(f"{name} {n:,}" for name, n in reversed(shown.items()))
+        lines.append(f"which showed   {counts}")
+    if "payload" not in card["capabilities"]:
+        lines.append("not judged     payload: too few flows showed any")
+    if shown and not {"payload", "application"} & set(shown):
+        lines.append("               applications: no flow named one")
+    return lines
+
+
 def card_text(card: dict[str, Any]) -> str:
     """Lay out what `exfilml.persistence.model_card` gave."""
     first, last = (str(t)[:16].replace("T", " ") for t in card["window"])
@@ -231,6 +245,7 @@ def card_text(card: dict[str, Any]) -> str:
         f"exfilml model, protocol {card['protocol']}",
         f"made by        exfilml {card['exfilml']} with {libraries}",
         f"trained on     {card['flows']:,} flows of {card['hosts']:,} local hosts",
+        *_shown_lines(card),
         f"window         {first} to {last} UTC",
         f"home networks  {', '.join(card['home'])}",
         f"alert budget   {card['parameters']['alerts_per_day']:g} cases a day",
