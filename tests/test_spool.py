@@ -453,6 +453,35 @@ def test_p_values_of_an_updated_model_hold_in_the_lab(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_with_what_it_had_read(tmp_path):
+    """Without a chance to tidy up: the next run reads the others, to the same model."""
+    for number in range(6):
+        write_flows(office(30_000, seed=number), tmp_path / f"{number}.parquet")
+    files = [str(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    kept, model = tmp_path / "spool", tmp_path / "m"
+    base = [sys.executable, "-m", "exfilml", "train", *files, "--jobs", "2"]
+    command = [*base, "--model", str(model), "--spool", str(kept)]
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not complete(kept):
+        assert run.poll() is None
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait(timeout=60) == -signal.SIGKILL
+    first = complete(kept)
+    assert 1 <= len(first) < 6
+    assert not model.exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert not list(kept.glob("*.part"))
+    known = complete(kept)
+    assert len(known) == 6
+    # What it had read was not read again.
+    assert first.items() <= known.items()
+    whole = [*base, "--model", str(tmp_path / "whole")]
+    subprocess.run(whole, check=True, capture_output=True)
+    assert model.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.slow
 def test_ctrl_c_while_workers_read_leaves_what_the_next_run_goes_on_with(tmp_path):
     """A signal to the whole group, as a terminal sends it."""
     for number in range(6):
