@@ -357,8 +357,12 @@ def test_train_of_a_time_and_update_of_what_follows(months, tmp_path, run):
     assert model.read_bytes() == (tmp_path / "n").read_bytes() != before
 
 
-def test_quarantine_goes_with_a_spool_and_with_an_update(months, tmp_path, run):
+def test_quarantine_goes_with_a_spool_and_with_an_update(months, tmp_path, capsys):
     """And the spool is of use again: it holds all flows, the suspicious ones too."""
+
+    def run(*arguments):
+        return cli.run([str(a) for a in arguments]), capsys.readouterr().err
+
     model, spool_ = tmp_path / "m", tmp_path / "spool"
     options = ("--quarantine", "--spool", spool_, "-q")
     first = ("--until", "2026-03-05", "--model", model)

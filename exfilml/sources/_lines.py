@@ -81,6 +81,16 @@ class Block:
         """Count the lines; the last may lack its end."""
         return cls(data, first, data.count(b"\n") + (not data.endswith(b"\n")))
 
+    def parts(self, size: int) -> Iterator[Block]:
+        """Cut the block into smaller ones of whole lines."""
+        start, number = 0, self.first
+        while start < len(self.data):
+            end = self.data.find(b"\n", min(start + size, len(self.data)) - 1) + 1
+            part = Block.of(self.data[start : end or len(self.data)], number)
+            yield part
+            start += len(part.data)
+            number += part.lines
+
 
 def blocks(
     pieces: Iterable[bytes], bad: BadLines, size: int = BLOCK
