@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from exfilml.cli._options import FILE, QUIET, SOURCES, read
+from exfilml.cli._options import FILE, QUIET, SOURCES, asked, read
 from exfilml.cli._output import check_writable, say
 
 
@@ -58,7 +58,7 @@ def sources(source: tuple[str, ...], form: str, *, quiet: bool) -> None:
     shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
     table = survey(
         source,
-        timezone=click.get_current_context().meta.get("timezone"),
+        **asked(),
         report=(lambda name: say(printable(name))) if shown else None,
     )
     if form == "table":

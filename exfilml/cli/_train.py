@@ -17,6 +17,7 @@ from exfilml.cli._options import (
     POLICY,
     QUIET,
     SOURCES,
+    asked,
     declared_policy,
 )
 from exfilml.cli._output import check_writable, say
@@ -180,8 +181,7 @@ def _sorted(
     from exfilml.spool import Spool
 
     with tempfile.TemporaryDirectory(prefix="exfilml-") as temporary:
-        zone = click.get_current_context().meta.get("timezone")
-        kept = Spool(folder or Path(temporary), span, zone)
+        kept = Spool(folder or Path(temporary), span, **asked())
         try:
             kept.fill(
                 source,

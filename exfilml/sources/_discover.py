@@ -17,10 +17,14 @@ from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
-READERS: Final = ("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus")
+READERS: Final = (
+    *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus", "_nfcapd", "_silk"),
+    "_exports",
+)
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
-    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
+    "nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, SiLK's rwcut, "
+    "Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
@@ -119,6 +123,11 @@ def find_readers(
     return found, notes
 
 
+def lenders(readers: list[tuple[Path, Reader | SourceError]]) -> tuple[Path, ...]:
+    """List the files whose templates may serve others."""
+    return tuple(path for path, reader in readers if _name(reader) == "_exports")
+
+
 def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
@@ -183,5 +192,5 @@ def summary(
     read = files - len(failed)
     for kind, texts in losses.items():
         lead = f"{len(texts):,} of {read:,} files {kind}. {first_few(texts)}."
-        notes.append(f"{texts[0]}." if files == 1 else lead)
+        notes.append(f"{'; '.join(texts)}." if files == 1 else lead)
     return notes

@@ -5,21 +5,14 @@ A refusal that knows the file tells the reader what to do with it.
 
 from __future__ import annotations
 
-import struct
-from typing import Final
-
 from exfilml.exceptions import SourceError
-
-# nfdump's nffile.h: magic, in the order of bytes of the machine that wrote it.
-_NFDUMP: Final = (b"\x0c\xa5", b"\xa5\x0c")
-_VERSIONS: Final = {5: "NetFlow version 5", 9: "NetFlow version 9", 10: "IPFIX"}
 
 
 class CompanionError(SourceError):
     """A log of Zeek that is read where it lies beside conn.log, and not alone."""
 
 
-def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
+def refusal(path: str, head: bytes) -> SourceError | None:
     """Say what a file is, by its first bytes; None if they are unknown."""
     # Late, as `_discover.READERS`.
     from exfilml.sources._zeek_log import fields_of
@@ -29,19 +22,10 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
             f"{path}: a log of Zeek that counts no bytes; its names are used where it "
             "lies beside conn.log."
         )
-    if head.startswith((*_NFDUMP, b"Date first seen", b"Date flow start")):
-        what = "own" if head.startswith(_NFDUMP) else "printed"
+    if head.startswith((b"Date first seen", b"Date flow start")):
         return SourceError(
-            f"{path}: nfdump's {what} format; print it with `nfdump -r FILE -o csv`."
+            f"{path}: nfdump's printed format; print it with `nfdump -r FILE -o csv`."
         )
-    if len(head) >= 20:
-        version, count = struct.unpack(">HH", head[:4])
-        # Records of version 5, flow sets of version 9, bytes of IPFIX.
-        if version in _VERSIONS and 0 < count <= 65535 and b"\0" in head[:20]:
-            return SourceError(
-                f"{path}: {_VERSIONS[version]} as an exporter sends it; let nfdump or "
-                "another collector write flows of it."
-            )
     if head.startswith((b"version account-id", b"version account_id")) or (
         head[:2] in {b"2 ", b"3 ", b"5 "}
         and (b" ACCEPT " in head or b" NODATA" in head)

@@ -1,4 +1,4 @@
-"""Separated values under a line of names, as nfdump and Argus print flows.
+"""Separated values under a line of names, as nfdump, Argus and SiLK print flows.
 
 Names are matched, not places: programs print the columns they were asked for. The line
 of names may come again, in files that were joined, with other columns.
@@ -104,7 +104,7 @@ def _parts(block: Block, form: Form) -> Iterator[Block]:
 
 def _layout(line: bytes, form: Form) -> tuple[Layout | None, str]:
     text = line.decode("utf-8", "replace").strip("\r\n")
-    separator = "\t" if "\t" in text else ","
+    separator = next((sign for sign in "\t|" if sign in text), ",")
     names = [name.strip() for name in text.split(separator)]
     ours = [_ours(name, form) for name in names]
     missing = sorted(form.needed - set(ours))

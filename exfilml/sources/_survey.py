@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import FlowsError, SourceError, SourceWarning
-from exfilml.sources._discover import Source, detect_reader, expand
+from exfilml.sources._discover import Source, detect_reader, expand, lenders
 from exfilml.sources._foreign import CompanionError
-from exfilml.sources._stream import iter_flows
+from exfilml.sources._stream import CHUNK, Asked, check_sampling, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +37,15 @@ def survey(
     source: Source | Iterable[Source],
     *,
     timezone: str | None = None,
+    sampling: int | None = None,
+    exports: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Read every file of a source, and say what became of it.
 
     Parameters
     ----------
-    source, timezone
+    source, timezone, sampling, exports
         As of `exfilml.read_flows`. Logs are read piece by piece.
     report
         Is told the name of each file before it is read.
@@ -61,20 +63,30 @@ def survey(
     SourceError
         If there is no such file or folder.
     OptionError
-        If there is no such time zone.
+        If there is no such time zone, or `sampling` is not 1 or more.
     """
     import pandas as pd
 
     from exfilml.sources._headed import check_timezone
 
     check_timezone(timezone)
+    check_sampling(sampling)
     paths, _ = expand(source)
+    found = [(path, _reader(path)) for path in dict.fromkeys(paths)]
+    asked, together = Asked(timezone, sampling, exports), lenders(found)
     rows = []
-    for path in dict.fromkeys(paths):
+    for path, reader in found:
         if report is not None:
             report(str(path))
-        rows.append([str(path), *_surveyed(path, timezone)])
+        rows.append([str(path), *_surveyed(path, reader, asked, together)])
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+
+
+def _reader(path: Path) -> Reader | SourceError:
+    try:
+        return detect_reader(path)
+    except SourceError as error:
+        return error
 
 
 def format_name(reader: Reader) -> str:
@@ -87,24 +99,29 @@ def format_name(reader: Reader) -> str:
     return name
 
 
-def _surveyed(path: Path, timezone: str | None) -> tuple[str, int, float, str, str]:
+def _surveyed(
+    path: Path,
+    reader: Reader | SourceError,
+    asked: Asked,
+    together: tuple[Path, ...],
+) -> tuple[str, int, float, str, str]:
     """Return format, flows, seconds, capability and warnings of a file."""
     import numpy as np
 
     from exfilml.schema import CAPABILITIES, capability_level
 
-    began, counts, name = time.perf_counter(), [0] * len(CAPABILITIES), ""
+    if isinstance(reader, SourceError):
+        beside = isinstance(reader, CompanionError)
+        reason = str(reader).removeprefix(f"{path}: ")
+        return "Zeek, beside conn.log" if beside else "", 0, 0.0, "", reason
+    began, counts = time.perf_counter(), [0] * len(CAPABILITIES)
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SourceWarning)
         try:
-            name = format_name(detect_reader(path))
-            for flows in iter_flows(path, timezone=timezone):
+            for flows in tables([(path, reader)], [], CHUNK, asked, together):
                 levels = np.bincount(capability_level(flows), minlength=len(counts))
                 counts = [a + b for a, b in zip(counts, levels.tolist(), strict=True)]
-        except CompanionError as error:
-            name = "Zeek, beside conn.log"
-            said.append(str(error))
         except (SourceError, FlowsError) as error:
             said.append(str(error))
     said += [str(w.message) for w in caught if issubclass(w.category, SourceWarning)]
@@ -114,4 +131,4 @@ def _surveyed(path: Path, timezone: str | None) -> tuple[str, int, float, str, s
         c if n == rows else f"{c} {n / rows:.0%}" for c, n in reversed(shown)
     )
     text = " ".join(t.removeprefix(f"{path}: ") for t in said)
-    return name, rows, took, capability, text
+    return format_name(reader), rows, took, capability, text
