@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.hosts import add_processes as add_processes
+    from exfilml.hosts import case_context as case_context
+    from exfilml.hosts import read_host_events as read_host_events
     from exfilml.inject import Transfer as Transfer
     from exfilml.inject import inject as inject
     from exfilml.persistence import load_model as load_model
@@ -38,16 +41,24 @@ if TYPE_CHECKING:
     from exfilml.sources import read_labels as read_labels
     from exfilml.sources import write_flows as write_flows
     from exfilml.state import State as State
+    from exfilml.triage.assets import Assets as Assets
+    from exfilml.triage.assets import read_assets as read_assets
+    from exfilml.triage.intel import Intel as Intel
+    from exfilml.triage.intel import read_intel as read_intel
 
 _HOME = {
+    "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Intel": "triage.intel",
     "Policy": "policy",
     "State": "state",
     "Transfer": "inject",
+    "add_processes": "hosts",
     "apply_labels": "schema",
     "blindspots": "blindspots",
     "clean_baseline": "quarantine",
+    "case_context": "hosts",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
@@ -57,7 +68,10 @@ _HOME = {
     "load_state": "persistence",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
+    "read_assets": "triage.assets",
     "read_flows": "sources",
+    "read_host_events": "hosts",
+    "read_intel": "triage.intel",
     "read_labels": "sources",
     "save_model": "persistence",
     "save_state": "persistence",
@@ -67,13 +81,17 @@ _HOME = {
 }
 
 __all__ = [
+    "Assets",
     "BaselineForest",
     "Detector",
+    "Intel",
     "Policy",
     "State",
     "Transfer",
+    "add_processes",
     "apply_labels",
     "blindspots",
+    "case_context",
     "clean_baseline",
     "drift",
     "duplicate_flows",
@@ -84,7 +102,10 @@ __all__ = [
     "load_state",
     "rank_cases",
     "rank_flows",
+    "read_assets",
     "read_flows",
+    "read_host_events",
+    "read_intel",
     "read_labels",
     "save_model",
     "save_state",

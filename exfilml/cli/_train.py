@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, host_events, with_processes
 from exfilml.cli._options import (
     FILE,
     HOME,
@@ -82,6 +83,7 @@ SAY_AFTER_S: Final = 1.0
     is_flag=True,
     help="Keep suspicious cases out, at most 1 % of the flows; show them.",
 )
+@HOST_EVENTS
 @QUIET
 def train(
     source: tuple[str, ...],
@@ -113,7 +115,7 @@ def train(
     target = model or update
     if target is None:
         raise click.MissingParameter(param_hint="--model", param_type="option")
-    check_writable(target, source, policy)
+    check_writable(target, source, policy, *event_logs())
     span = Span.parse(since, until)
     if update is None:
         detector, networks = _untrained(policy, home, seed, alerts_per_day)
@@ -125,11 +127,13 @@ def train(
                 "another model to change them."
             )
         detector, networks = load_model(update), ()
+    # Before the long work: these may be refused.
+    host_events()
     with _sorted(source, span, spool, jobs, quiet=quiet) as kept:
         if quarantine:
             detector = _quarantined(detector, kept, update=bool(update), quiet=quiet)
         else:
-            tables = kept.tables(None if quiet else _Pace("learning"))
+            tables = with_processes(kept.tables(None if quiet else _Pace("learning")))
             if update is None:
                 detector.fit_stream(tables, kept.n_flows, home=kept.home)
             else:
@@ -208,7 +212,9 @@ def _quarantined(
 
     cleaned = clean_stream(
         detector,
-        lambda: kept.tables(None if quiet else _Pace("judging or learning")),
+        lambda: with_processes(
+            kept.tables(None if quiet else _Pace("judging or learning"))
+        ),
         kept.n_flows,
         home=kept.home,
         update=update,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import FlowsError, SourceError, SourceWarning
-from exfilml.sources._discover import Source, detect_reader, expand, lenders
+from exfilml.sources._column_map import ColumnMap
+from exfilml.sources._discover import Columns, Source, detect_reader, expand, lenders
 from exfilml.sources._foreign import CompanionError
 from exfilml.sources._stream import CHUNK, Asked, check_sampling, tables
 
@@ -39,13 +40,14 @@ def survey(
     timezone: str | None = None,
     sampling: int | None = None,
     exports: bool = False,
+    columns: Columns | None = None,
     report: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Read every file of a source, and say what became of it.
 
     Parameters
     ----------
-    source, timezone, sampling, exports
+    source, timezone, sampling, exports, columns
         As of `exfilml.read_flows`. Logs are read piece by piece.
     report
         Is told the name of each file before it is read.
@@ -72,7 +74,8 @@ def survey(
     check_timezone(timezone)
     check_sampling(sampling)
     paths, _ = expand(source)
-    found = [(path, _reader(path)) for path in dict.fromkeys(paths)]
+    explained = None if columns is None else ColumnMap.of(columns)
+    found = [(path, _reader(path, explained)) for path in dict.fromkeys(paths)]
     asked, together = Asked(timezone, sampling, exports), lenders(found)
     rows = []
     for path, reader in found:
@@ -82,9 +85,10 @@ def survey(
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
-def _reader(path: Path) -> Reader | SourceError:
+def _reader(path: Path, columns: ColumnMap | None) -> Reader | SourceError:
+    mapped = columns is not None and columns.covers(path)
     try:
-        return detect_reader(path)
+        return detect_reader(path, columns if mapped else None)
     except SourceError as error:
         return error
 
