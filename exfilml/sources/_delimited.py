@@ -2,11 +2,13 @@
 
 Arrow reads a block at once and refuses it at the first line that does not fit. Only
 then is the block taken apart line by line, still by whole columns, to say which lines
-those are.
+those are. Fields may be quoted, as RFC 4180 has it, where the format says so; a quoted
+field that goes on in the next line is no record.
 """
 
 from __future__ import annotations
 
+import csv as python_csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +45,9 @@ class Layout:
         Between fields, one character.
     nulls
         Texts that mean "no value".
+    quote
+        What stands around fields that hold the separator, and twice in a field for
+        itself; None where nothing does.
     """
 
     names: Sequence[str]
@@ -50,6 +55,7 @@ class Layout:
     needed: frozenset[str]
     separator: str
     nulls: Sequence[str] = field(default=("",))
+    quote: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,9 @@ def _at_once(data: bytes, layout: Layout) -> pa.Table | None:
             pa.BufferReader(data),
             read_options=csv.ReadOptions(column_names=layout.names, block_size=1 << 23),
             parse_options=csv.ParseOptions(
-                delimiter=layout.separator, quote_char=False, escape_char=False
+                delimiter=layout.separator,
+                quote_char=layout.quote or False,
+                escape_char=False,
             ),
             convert_options=csv.ConvertOptions(
                 include_columns=list(layout.wanted),
@@ -107,16 +115,19 @@ def line_by_line(block: Block, layout: Layout, bad: BadLines) -> Records | None:
     texts, lines = texts.filter(full), lines.filter(full)
     bad.lines += len(texts)
     width = len(layout.names)
-    fields = pc.add(pc.count_substring(texts, layout.separator), 1)
+    split, fields = _split(texts, layout)
     odd = pc.not_equal(fields, width)
     if pc.any(odd).as_py():
         at = pc.index(odd, value=True).as_py()
-        reason = f"{fields[at]} of {width} fields: {shown(texts[at].as_py())}"
+        count = fields[at].as_py()
+        what = f"{count} of {width} fields" if count else "a quote that does not close"
+        reason = f"{what}: {shown(texts[at].as_py())}"
         bad.add(lines[at].as_py(), reason, pc.sum(odd).as_py())
-        texts, lines = texts.filter(pc.invert(odd)), lines.filter(pc.invert(odd))
+        even = pc.invert(odd)
+        texts, lines, split = texts.filter(even), lines.filter(even), split.filter(even)
     if not len(texts):
         return None
-    split = pc.split_pattern(texts, layout.separator).flatten()
+    split = split.flatten()
     columns: dict[str, Any] = {}
     fit = np.ones(len(texts), dtype=bool)
     for name, kind in layout.wanted.items():
@@ -138,6 +149,36 @@ def line_by_line(block: Block, layout: Layout, bad: BadLines) -> Records | None:
         columns[name] = values
     kept = pa.array(fit)
     return Records(pa.table(columns).filter(kept), lines.filter(kept).to_numpy())
+
+
+def _split(texts: Any, layout: Layout) -> tuple[Any, Any]:
+    """Take lines apart; say how many fields each has, 0 where a quote stays open."""
+    if layout.quote is None or not _holds(texts, layout.quote):
+        split = pc.split_pattern(texts, layout.separator)
+        return split, pc.list_value_length(split)
+    # Each line for itself: a quote that does not close must not take the next in.
+    rows = [
+        split_line(text, layout.separator, layout.quote) for text in texts.to_pylist()
+    ]
+    split = pa.array(rows, pa.list_(pa.string()))
+    return split, pc.list_value_length(split)
+
+
+def _holds(texts: Any, mark: str) -> bool:
+    return bool(pc.any(pc.match_substring(texts, mark)).as_py())
+
+
+def split_line(text: str, separator: str, quote: str | None) -> list[str]:
+    """Take a line apart; nothing is left of one in which a quote stays open."""
+    if quote is None:
+        return text.split(separator)
+    fields = python_csv.reader(
+        [text], delimiter=separator, quotechar=quote, strict=True
+    )
+    try:
+        return next(fields, [])
+    except python_csv.Error:
+        return []
 
 
 def _convert(values: Any, kind: Any) -> tuple[Any, Any]:

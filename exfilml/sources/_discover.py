@@ -17,7 +17,10 @@ from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
 
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
-READERS: Final = ("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus")
+READERS: Final = (
+    *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus"),
+    *("_zeek_http", "_squid", "_w3c"),
+)
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
     "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
@@ -109,6 +112,11 @@ def find_readers(
     notes = []
     # Read together with the conn.log beside them.
     used = {path.parent for path, reader in found if _name(reader) == "_zeek"}
+    found = [
+        (path, reader)
+        for path, reader in found
+        if not (_name(reader) == "_zeek_http" and path.parent in used)
+    ]
     read = [error for path, error in companions if path.parent in used]
     skipped = [error for error in skipped if error not in read]
     if skipped:

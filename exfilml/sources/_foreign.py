@@ -5,6 +5,7 @@ A refusal that knows the file tells the reader what to do with it.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final
 
@@ -12,6 +13,9 @@ from exfilml.exceptions import SourceError
 
 # nfdump's nffile.h: magic, in the order of bytes of the machine that wrote it.
 _NFDUMP: Final = (b"\x0c\xa5", b"\xa5\x0c")
+_COMMON_LOG: Final = re.compile(
+    rb'\S+ \S+ [^\[\r\n]*\[[0-9]{2}/[A-Z][a-z]{2}/[0-9]{4}:[^\]\r\n]+\] "[^\r\n]*" [0-9]{3} '
+)
 _VERSIONS: Final = {5: "NetFlow version 5", 9: "NetFlow version 9", 10: "IPFIX"}
 
 
@@ -22,12 +26,21 @@ class CompanionError(SourceError):
 def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
     """Say what a file is, by its first bytes; None if they are unknown."""
     # Late, as `_discover.READERS`.
+    from exfilml.sources import _squid, _w3c
     from exfilml.sources._zeek_log import fields_of
 
+    of_requests = _squid.refusal(path, head) or _w3c.refusal(path, head)
+    if of_requests is not None:
+        return of_requests
     if fields_of(head):
         return CompanionError(
             f"{path}: a log of Zeek that counts no bytes; its names are used where it "
             "lies beside conn.log."
+        )
+    if _COMMON_LOG.match(head):
+        return SourceError(
+            f"{path}: a web server's access log, which counts what was sent to clients "
+            "and neither uploads nor the server's address."
         )
     if head.startswith((*_NFDUMP, b"Date first seen", b"Date flow start")):
         what = "own" if head.startswith(_NFDUMP) else "printed"
