@@ -134,6 +134,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("process", "str", "name", "Process on the local host."),
     Column("sensor", "str", "name", "File or sensor the flow came from."),
     Column("uid", "str", "name", "The source's identifier of the flow."),
+    Column("via", "str", "`proxy`, address", "Proxy whose log tells of the flow."),
     Column(
         "first_speaker", "str", "`src` or `dst`", "Which side's payload came first."
     ),

@@ -543,10 +543,7 @@ class _Sides:
     @property
     def logged_by_proxy(self) -> NDArray[np.bool_]:
         """Say which flows a proxy's log tells of, see `exfilml.sources._requests`."""
-        flows = self.asked.oriented.flows
-        if "via" not in flows:
-            return np.zeros(len(flows), dtype=bool)
-        return self.asked.oriented["via"].notna().to_numpy()
+        return ~self.asked.oriented.names("via").missing
 
     def goes(self, way: _Way) -> NDArray[np.bool_]:
         """Say which flows are of the kind that goes a way."""

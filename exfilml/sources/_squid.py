@@ -64,16 +64,16 @@ _HTTPD: Final = re.compile(
     rb"(?: [^\"\r\n]*)?$",
     re.MULTILINE,
 )
-_COUNTED: Final = re.compile(rb"^[^\r\n]* up=[0-9]+(?: [a-z]+=\S*)*\s*$", re.MULTILINE)
+_COUNTED: Final = re.compile(rb" up=[0-9]+\s")
 
 
 def detect(head: bytes) -> bool:
     """Say from the first bytes whether these are requests that Squid counted."""
-    return _is_squid(head) and _COUNTED.search(head) is not None
+    return _COUNTED.search(head + b"\n") is not None and _is_squid(head)
 
 
 def _is_squid(head: bytes) -> bool:
-    return _NATIVE.match(head) is not None or _HTTPD.match(head.lstrip()) is not None
+    return _NATIVE.search(head) is not None or _HTTPD.search(head) is not None
 
 
 def refusal(path: str, head: bytes) -> SourceError | None:
