@@ -442,6 +442,9 @@ def test_an_http_log_beside_conn_log_gives_names_and_is_not_counted_twice(tmp_pa
         assert flows[["src_bytes", "server_name"]].to_numpy().tolist() == [
             [1328, "up.example.com"]
         ]
+    (tmp_path / "http_old.log").write_bytes(data)
+    with pytest.warns(SourceWarning, match=r"http_old.log: lies beside a conn.log"):
+        assert len(exfilml.read_flows(tmp_path)) == 1
     with pytest.warns(SourceWarning, match="unpacked bodies"):
         alone = exfilml.read_flows(tmp_path / "http.log")
     assert alone["src_bytes"].tolist() == [5000]

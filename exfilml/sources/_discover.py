@@ -22,8 +22,9 @@ READERS: Final = (
     *("_zeek_http", "_squid", "_w3c"),
 )
 FORMATS: Final = (
-    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
-    "nfdump's CSV or Argus' binetflow; also packed with gzip, bzip2, xz or zstd"
+    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log or http.log, Suricata's "
+    "eve.json, nfdump's CSV, Argus' binetflow, or the log of a proxy (Squid's with "
+    "%>st, the W3C's format); also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
@@ -112,11 +113,7 @@ def find_readers(
     notes = []
     # Read together with the conn.log beside them.
     used = {path.parent for path, reader in found if _name(reader) == "_zeek"}
-    found = [
-        (path, reader)
-        for path, reader in found
-        if not (_name(reader) == "_zeek_http" and path.parent in used)
-    ]
+    found = _counted_once(found, used, skipped)
     read = [error for path, error in companions if path.parent in used]
     skipped = [error for error in skipped if error not in read]
     if skipped:
@@ -125,6 +122,29 @@ def find_readers(
             f"reads. {first_few(map(str, skipped))}."
         )
     return found, notes
+
+
+def _counted_once(
+    found: list[tuple[Path, Reader | SourceError]],
+    used: set[Path],
+    skipped: list[SourceError],
+) -> list[tuple[Path, Reader | SourceError]]:
+    """Leave out each http.log whose requests a conn.log beside it counts."""
+    doubled = [
+        path for path, r in found if _name(r) == "_zeek_http" and path.parent in used
+    ]
+    if not doubled:
+        return found
+    from exfilml.sources._zeek_names import beside
+
+    conns = [path for path, reader in found if _name(reader) == "_zeek"]
+    read = {other for path in conns for other in beside(path, "http")}
+    skipped += [
+        SourceError(f"{path}: lies beside a conn.log; to read it alone, name it alone.")
+        for path in doubled
+        if path not in read
+    ]
+    return [(path, reader) for path, reader in found if path not in doubled]
 
 
 def _name(reader: Reader | SourceError) -> str:

@@ -37,7 +37,8 @@ def read_lines(block: Block, bad: BadLines) -> pa.Table:
     counted = pc.match_substring(texts, " up=")
     _count_bad(texts, lines, pc.invert(counted), "without up=%>st", bad)
     texts, lines = texts.filter(counted), lines.filter(counted)
-    quoted = pc.match_substring_regex(texts, r'^\S+ \S+ .*\[.+\] ".*" ')
+    native = pc.match_substring_regex(texts, r"^[0-9]{1,11}\.[0-9]{1,6} ")
+    quoted = pc.and_not(pc.greater(pc.count_substring(texts, '"'), 1), native)
     tables = [
         _native(texts.filter(pc.invert(quoted)), lines.filter(pc.invert(quoted)), bad),
         _like_httpd(texts.filter(quoted), lines.filter(quoted), bad),
@@ -78,8 +79,12 @@ class _Words:
             word = self[-back]
             is_label = pc.fill_null(pc.match_substring_regex(word, pattern), False)
             still = pc.and_(still, is_label)
+            if not pc.any(still).as_py():
+                break
             for label, before in found.items():
                 mine = pc.and_(still, pc.starts_with(word, f"{label}="))
+                if not pc.any(mine).as_py():
+                    continue
                 value = pc.utf8_slice_codeunits(word, len(label) + 1)
                 value = pc.if_else(mine, value, pa.scalar(None, _TEXT))
                 found[label] = pc.coalesce(before, value)
