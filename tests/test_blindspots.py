@@ -14,6 +14,7 @@ import sites
 import exfilml
 from exfilml import cli
 from exfilml.blindspots import REACHED, _batches, _smallest
+from exfilml.cli import _assess
 from exfilml.exceptions import CalibrationWarning, FlowsError, OptionError
 from exfilml.inject import CARRIERS, PLACES, Planter, Site, Transfer
 from exfilml.terminal import blindspots_text
@@ -334,7 +335,7 @@ def test_the_command(detector, today, tmp_path, capfd, monkeypatch):
     exfilml.write_flows(today, table)
     asked = ["blindspots", str(table), "--model", str(model), "--trials", "1"]
     plot = tmp_path / "recall.png"
-    monkeypatch.setattr(cli, "FEWEST_TRIALS", 1)
+    monkeypatch.setattr(_assess, "FEWEST_TRIALS", 1)
     assert cli.run([*asked, "--quiet", "--plot", str(plot)]) == 0
     out, err = capfd.readouterr()
     assert "Smallest upload in a day" in out

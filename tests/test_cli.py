@@ -17,6 +17,7 @@ import pytest
 from sites import office, theft
 
 from exfilml import cli
+from exfilml.cli import _assess, _rank
 from exfilml.persistence import load_state
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS
 from exfilml.sources import _pool, _process, write_flows
@@ -215,15 +216,15 @@ def test_runs_that_share_a_state_do_not_lose_each_others_flows(
     site, run, tmp_path, monkeypatch
 ):
     """The second to end says so, and leaves what the first has written."""
-    read = cli._read
+    read = _rank.read
     assert remembering(site, run, tmp_path)[0] == 0
 
     def slow(source, *, quiet):
-        monkeypatch.setattr(cli, "_read", read)
+        monkeypatch.setattr(_rank, "read", read)
         assert remembering(site, run, tmp_path)[0] == 0
         return read(source, quiet=quiet)
 
-    monkeypatch.setattr(cli, "_read", slow)
+    monkeypatch.setattr(_rank, "read", slow)
     status, out, err = remembering(site, run, tmp_path)
     assert status == 2
     assert "ALERT" in out
@@ -369,7 +370,7 @@ def test_evaluate_and_blindspots_tell_what_an_approval_hides(
     assert json.loads(judged[1])["suppressed_true"] == 1
     everything = POLICY.format(most="10 MB").replace('service = "tcp/8443"', "")
     policy.write_text(everything.replace("203.0.113.0/24", "0.0.0.0/0"))
-    monkeypatch.setattr(cli, "FEWEST_TRIALS", 1)
+    monkeypatch.setattr(_assess, "FEWEST_TRIALS", 1)
     status, out, _ = run("blindspots", *base, "--trials", 1, "--policy", policy)
     assert status == 0
     assert "hidden by approvals, seeing payload: " in out

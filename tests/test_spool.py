@@ -27,6 +27,7 @@ from exfilml import (
     spool,
 )
 from exfilml.chunks import LEARNED, in_time_order
+from exfilml.cli import _train
 from exfilml.exceptions import (
     BaselineError,
     OptionError,
@@ -322,8 +323,8 @@ def run(capfd):
 
 
 def test_train_takes_files_in_any_order(months, tmp_path, run, monkeypatch):
-    monkeypatch.setattr(cli, "SAY_EVERY_S", 0.0)
-    monkeypatch.setattr(cli, "SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(_train, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(_train, "SAY_AFTER_S", 0.0)
     for name, files in (("a", months), ("b", [months[0].parent])):
         status, err = run("train", *files, "--model", tmp_path / name, "--jobs", 1)
         assert status == 0

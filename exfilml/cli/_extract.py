@@ -1,0 +1,43 @@
+"""Commands that read: `flows` and `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from exfilml.cli._options import FILE, QUIET, SOURCES, read
+from exfilml.cli._output import check_writable, say
+
+
+@click.command()
+@SOURCES
+@click.option(
+    "--out", type=FILE, required=True, help="File to write: .parquet or .csv."
+)
+@QUIET
+def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
+    """Extract flows with payload evidence from captures, and flows from logs.
+
+    SOURCE is a capture, a log (Zeek, Suricata, nfdump, Argus), a flows file, a
+    folder of them, a pattern, or - for standard input.
+    """
+    from exfilml.exceptions import OutputError
+    from exfilml.sources import write_flows
+
+    if out.suffix.lower() not in {".parquet", ".csv"}:
+        raise OutputError(f"{out}: the suffix must be .parquet or .csv.")
+    check_writable(out, source)
+    table = read(source, quiet=quiet)
+    write_flows(table, out)
+    say(f"{len(table):,} flows written to {out}")
+
+
+@click.command()
+def doctor() -> None:
+    """Show how captures are read on this machine: the fast way or not, and why."""
+    from exfilml.export import printable
+    from exfilml.sources import examine
+
+    for name, value in examine().items():
+        click.echo(f"{name + ':':<15} {printable(value)}")

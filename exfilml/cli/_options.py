@@ -1,0 +1,146 @@
+"""Options that several commands take, and what they stand for."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from exfilml.cli._output import say
+from exfilml.exceptions import SourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from exfilml.detector import Detector
+    from exfilml.policy import Policy
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+def _expand(
+    context: click.Context, _: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Give the files that patterns match, and a file of standard input for ``-``."""
+    sources: list[str] = []
+    for source in given:
+        if source == "-":
+            sources.append(_standard_input(context))
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            # Path.glob takes no absolute patterns.
+            found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207
+            if not found:
+                raise SourceError(f"{source}: no file matches.")
+            sources += found
+        else:
+            sources.append(source)
+    return tuple(sources)
+
+
+def _standard_input(context: click.Context) -> str:
+    """Keep standard input in a file for as long as the command runs."""
+    folder = context.with_resource(tempfile.TemporaryDirectory(prefix="exfilml-"))
+    path = Path(folder) / "stdin"
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    except OSError as error:
+        raise SourceError(
+            f"Standard input cannot be kept in {folder}: {error.strerror}. Set TMPDIR "
+            "to a place with room."
+        ) from error
+    return str(path)
+
+
+def _keep_option(
+    context: click.Context, option: click.Parameter, value: object
+) -> None:
+    context.meta[str(option.name)] = value
+
+
+def SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
+    """Take sources, and what is said of all of them."""
+    argument = click.argument(
+        "source", nargs=-1, required=True, metavar="SOURCE...", callback=_expand
+    )
+    option = click.option(
+        "--timezone",
+        metavar="ZONE",
+        callback=_keep_option,
+        expose_value=False,
+        help="Of logs in local time that do not say where, such as Europe/Prague.",
+    )
+    return argument(option(command))
+
+
+HOME = click.option(
+    "--home",
+    multiple=True,
+    metavar="CIDR",
+    help="Home network; repeat for several.  [default: private networks, or inferred]",
+)
+
+OTHER_HOME = click.option(
+    "--home",
+    multiple=True,
+    metavar="CIDR",
+    help="Home network; repeat for several.  [default: the model's]",
+)
+
+POLICY = click.option(
+    "--policy",
+    type=FILE,
+    metavar="FILE",
+    help="What the site declares: home networks, approvals, rules (TOML).",
+)
+
+QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+
+
+def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
+    from exfilml.sources import read_flows
+
+    return read_flows(
+        source[0] if len(source) == 1 else list(source),
+        progress=False if quiet else None,
+        timezone=click.get_current_context().meta.get("timezone"),
+    )
+
+
+def declared_policy(path: Path | None, home: tuple[str, ...]) -> Policy | None:
+    """Read a policy; home networks that were given as an option come before its own."""
+    if path is None:
+        return None
+    from dataclasses import replace
+
+    from exfilml.policy import Policy
+
+    policy = Policy.read(path)
+    return replace(policy, home=None) if home else policy
+
+
+def load(model: Path | None, home: tuple[str, ...]) -> Detector:
+    from exfilml.persistence import default_model, load_model
+
+    if model is None:
+        model = default_model()
+        say(
+            "no --model given: using the shipped model, which knows its own sample "
+            "site only; train one on your own traffic"
+        )
+    detector = load_model(model)
+    if home:
+        from exfilml.places import parse_networks
+
+        detector.home_ = parse_networks(home)
+    return detector

@@ -1,0 +1,96 @@
+"""What commands say and write, apart from their tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exfilml.exceptions import ExfilmlWarning
+
+if TYPE_CHECKING:
+    from exfilml.blindspots import Blindspots
+    from exfilml.evaluation import Evaluation
+
+
+def say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def say_error(text: str) -> None:
+    from exfilml.export import printable
+
+    say("error: " + "\n".join(printable(line) for line in text.splitlines()))
+
+
+def show_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    # Warnings of libraries are for developers; ours say what the user lost.
+    if issubclass(category, ExfilmlWarning):
+        from exfilml.export import printable
+
+        say(f"warning: {printable(str(message))}")
+
+
+def drop_stdout() -> None:
+    """Leave nothing in the buffer that the interpreter would flush again on exit."""
+    sys.stdout = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115, PTH123
+
+
+def check_writable(path: Path, source: tuple[str, ...], *others: Path | None) -> None:
+    """Refuse an output place before the work, not after it.
+
+    Also one of the sources or of the other files of the command.
+    """
+    from exfilml.exceptions import OutputError
+    from exfilml.sources import is_read
+
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give a file name.")
+    folder = (Path(os.path.realpath(path)) if path.is_symlink() else path).parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: the folder {folder} may not be written to.")
+    # Two names of a file that is yet to be written have nothing else in common.
+    if is_read(path, source) or any(
+        os.path.realpath(path) == os.path.realpath(other)
+        or (path.exists() and other.exists() and path.samefile(other))
+        for other in others
+        if other is not None
+    ):
+        raise OutputError(
+            f"{path}: is another file of this command, which would be overwritten; "
+            "give the output a name of its own."
+        )
+
+
+def check_plottable(path: Path, source: tuple[str, ...], *others: Path | None) -> None:
+    from importlib.util import find_spec
+
+    from exfilml.exceptions import OutputError
+
+    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
+        raise OutputError(f"{path}: the suffix must be .png, .svg or .pdf.")
+    check_writable(path, source, *others)
+    if find_spec("matplotlib") is None:
+        raise OutputError(
+            f"{path}: drawing needs matplotlib; install exfilml[notebook]."
+        )
+
+
+def draw(
+    found: Evaluation | Blindspots, path: Path, inches: tuple[float, float]
+) -> None:
+    from matplotlib.figure import Figure
+
+    from exfilml.export import complete_file
+
+    figure = Figure(figsize=inches, layout="tight")
+    found.plot(figure.subplots())
+    with complete_file(path) as part:
+        figure.savefig(part, format=path.suffix[1:].lower())
