@@ -24,8 +24,8 @@ site: what leaves is ``sc-bytes``, and the place is the client's address. That i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
 from exfilml.sources import _delimited
-from exfilml.sources._delimited import TEXT, Layout, Records
+from exfilml.sources._delimited import TEXT, Records
 from exfilml.sources._headed import times
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
@@ -49,137 +49,25 @@ from exfilml.sources._requests import (
     requests_of,
     told,
 )
+from exfilml.sources._w3c_header import KINDS, Section, first_section, of_viewers
 
-_HEADER: Final = re.compile(rb"^#.*$", re.MULTILINE)
-_FIELDS: Final = re.compile(rb"^#Fields:[ \t]*(.*)$", re.MULTILINE | re.IGNORECASE)
-_SERVERS: Final = re.compile(
-    rb"^#Software:.*(?:Internet Information Serv|Microsoft HTTP )", re.MULTILINE
-)
 _TEXT: Final = pa.string()
-# Our field → the fields that say it, in order of preference.
-NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "date": ("date",),
-    "time": ("time",),
-    "taken": ("time-taken",),
-    "client": ("c-ip",),
-    "client_port": ("c-port",),
-    "up": ("cs-bytes",),
-    "down": ("sc-bytes",),
-    "method": ("cs-method", "s-operation"),
-    "scheme": ("cs-uri-scheme", "cs-protocol"),
-    "host": ("cs-host", "cs-uri-host", "r-host", "r-dns", "cs(Host)"),
-    "uri": ("cs-uri", "c-uri"),
-    "port": ("cs-uri-port", "r-port"),
-    "server": ("r-ip", "cs-ip", "r-supplier-ip"),
-    "proxy": ("s-ip",),
-    "proxy_port": ("s-port",),
-    "agent": ("cs(User-Agent)", "c-agent"),
-    "type": ("rs(Content-Type)",),
-    "action": ("s-action",),
-    "verdict": ("sc-filter-result",),
-}
-_KINDS: Final = {
-    "client": TEXT, "up": pa.int64(), "down": pa.int64(), "client_port": pa.int64(),
-    "port": pa.int64(), "proxy_port": pa.int64(),
-}  # fmt: skip
-NEEDED: Final = ("date", "time", "client", "up", "down")
-# Only who asks others' hosts for a client has these to say.
-_PROXIES: Final = frozenset({"uri", "server", "action", "verdict", "scheme", "port"})
-_HOSTS: Final = frozenset({"host", "uri", "server"})
+_HEADER: Final = re.compile(rb"^#.*$", re.MULTILINE)
 SERVERS_VIEW: Final = "of a web server, not of a proxy"
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    """What the lines that begin with ``#`` said of the lines after them.
-
-    Attributes
-    ----------
-    names
-        Fields as the log names them; none before the first ``#Fields``.
-    software_serves
-        Whether the log says that a web server wrote it.
-    """
-
-    names: tuple[str, ...] = ()
-    software_serves: bool = False
-
-    def after(self, line: bytes) -> _Section:
-        """Return what holds after another such line."""
-        found = _FIELDS.match(line)
-        if found:
-            text = found[1].decode("utf-8", "replace").split()
-            return _Section(tuple(text), self.software_serves)
-        if line.lower().startswith(b"#software:"):
-            return _Section(self.names, _SERVERS.match(line) is not None)
-        return self
-
-    @property
-    def ours(self) -> dict[str, str]:
-        """Our field → the log's."""
-        chosen = (
-            (our, next((name for name in names if name in self.names), None))
-            for our, names in NAMES.items()
-        )
-        return {our: name for our, name in chosen if name is not None}
-
-    @property
-    def serves(self) -> bool:
-        """Whether a web server wrote it, of its own clients."""
-        own = {"cs-uri-stem", "s-ip"} <= set(self.names)
-        return self.software_serves or (own and not _PROXIES & set(self.ours))
-
-    @property
-    def missing(self) -> list[str]:
-        """What the log would have to say, and does not."""
-        ours = self.ours
-        lacking = [NAMES[our][0] for our in NEEDED if our not in ours]
-        return lacking + ([] if self.serves or _HOSTS & set(ours) else ["cs-host"])
-
-    @property
-    def layout(self) -> Layout:
-        """How lines are made up; of a field that comes twice, the first counts."""
-        names = [
-            f"{name} {at}" if name in self.names[:at] else name
-            for at, name in enumerate(self.names)
-        ]
-        ours = self.ours
-        return Layout(
-            names,
-            {name: _KINDS.get(our, _TEXT) for our, name in ours.items()},
-            frozenset(ours[our] for our in NEEDED),
-            " ",
-            ("-", ""),
-            '"',
-        )
-
-
-def _first_section(head: bytes) -> _Section:
-    section = _Section()
-    for line in head.lstrip().splitlines():
-        if not line.startswith(b"#"):
-            break
-        section = section.after(line)
-    return section
 
 
 def detect(head: bytes) -> bool:
     """Say from the first bytes whether these are requests with bytes of both sides."""
-    section = _first_section(head.removeprefix(b"\xef\xbb\xbf"))
-    return bool(section.names) and not section.missing and not _of_viewers(section)
-
-
-def _of_viewers(section: _Section) -> bool:
-    """Whether CloudFront wrote it, of who looked at what it delivers."""
-    return any(name.startswith("x-edge-") for name in section.names)
+    section = first_section(head.removeprefix(b"\xef\xbb\xbf"))
+    return bool(section.names) and not section.missing and not of_viewers(section)
 
 
 def refusal(path: str, head: bytes) -> SourceError | None:
     """Say what such a log lacks; None if it is no such log."""
-    section = _first_section(head.removeprefix(b"\xef\xbb\xbf"))
+    section = first_section(head.removeprefix(b"\xef\xbb\xbf"))
     if not section.names:
         return None
-    if _of_viewers(section):
+    if of_viewers(section):
         return SourceError(
             f"{path}: CloudFront's log of who looked at what it delivers: no flows of "
             "a site's hosts."
@@ -247,9 +135,9 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
 
 def _records(
     given: Iterator[Block], bad: BadLines
-) -> Iterator[tuple[Records, int, _Section]]:
+) -> Iterator[tuple[Records, int, Section]]:
     """Read blocks; yield records, the number of their first line, and their header."""
-    section = _Section()
+    section = Section()
     for block in given:
         number, start = block.first, 0
         cuts = [*_HEADER.finditer(block.data), None]
@@ -266,7 +154,7 @@ def _records(
                 section = section.after(cut[0].rstrip(b"\r"))
 
 
-def _read(block: Block, section: _Section, bad: BadLines) -> Records | None:
+def _read(block: Block, section: Section, bad: BadLines) -> Records | None:
     if not section.names or section.missing:
         what = ", ".join(section.missing) if section.names else "a #Fields line"
         bad.lines += block.lines
@@ -279,14 +167,14 @@ def _read(block: Block, section: _Section, bad: BadLines) -> Records | None:
 
 
 def _fields(
-    records: Records, section: _Section, path: Path
+    records: Records, section: Section, path: Path
 ) -> tuple[dict[str, Any], Any]:
     """Give the fields of requests, and which of them the proxy denied."""
     table, ours = records.table, section.ours
     count = table.num_rows
 
     def column(our: str) -> Any:
-        kind = _KINDS.get(our, _TEXT)
+        kind = KINDS.get(our, _TEXT)
         if our not in ours:
             return pa.nulls(count, _TEXT if kind == TEXT else kind)
         values = table.column(ours[our]).combine_chunks()
