@@ -38,10 +38,16 @@ if TYPE_CHECKING:
     from exfilml.sources import read_labels as read_labels
     from exfilml.sources import write_flows as write_flows
     from exfilml.state import State as State
+    from exfilml.triage.assets import Assets as Assets
+    from exfilml.triage.assets import read_assets as read_assets
+    from exfilml.triage.intel import Intel as Intel
+    from exfilml.triage.intel import read_intel as read_intel
 
 _HOME = {
+    "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Intel": "triage.intel",
     "Policy": "policy",
     "State": "state",
     "Transfer": "inject",
@@ -57,7 +63,9 @@ _HOME = {
     "load_state": "persistence",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
+    "read_assets": "triage.assets",
     "read_flows": "sources",
+    "read_intel": "triage.intel",
     "read_labels": "sources",
     "save_model": "persistence",
     "save_state": "persistence",
@@ -67,8 +75,10 @@ _HOME = {
 }
 
 __all__ = [
+    "Assets",
     "BaselineForest",
     "Detector",
+    "Intel",
     "Policy",
     "State",
     "Transfer",
@@ -84,7 +94,9 @@ __all__ = [
     "load_state",
     "rank_cases",
     "rank_flows",
+    "read_assets",
     "read_flows",
+    "read_intel",
     "read_labels",
     "save_model",
     "save_state",

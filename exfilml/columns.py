@@ -141,6 +141,10 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column(
         "echoed", "float64", "share", "Echo replies that repeat what was requested."
     ),
+    Column(
+        *("undivided", "boolean", "flag"),
+        "Bytes of both sides are one number, written to the side that may have sent all.",
+    ),
     Column("label", "str", "name", "Ground truth, where there is one."),
     *_payload_columns("src", "by the initiator"),
     *_payload_columns("dst", "by the responder"),

@@ -12,7 +12,12 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Callable
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 REMEMBERED: Final = 65_536
 """Names whose domain is remembered. Names come from packets, that is, from whoever
@@ -49,3 +54,59 @@ def registered_domain(text: str) -> str | None:
         else:
             return None
     return _suffix_list()(host) or host
+
+
+@functools.cache
+def _suffixes(*, only_icann: bool) -> Any:
+    """Return the list, with or without the suffixes that companies declare."""
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList(only_icann=only_icann, accept_unknown=False)
+
+
+@functools.cache
+def _rules() -> tuple[Any, Any]:
+    """Return suffixes that the list writes out, and those below which all are some."""
+    import pyarrow as pa
+    from publicsuffixlist import PSLFILE
+
+    lines = Path(PSLFILE).read_text(encoding="utf-8").splitlines()
+    # `!` marks exceptions: the list itself knows them.
+    rules = [
+        rule if rule.isascii() else rule.encode("idna").decode("ascii")
+        for rule in map(str.strip, lines)
+        if rule and not rule.startswith(("//", "!", "*"))
+    ]
+    stars = [line.strip()[2:] for line in lines if line.startswith("*.")]
+    return pa.array(rules, pa.string()), pa.array(stars, pa.string())
+
+
+def is_public_suffix(name: str) -> bool:
+    """Say whether a registry registers names below a name: ``co.uk``, ``com``.
+
+    Suffixes that companies declare, such as hosts for the sites of others, are none.
+    """
+    found: bool = _suffixes(only_icann=True).publicsuffix(name) == name
+    return found
+
+
+def are_public_suffixes(names: Any) -> NDArray[np.bool_]:
+    """Say which names of an Arrow array are suffixes, declared by companies or public.
+
+    Only names that some rule writes out, or its parent, are looked up one by one.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rules, stars = _rules()
+    parents = pc.replace_substring_regex(names, r"^[^.]*\.", "")
+    maybe = pc.or_(pc.is_in(names, value_set=rules), pc.is_in(parents, value_set=stars))
+    found = np.zeros(len(names), dtype=bool)
+    suffixes = _suffixes(only_icann=False)
+    at = np.flatnonzero(maybe.to_numpy(zero_copy_only=False))
+    for row, name in zip(
+        at.tolist(), names.take(pa.array(at)).to_pylist(), strict=True
+    ):
+        found[row] = suffixes.publicsuffix(name) == name
+    return found

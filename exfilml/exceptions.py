@@ -36,12 +36,24 @@ class PolicyError(ExfilmlError, ValueError):
     """A policy file cannot be read, or says what no policy can say."""
 
 
+class IntelError(ExfilmlError, ValueError):
+    """A file of indicators cannot be read, or holds none."""
+
+
+class AssetsError(ExfilmlError, ValueError):
+    """A file of assets cannot be read, or holds none."""
+
+
 class ModelFileError(ExfilmlError):
     """A model file, or an array file of the installation, is foreign or damaged."""
 
 
 class StateError(ExfilmlError, ValueError):
     """A state of earlier calls is of another model, or damaged."""
+
+
+class DependencyError(ExfilmlError):
+    """A library that an extra installs is missing."""
 
 
 class OutputError(ExfilmlError):
@@ -78,3 +90,11 @@ class BaselineWarning(ExfilmlWarning):
 
 class StateWarning(ExfilmlWarning):
     """Flows do not follow what a state knows: some may count twice, or be foreign."""
+
+
+class IntelWarning(ExfilmlWarning):
+    """Some indicators cannot be matched; the text counts them and says why."""
+
+
+class AssetsWarning(ExfilmlWarning):
+    """Some assets cannot be read, or contradict each other."""

@@ -648,6 +648,7 @@ def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names
         "application": flows["app"].array.isna() & ~shown,
         "packets": flows["src_packets"].array.isna(),
         "process": flows["process"].array.isna(),
+        "direction of bytes": _true(flows["undivided"]),
     }
     # One number for each combination: few are named, and each only once.
     key = np.where(shown, wrappers.codes + 1, 0)
@@ -662,6 +663,11 @@ def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names
         parts = [name for name, bit in zip(hidden, bits, strict=True) if bit]
         named.append(", ".join(part for part in (inside, *parts) if part))
     return Names.one_of(named, at)
+
+
+def _true(flags: pd.Series) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = flags.array.to_numpy(dtype=bool, na_value=False)
+    return found
 
 
 def _inside(wrapper: str) -> str:

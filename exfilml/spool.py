@@ -180,7 +180,7 @@ class Spool:
         Where; it is made if it is not there.
     span
         Which flows are meant.
-    timezone
+    timezone, sampling, exports
         As of `exfilml.read_flows`.
 
     Attributes
@@ -198,11 +198,21 @@ class Spool:
     """
 
     def __init__(
-        self, folder: Path, span: Span | None = None, timezone: str | None = None
+        self,
+        folder: Path,
+        span: Span | None = None,
+        timezone: str | None = None,
+        *,
+        sampling: int | None = None,
+        exports: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.span = Span() if span is None else span
-        self.timezone = timezone
+        self.asked: dict[str, Any] = {
+            "timezone": timezone,
+            "sampling": sampling,
+            "exports": exports,
+        }
         self.sources: dict[str, About] = {}
 
     @property
@@ -350,7 +360,7 @@ class Spool:
         parallel = joblib.Parallel(
             n_jobs=min(n_jobs, len(left)), return_as="generator_unordered"
         )
-        worker = Spool(self.folder, self.span, self.timezone)
+        worker = Spool(self.folder, self.span, **self.asked)
         with _deaf():
             read = parallel(joblib.delayed(_in_worker)(worker, path) for path in left)
         yield from read
@@ -374,7 +384,7 @@ class Spool:
 
     def _name(self, path: Path, size: int, mtime_ns: int) -> str:
         """Name the folder of a source; of another state of a file it is another."""
-        asked = f"{self.span!r}\t{self.timezone}"
+        asked = f"{self.span!r}\t{self.asked}"
         text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{asked}"
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8)
         return digest.hexdigest()
@@ -408,7 +418,7 @@ class Spool:
         """Write the flows of a file, and return what is known of them."""
         about = About(str(path), status.st_size, status.st_mtime_ns)
         ends = PublicEnds()
-        tables = _tables(path, self.timezone, progress=progress)
+        tables = _tables(path, self.asked, progress=progress)
         for number, table in enumerate(tables):
             flows = by_start(self.span.of(table))
             ends = ends.merge(PublicEnds.of(flows))
@@ -485,7 +495,7 @@ def _in_worker(
 
 
 def _tables(
-    path: Path, timezone: str | None, *, progress: bool | None
+    path: Path, asked: dict[str, Any], *, progress: bool | None
 ) -> Iterator[pd.DataFrame]:
     """Read a file, in pieces where its format allows; of Parquet what is needed."""
     import pyarrow as pa
@@ -494,9 +504,9 @@ def _tables(
     ((_, reader),), _ = find_readers([path], named=True)
     if reader is not _parquet:
         if hasattr(reader, "stream"):
-            yield from iter_flows(path, chunk=CHUNK, timezone=timezone)
+            yield from iter_flows(path, chunk=CHUNK, **asked)
         else:
-            yield read_flows(path, n_jobs=1, progress=progress)
+            yield read_flows(path, n_jobs=1, progress=progress, **asked)
         return
     try:
         with pq.ParquetFile(path) as parquet:

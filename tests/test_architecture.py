@@ -48,6 +48,7 @@ FLOORS = {
     "blindspots": 6,
     "drift": 6,
     "quarantine": 6,
+    "triage": 6,
     "terminal": 7,
     "cli": 8,
     "__main__": 9,

@@ -73,14 +73,41 @@ def SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
     argument = click.argument(
         "source", nargs=-1, required=True, metavar="SOURCE...", callback=_expand
     )
-    option = click.option(
-        "--timezone",
-        metavar="ZONE",
-        callback=_keep_option,
-        expose_value=False,
-        help="Of logs in local time that do not say where, such as Europe/Prague.",
+    options = (
+        click.option(
+            "--timezone",
+            metavar="ZONE",
+            callback=_keep_option,
+            expose_value=False,
+            help="Of logs in local time that do not say where, such as Europe/Prague.",
+        ),
+        click.option(
+            "--sampling",
+            metavar="N",
+            type=int,
+            callback=_keep_option,
+            expose_value=False,
+            help="NetFlow of 1 packet in N, where the exporter does not tell.",
+        ),
+        click.option(
+            "--exports",
+            is_flag=True,
+            callback=_keep_option,
+            expose_value=False,
+            help="Of captures, read the NetFlow and IPFIX in them, not the packets.",
+        ),
     )
-    return argument(option(command))
+    for option in reversed(options):
+        command = option(command)
+    return argument(command)
+
+
+def asked() -> dict[str, Any]:
+    """Return what was said of all sources."""
+    meta = click.get_current_context().meta
+    return {
+        name: meta[name] for name in ("timezone", "sampling", "exports") if name in meta
+    }
 
 
 HOME = click.option(
@@ -113,7 +140,7 @@ def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
     return read_flows(
         source[0] if len(source) == 1 else list(source),
         progress=False if quiet else None,
-        timezone=click.get_current_context().meta.get("timezone"),
+        **asked(),
     )
 
 

@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from exfilml.payload._applications import INSPECTED, agrees, is_verified
 from exfilml.payload._declared import contradicts
 from exfilml.payload._evidence import PayloadEvidence
+from exfilml.payload._facts import find_magic
 from exfilml.payload._ftp import Transfer
 from exfilml.payload._ftp import transfers as ftp_transfers
 from exfilml.payload._icmp import echoed
@@ -49,7 +50,9 @@ from exfilml.payload._kernel import (
 )
 from exfilml.payload._many import Samples, judge_many, judge_one
 from exfilml.payload._sampling import KEPT_HEAD, MAX_SLICES, SLICE_BYTES, kept_slices
+from exfilml.payload._screen import p_uniform
 from exfilml.payload._verdict import TCP, VERDICTS
+from exfilml.payload._xor import find as find_xor
 
 __all__ = [
     "HEAD_BYTES",
@@ -68,6 +71,8 @@ __all__ = [
     "agrees",
     "contradicts",
     "echoed",
+    "find_magic",
+    "find_xor",
     "ftp_transfers",
     "is_quote",
     "is_verified",
@@ -75,6 +80,7 @@ __all__ = [
     "judge_many",
     "judge_stream",
     "kept_slices",
+    "p_uniform",
     "warm_up",
 ]
 

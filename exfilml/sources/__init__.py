@@ -23,6 +23,7 @@ from exfilml.sources._discover import (
     expand,
     find_readers,
     is_read,
+    lenders,
     summary,
 )
 from exfilml.sources._doctor import examine
@@ -31,7 +32,7 @@ from exfilml.sources._parquet import read_parquet
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
-from exfilml.sources._stream import iter_flows
+from exfilml.sources._stream import check_sampling, iter_flows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,8 @@ def read_flows(
     active_timeout: int = 1800,
     decode_tunnels: bool = True,
     timezone: str | None = None,
+    sampling: int | None = None,
+    exports: bool = False,
 ) -> pd.DataFrame:
     """Read captures, logs or stored flows tables into one flows table.
 
@@ -82,8 +85,16 @@ def read_flows(
     decode_tunnels
         For captures: whether flows inside tunnels (GTP, TZSP …) are shown as flows.
     timezone
-        For logs in local time that do not say where (nfdump's CSV, Argus): the time
-        zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
+        For logs in local time that do not say where (nfdump's CSV, Argus, some
+        firewalls): the time zone's name, such as ``"Europe/Prague"`` or ``"UTC"``.
+    sampling
+        For NetFlow, IPFIX, nfdump and SiLK: one packet in how many was looked at, where
+        the exporter does not tell, which cannot be seen in the counts. Bytes and
+        packets are multiplied by it, or by what the exporter tells.
+    exports
+        For captures: whether to read the flows in the NetFlow and IPFIX that exporters
+        sent, instead of the packets. Never told from the content: with a few forged
+        datagrams an attacker could hide the rest of a capture.
 
     Returns
     -------
@@ -107,6 +118,9 @@ def read_flows(
         with counts, and the first ones by name.
     """
     _check_options(n_jobs, bpf_filter, idle_timeout, active_timeout)
+    check_sampling(sampling)
+    if exports and bpf_filter is not None:
+        raise OptionError("bpf_filter with exports=True: expected one of them.")
     if timezone is not None:
         from exfilml.sources._headed import check_timezone
 
@@ -128,6 +142,9 @@ def read_flows(
         options = Options(
             *(pool, bpf_filter, idle_timeout, active_timeout, decode_tunnels, advance),
             timezone=timezone,
+            sampling=sampling,
+            exports=exports,
+            together=lenders(readers),
         )
         futures = [
             threads.submit(_read_one, path, reader, options) for path, reader in readers

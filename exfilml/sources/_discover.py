@@ -18,13 +18,17 @@ from exfilml.sources._reading import Reader
 
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
 READERS: Final = (
-    *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus"),
+    *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus", "_nfcapd", "_silk"),
     *("_zeek_http", "_squid", "_w3c"),
+    *("_palo_alto", "_fortinet", "_firepower", "_cisco", "_check_point"),
+    *("_conntrack", "_ulogd", "_exports"),
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log or http.log, Suricata's "
-    "eve.json, nfdump's CSV, Argus' binetflow, or the log of a proxy (Squid's with "
-    "%>st, the W3C's format); also packed with gzip, bzip2, xz or zstd"
+    "eve.json, nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, "
+    "SiLK's rwcut, Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check "
+    "Point, netfilter), a proxy's (Squid's with %>st, the W3C's format); also packed "
+    "with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
@@ -147,6 +151,11 @@ def _counted_once(
     return [(path, reader) for path, reader in found if path not in doubled]
 
 
+def lenders(readers: list[tuple[Path, Reader | SourceError]]) -> tuple[Path, ...]:
+    """List the files whose templates may serve others."""
+    return tuple(path for path, reader in readers if _name(reader) == "_exports")
+
+
 def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
@@ -211,5 +220,5 @@ def summary(
     read = files - len(failed)
     for kind, texts in losses.items():
         lead = f"{len(texts):,} of {read:,} files {kind}. {first_few(texts)}."
-        notes.append(f"{texts[0]}." if files == 1 else lead)
+        notes.append(f"{'; '.join(texts)}." if files == 1 else lead)
     return notes

@@ -6,17 +6,16 @@ A refusal that knows the file tells the reader what to do with it.
 from __future__ import annotations
 
 import re
-import struct
 from typing import Final
 
 from exfilml.exceptions import SourceError
 
-# nfdump's nffile.h: magic, in the order of bytes of the machine that wrote it.
-_NFDUMP: Final = (b"\x0c\xa5", b"\xa5\x0c")
 _COMMON_LOG: Final = re.compile(
     rb'\S+ \S+ [^\[\r\n]*\[[0-9]{2}/[A-Z][a-z]{2}/[0-9]{4}:[^\]\r\n]+\] "[^\r\n]*" [0-9]{3} '
 )
-_VERSIONS: Final = {5: "NetFlow version 5", 9: "NetFlow version 9", 10: "IPFIX"}
+_EVENT_FORMAT: Final = re.compile(
+    rb"(?:^|[ >])(?:CEF:[0-9]|LEEF:[0-9.]{1,4})\|", re.MULTILINE
+)
 
 
 class CompanionError(SourceError):
@@ -42,19 +41,10 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
             f"{path}: a web server's access log, which counts what was sent to clients "
             "and neither uploads nor the server's address."
         )
-    if head.startswith((*_NFDUMP, b"Date first seen", b"Date flow start")):
-        what = "own" if head.startswith(_NFDUMP) else "printed"
+    if head.startswith((b"Date first seen", b"Date flow start")):
         return SourceError(
-            f"{path}: nfdump's {what} format; print it with `nfdump -r FILE -o csv`."
+            f"{path}: nfdump's printed format; print it with `nfdump -r FILE -o csv`."
         )
-    if len(head) >= 20:
-        version, count = struct.unpack(">HH", head[:4])
-        # Records of version 5, flow sets of version 9, bytes of IPFIX.
-        if version in _VERSIONS and 0 < count <= 65535 and b"\0" in head[:20]:
-            return SourceError(
-                f"{path}: {_VERSIONS[version]} as an exporter sends it; let nfdump or "
-                "another collector write flows of it."
-            )
     if head.startswith((b"version account-id", b"version account_id")) or (
         head[:2] in {b"2 ", b"3 ", b"5 "}
         and (b" ACCEPT " in head or b" NODATA" in head)
@@ -62,6 +52,11 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
         return SourceError(f"{path}: AWS VPC flow logs, which are not read yet.")
     if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
         return SourceError(f"{path}: Azure flow logs, which are not read yet.")
+    if _EVENT_FORMAT.search(head):
+        return SourceError(
+            f"{path}: events in CEF or LEEF, which are not read; let the firewall log "
+            "in its own format."
+        )
     if head.startswith(b"{") and b'"class_uid"' in head:
         return SourceError(f"{path}: OCSF events, which are not read yet.")
     return None

@@ -1,4 +1,4 @@
-"""Separated values under a line of names, as nfdump and Argus print flows.
+"""Separated values under a line of names, as nfdump, Argus and SiLK print flows.
 
 Names are matched, not places: programs print the columns they were asked for. The line
 of names may come again, in files that were joined, with other columns.
@@ -40,12 +40,15 @@ class Form:
         Our field → the names that it goes under, and its Arrow type.
     needed
         Our fields without which a line is no record.
+    quote
+        As in `_delimited.Layout`.
     """
 
     header: re.Pattern[bytes]
     end: re.Pattern[bytes] | None
     names: Mapping[str, tuple[frozenset[str], Any]]
     needed: frozenset[str]
+    quote: str | None = None
 
 
 def read_blocks(
@@ -104,8 +107,10 @@ def _parts(block: Block, form: Form) -> Iterator[Block]:
 
 def _layout(line: bytes, form: Form) -> tuple[Layout | None, str]:
     text = line.decode("utf-8", "replace").strip("\r\n")
-    separator = "\t" if "\t" in text else ","
-    names = [name.strip() for name in text.split(separator)]
+    separator = next((sign for sign in "\t|" if sign in text), ",")
+    names = [
+        name.strip() for name in _delimited.split_line(text, separator, form.quote)
+    ]
     ours = [_ours(name, form) for name in names]
     missing = sorted(form.needed - set(ours))
     known = [name for name in ours if name in form.names]
@@ -120,7 +125,7 @@ def _layout(line: bytes, form: Form) -> tuple[Layout | None, str]:
     needed = frozenset(
         name for name, our in zip(names, ours, strict=True) if our in form.needed
     )
-    return Layout(names, wanted, needed, separator), ""
+    return Layout(names, wanted, needed, separator, quote=form.quote), ""
 
 
 def _ours(name: str, form: Form) -> str:

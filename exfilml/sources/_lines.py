@@ -33,12 +33,15 @@ class BadLines:
         Number of the first, and what is wrong with it.
     blanked
         Values of columns that a flow can do without, left out because they cannot be.
+    unit
+        What they are called.
     """
 
     lines: int = 0
     bad: int = 0
     first: tuple[int, str] | None = None
     blanked: int = 0
+    unit: str = "line"
 
     def add(self, line: int, reason: str, count: int = 1) -> None:
         """Count bad lines, the first of which has this number."""
@@ -60,8 +63,8 @@ class BadLines:
             assert self.first is not None
             number, reason = self.first
             parts.append(
-                f"{self.bad:,} of {self.lines:,} lines could not be read; first: line "
-                f"{number:,}: {reason}"
+                f"{self.bad:,} of {self.lines:,} {self.unit}s could not be read; "
+                f"first: {self.unit} {number:,}: {reason}"
             )
         if self.blanked:
             parts.append(f"{self.blanked:,} impossible values left out")

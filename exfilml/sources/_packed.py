@@ -9,10 +9,14 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Self
+
+from exfilml.exceptions import SourceError
 
 CHUNK: Final = 1 << 20
 # xz lets a file ask for a dictionary of 4 GB; its highest preset takes 65 MiB.
@@ -89,6 +93,36 @@ def plain_head(path: Path, size: int) -> bytes:
 def open_plain(path: Path, advance: Callable[[int], None]) -> Unpacked:
     """Open a file for its plain bytes; `advance` is told of packed bytes read."""
     return Unpacked(path.open("rb", buffering=0), advance)
+
+
+@contextmanager
+def plain_file(path: Path, name: str) -> Iterator[tuple[Path, str | None]]:
+    """Lend a file with the plain bytes, for what cannot read pieces; and its damage.
+
+    The file itself where it is not packed, else a temporary one.
+
+    Raises
+    ------
+    SourceError
+        If there is no room for it.
+    """
+    with path.open("rb") as file:
+        packed = packing(file.read(LONGEST_MAGIC))
+    if packed is None:
+        yield path, None
+        return
+    with tempfile.TemporaryDirectory(prefix="exfilml-") as folder:
+        plain = Path(folder) / name
+        try:
+            # Progress counts bytes of what is read afterwards.
+            with open_plain(path, lambda _: None) as pieces, plain.open("wb") as target:
+                target.writelines(pieces)
+        except OSError as error:
+            raise SourceError(
+                f"{path}: cannot be decompressed to {folder}: {error.strerror}. "
+                "Decompress it yourself, or set TMPDIR to a place with room."
+            ) from error
+        yield plain, pieces.damage
 
 
 class _Gzip:

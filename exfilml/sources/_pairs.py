@@ -118,6 +118,10 @@ class Pairs:
                 total = np.add.reduceat(given, first)
                 kind = table[f"{here}_{what}"].dtype
                 flows[f"{here}_{what}"] = pd.Series(total).astype(kind)
+                told = table[[f"src_{what}", f"dst_{what}"]].notna().any(axis=1)
+                if not told.all():
+                    known = np.logical_or.reduceat(told.to_numpy()[order], first)
+                    flows.loc[~known, f"{here}_{what}"] = pd.NA
         latest = np.maximum.reduceat(end, first)
         flows["duration_s"] = (latest - start[first]) / 1e6
         if "tcp_flags" in table:

@@ -9,15 +9,13 @@ millisecond.
 from __future__ import annotations
 
 import logging
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exfilml.exceptions import SourceError
 from exfilml.sources._ftp import Announced, name_transfers
 from exfilml.sources._job import Job
-from exfilml.sources._packed import LONGEST_MAGIC, open_plain, packing
+from exfilml.sources._packed import plain_file
 from exfilml.sources._reading import (
     BAD_TIMES,
     DAMAGED,
@@ -58,29 +56,14 @@ def read(path: Path, options: Options) -> Reading:
     OptionError
         If the filter is none.
     """
-    with path.open("rb") as file:
-        packed = packing(file.read(LONGEST_MAGIC))
-    if packed is None:
-        return _read_plain(path, path, options)
-    with tempfile.TemporaryDirectory(prefix="exfilml-") as folder:
-        plain = Path(folder) / "capture"
-        loss = _unpack(path, plain)
+    if options.exports:
+        from exfilml.sources import _exports
+
+        return _exports.read(path, options)
+    with plain_file(path, "capture") as (plain, damage):
+        loss = () if damage is None else ((DAMAGED, f"{path}: {damage}"),)
         reading = _read_plain(path, plain, options)
         return Reading(reading.flows, (*loss, *reading.losses))
-
-
-def _unpack(path: Path, plain: Path) -> tuple[tuple[str, str], ...]:
-    """Unpack as far as it goes; say so if that is not to the end."""
-    try:
-        # Progress counts the packets' bytes.
-        with open_plain(path, lambda _: None) as pieces, plain.open("wb") as target:
-            target.writelines(pieces)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: cannot be decompressed to {plain.parent}: {error.strerror}. "
-            "Decompress it yourself, or set TMPDIR to a place with room."
-        ) from error
-    return () if pieces.damage is None else ((DAMAGED, f"{path}: {pieces.damage}"),)
 
 
 def _read_plain(path: Path, plain: Path, options: Options) -> Reading:

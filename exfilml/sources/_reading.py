@@ -37,6 +37,12 @@ class Options:
         Called with bytes read since the last call, for progress.
     timezone
         Where the times of a log are local that does not say so itself.
+    sampling
+        One packet in how many an exporter looked at that does not say so itself.
+    exports
+        Whether captures are read for the flows that exporters sent in them.
+    together
+        Files read in the same call that hold exports, whose templates serve all.
     """
 
     pool: WorkerPool
@@ -46,6 +52,9 @@ class Options:
     decode_tunnels: bool = True
     advance: Callable[[int], None] = field(default=lambda _: None)
     timezone: str | None = None
+    sampling: int | None = None
+    exports: bool = False
+    together: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

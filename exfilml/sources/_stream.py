@@ -8,10 +8,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
-from exfilml.sources._discover import Source, expand, find_readers, summary
+from exfilml.sources._discover import (
+    Source,
+    expand,
+    find_readers,
+    lenders,
+    summary,
+)
 from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK: Final = 200_000
+# No exporter counts further: the field has 32 bits, and rates in use end at 65,535.
+MOST_SAMPLING: Final = 10**7
 
 
 def iter_flows(
@@ -26,6 +34,8 @@ def iter_flows(
     *,
     chunk: int = CHUNK,
     timezone: str | None = None,
+    sampling: int | None = None,
+    exports: bool = False,
 ) -> Iterator[pd.DataFrame]:
     """Read captures, logs or stored flows tables in tables of bounded size.
 
@@ -38,7 +48,7 @@ def iter_flows(
         A file, several files, or a folder, as in `read_flows`.
     chunk
         The most rows of one table.
-    timezone
+    timezone, sampling, exports
         As in `read_flows`.
 
     Yields
@@ -55,7 +65,7 @@ def iter_flows(
     FlowsError
         If a Parquet file holds no flows table.
     OptionError
-        If `chunk` is not 1 or more, or there is no such time zone.
+        If `chunk` or `sampling` is not 1 or more, or there is no such time zone.
 
     Warns
     -----
@@ -67,22 +77,51 @@ def iter_flows(
     from exfilml.sources._headed import check_timezone
 
     check_timezone(timezone)
+    check_sampling(sampling)
     paths, by_name = expand(source)
     readers, notes = find_readers(paths, named=by_name)
-    return _tables(readers, notes, chunk, timezone)
+    asked = _Asked(timezone, sampling, exports)
+    return _tables(readers, notes, chunk, asked)
+
+
+class _Asked(NamedTuple):
+    """What files do not say themselves."""
+
+    timezone: str | None
+    sampling: int | None
+    exports: bool
+
+
+def check_sampling(rate: object) -> None:
+    """Check that a sampling rate is one.
+
+    Raises
+    ------
+    OptionError
+        If it is not.
+    """
+    if rate is not None and not (
+        isinstance(rate, int)
+        and not isinstance(rate, bool)
+        and 1 <= rate <= MOST_SAMPLING
+    ):
+        raise OptionError(
+            f"sampling={rate!r}: expected one packet in how many, from 1 to "
+            f"{MOST_SAMPLING:,}."
+        )
 
 
 def _tables(
     readers: list[tuple[Path, Reader | SourceError]],
     notes: list[str],
     chunk: int,
-    timezone: str | None,
+    asked: _Asked,
 ) -> Iterator[pd.DataFrame]:
     waiting: list[pd.DataFrame] = []
     failed: list[SourceError | FlowsError] = []
     losses: dict[str, list[str]] = {}
     with WorkerPool() as pool:
-        options = Options(pool, timezone=timezone)
+        options = Options(pool, together=lenders(readers), **asked._asdict())
         for path, reader in readers:
             try:
                 for reading in _pieces(path, reader, options):
@@ -114,7 +153,8 @@ def _pieces(
 
         # What readers of logs yield is checked line by line.
         reading = reader.read(path, options)
-        yield Reading(join([reading.flows]), reading.losses)
+        tables = [reading.flows] if len(reading.flows) else []
+        yield Reading(join(tables), reading.losses)
     else:
         yield from stream(path, options)
 
