@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.hosts import add_processes as add_processes
+    from exfilml.hosts import case_context as case_context
+    from exfilml.hosts import read_host_events as read_host_events
     from exfilml.inject import Transfer as Transfer
     from exfilml.inject import inject as inject
     from exfilml.persistence import load_model as load_model
@@ -51,9 +54,11 @@ _HOME = {
     "Policy": "policy",
     "State": "state",
     "Transfer": "inject",
+    "add_processes": "hosts",
     "apply_labels": "schema",
     "blindspots": "blindspots",
     "clean_baseline": "quarantine",
+    "case_context": "hosts",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
@@ -65,6 +70,7 @@ _HOME = {
     "rank_flows": "ranking",
     "read_assets": "triage.assets",
     "read_flows": "sources",
+    "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
     "save_model": "persistence",
@@ -82,8 +88,10 @@ __all__ = [
     "Policy",
     "State",
     "Transfer",
+    "add_processes",
     "apply_labels",
     "blindspots",
+    "case_context",
     "clean_baseline",
     "drift",
     "duplicate_flows",
@@ -96,6 +104,7 @@ __all__ = [
     "rank_flows",
     "read_assets",
     "read_flows",
+    "read_host_events",
     "read_intel",
     "read_labels",
     "save_model",

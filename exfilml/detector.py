@@ -10,7 +10,8 @@ As no score rises when evidence falls, p-values stay valid.
 
 **Scoring** a flow adds up bits: the forest's, and for each family of evidence how
 far its strongest column lies beyond what the forest was trained on, because a forest
-cannot tell 10 MB from 10 GB when both lie beyond its range::
+cannot tell 10 MB from 10 GB when both lie beyond its range (evidence of processes, which
+few hosts may show, is not shown to the forest at all)::
 
     raw = forest bits + Σ over families of max over columns of (x − edge)⁺
 
@@ -138,7 +139,7 @@ class Learned:
         """Score rows of evidence, shape (n_flows, n_features)."""
         if len(evidence) == 0:
             return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
-        anomaly = -self.forest.monotone_scores(evidence)
+        anomaly = -self.forest.monotone_scores(self.features.for_forest(evidence))
         tails = _tails(evidence, self.edges, self.features.families, len(FAMILIES))
         return Parts(evidence, (anomaly - self.centre) * self.scale, tails)
 
@@ -494,8 +495,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             max_samples=most,
             n_jobs=self.n_jobs,
             random_state=self.random_state,
-        ).fit(evidence)
-        anomaly = -forest.monotone_scores(evidence)
+        ).fit(features.for_forest(evidence))
+        anomaly = -forest.monotone_scores(features.for_forest(evidence))
         centre, high = np.quantile(anomaly, [0.5, EDGE_QUANTILE])
         surprise_at_high = -np.log2(1.0 - EDGE_QUANTILE)
         # A forest that finds all rows alike, but for rounding, has nothing to say.
@@ -710,9 +711,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parts = learned.parts(learned.features.matrix(asked))
         forest = learned.forest
         split = forest.shapley_credit if exact else forest.path_credit
-        credit = np.maximum(split(parts.evidence, monotone=True), 0.0)
+        features = learned.features
+        shown = features.for_forest(parts.evidence)
+        credit = np.zeros_like(parts.evidence)
+        credit[:, features.of_forest] = np.maximum(split(shown, monotone=True), 0.0)
         # What nothing makes easier to isolate is shared alike.
-        credit[credit.sum(axis=1) == 0] = 1.0
+        credit[np.ix_(credit.sum(axis=1) == 0, features.of_forest)] = 1.0
         share = credit / credit.sum(axis=1, keepdims=True)
         floor = learned.flows.block[0]
         bits = parts.tails + share * (parts.forest_bits - floor)[:, None]
@@ -920,7 +924,9 @@ class _Course:
 
     def _forests(self) -> dict[str, Learned]:
         """Learn from a sample of evidence what each capability has to know."""
-        rows, evidence = self._trained.rows(), self._evidence
+        rows = self._trained.rows()
+        self._evidence, rows = self._evidence.learnable(rows)
+        evidence = self._evidence
         learned = {
             "volume": self._learn(evidence.volume, evidence.seen(rows, "volume"))
         }
@@ -960,6 +966,18 @@ class _Evidence:
             matrix[:, self.columns] = self.volume.matrix(asked)
         matrix[:, -1] = visible
         return matrix
+
+    def learnable(
+        self, rows: NDArray[np.float64]
+    ) -> tuple[_Evidence, NDArray[np.float64]]:
+        """Return what these rows of a baseline can teach, and the rows cut to it."""
+        whole = self.payload.learnable(rows[:, :-1])
+        names = self.payload.names
+        if whole.names == names:
+            return self, rows
+        volume = [n for n in self.volume.names if n in whole.names]
+        left = _Evidence(whole, FlowFeatures(payload=False, names=volume))
+        return left, rows[:, [*map(names.index, whole.names), -1]]
 
     def seen(self, rows: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         """Return the evidence that a capability judges."""

@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class ColumnMapError(ExfilmlError, ValueError):
+    """A column map cannot be read, or says what no column map can say."""
+
+
 class ModelFileError(ExfilmlError):
     """A model file, or an array file of the installation, is foreign or damaged."""
 

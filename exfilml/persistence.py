@@ -430,6 +430,13 @@ def _canary_rows(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(cell % 17 == 0, np.nan, 2.0 * spread * (edges + 1.0))
 
 
+def _canaries(
+    features: FlowFeatures, forest: BaselineForest, edges: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Score the canary rows."""
+    return forest.reference_scores(_canary_rows(edges[features.of_forest]))
+
+
 def _types(capabilities: Iterable[str]) -> dict[str, str]:
     """Return the dtype of every array of a model, by member name."""
     types: dict[str, str] = {}
@@ -464,7 +471,7 @@ def _arrays(detector: Detector) -> dict[str, NDArray[Any]]:
         arrays[f"{name}/edges"] = learned.edges
         arrays[f"{name}/flows"] = learned.flows.block
         arrays[f"{name}/cases"] = learned.cases.block
-        canaries = learned.forest.reference_scores(_canary_rows(learned.edges))
+        canaries = _canaries(learned.features, learned.forest, learned.edges)
         arrays[f"{name}/canaries"] = canaries
         arrays[f"{name}/bin_edges"] = learned.bins.edges.ravel()
         arrays[f"{name}/bin_counts"] = learned.bins.counts.ravel()
@@ -781,7 +788,7 @@ def _learned(
     trees = Trees(
         **{part: arrays[f"{capability}/trees/{part}"] for part in _TREE_TYPES}
     )
-    trees.check(len(features.names))
+    trees.check(len(features.of_forest))
     edges = arrays[f"{capability}/edges"]
     if len(edges) != len(features.names) or not (np.abs(edges) <= MOST_COUNT).all():
         raise ModelFileError(f"{capability}: edges do not fit the features")
@@ -790,7 +797,7 @@ def _learned(
     forest.trees_ = trees
     forest.max_samples_ = most
     forest.offset_ = _number(about, "offset", -1.0, 0.0)
-    forest.n_features_in_ = len(features.names)
+    forest.n_features_in_ = len(features.of_forest)
     days = _number(about, "days", 1e-6, 1e6)
     flows, cases = (
         Calibrator(arrays[f"{capability}/{of}"], days) for of in ("flows", "cases")
@@ -798,7 +805,7 @@ def _learned(
     for calibrator in (flows, cases):
         calibrator.check()
     expected = arrays[f"{capability}/canaries"]
-    canaries = forest.reference_scores(_canary_rows(edges))
+    canaries = _canaries(features, forest, edges)
     # Paths are the same everywhere; the power of two above them differs in the last
     # bit between processors, and a row that takes another path by 10⁻⁶ or more.
     close = len(expected) == CANARIES and np.abs(canaries - expected) <= CANARY_ERROR

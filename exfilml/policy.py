@@ -65,19 +65,16 @@ One file because the keys, their meaning and what is refused are read together.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import ipaddress
 import os
 import re
-import reprlib
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from pathlib import Path
 from typing import Any, Final, Self
 
+from exfilml.declarations import Kind, Table, meant, quoted, read_toml
 from exfilml.domains import registered_domain
 from exfilml.exceptions import PolicyError
 from exfilml.networks import NO_NETWORKS, Networks
@@ -92,7 +89,6 @@ HANDSHAKES: Final = (
 CLASSES: Final = ("opaque", "compressed", "plain", "unknown", "unseen", *HANDSHAKES)
 """Payload classes that an approval can name."""
 
-LARGEST_FILE: Final = 16_000_000
 LARGEST_CEILING: Final = 10**18
 _UNITS: Final = {
     unit: size**power
@@ -192,7 +188,7 @@ class Policy:
             return policy
         if not isinstance(policy, str | os.PathLike):
             raise PolicyError(
-                f"policy: got {_shown(policy)}, expected an exfilml.Policy or the path "
+                f"policy: got {quoted(policy)}, expected an exfilml.Policy or the path "
                 "of a policy file."
             )
         return cls.read(policy)
@@ -206,32 +202,7 @@ class Policy:
         PolicyError
             With file, table and key, what was given and what was expected.
         """
-        file = Path(path)
-        try:
-            with file.open("rb") as stream:
-                data = stream.read(LARGEST_FILE + 1)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise PolicyError(
-                f"{path}: the policy cannot be read: {reason}; expected a TOML file."
-            ) from error
-        if len(data) > LARGEST_FILE:
-            raise PolicyError(
-                f"{path}: more than {LARGEST_FILE // 1_000_000} MB; expected a policy "
-                "file in TOML."
-            )
-        try:
-            # Windows editors begin a text with a mark of byte order.
-            table = tomllib.loads(data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise PolicyError(
-                f"{path}: not a TOML file: no text in UTF-8; README shows an example of "
-                "a policy."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise PolicyError(
-                f"{path}: not a TOML file: {error}; README shows an example of a policy."
-            ) from error
+        table = read_toml(path, PolicyError, "a policy")
         return cls.parse(table, str(path))
 
     @classmethod
@@ -250,96 +221,25 @@ class Policy:
         PolicyError
             With source, table and key, what was given and what was expected.
         """
-        top = _Table(source, table, (*_DECLARED, "segment", "approve"))
+        top = Table(source, table, (*_DECLARED, "segment", "approve"), PolicyError)
         home = top.get("home", _NETWORKS)
         declared = {key: top.get(key, _NETWORKS) for key in _DECLARED[1:]}
         return cls(
             home=None if home is None else home.texts,
             **{key: nets for key, nets in declared.items() if nets is not None},
-            segments=tuple(_segment(t) for t in top.tables("segment")),
-            approvals=tuple(_approval(t) for t in top.tables("approve")),
+            segments=tuple(
+                _segment(t) for t in top.tables("segment", _KEYS["segment"])
+            ),
+            approvals=tuple(
+                _approval(t) for t in top.tables("approve", _KEYS["approve"])
+            ),
         )
 
 
 _DECLARED: Final = ("home", "nat", "resolvers", "proxies", "mail_relays")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What may stand behind a key; `parse` raises ValueError for anything else."""
-
-    expected: str
-    parse: Callable[[Any], Any]
-
-
-class _Table:
-    """A table of the file; keys that it may not have are refused at once."""
-
-    def __init__(self, where: str, given: Any, known: tuple[str, ...]) -> None:
-        self._where = where
-        if not isinstance(given, Mapping):
-            raise PolicyError(f"{where}: got {_shown(given)}, expected a table.")
-        for key in given:
-            if key not in known:
-                raise PolicyError(
-                    f"{where}: unknown key {_shown(key)}{_meant(str(key), known)}; "
-                    f"known are {', '.join(known)}."
-                )
-        self._given = given
-
-    def get(self, key: str, kind: _Kind) -> Any:
-        """Return what a key says, `None` if it is left out."""
-        if key not in self._given:
-            return None
-        given = self._given[key]
-        try:
-            return kind.parse(given)
-        except ValueError as error:
-            raise PolicyError(
-                f"{self._where}: {key} = {_shown(given)}: "
-                + "; ".join(t for t in (str(error), f"expected {kind.expected}") if t)
-                + "."
-            ) from error
-
-    def need(self, key: str, kind: _Kind) -> Any:
-        """Return what a key says, and refuse a table without it."""
-        if key not in self._given:
-            raise PolicyError(
-                f"{self._where}: {key} is missing, expected {kind.expected}."
-            )
-        return self.get(key, kind)
-
-    def tables(self, key: str) -> list[_Table]:
-        """Return an array of tables, in the order of the file."""
-        given = self._given.get(key, [])
-        if not isinstance(given, list):
-            raise PolicyError(
-                f"{self._where}: {key} = {_shown(given)}: expected tables that begin "
-                f"with [[{key}]]."
-            )
-        return [
-            _Table(f"{self._where}, [[{key}]] number {n}", table, _KEYS[key])
-            for n, table in enumerate(given, 1)
-        ]
-
-    def refuse(self, problem: str) -> PolicyError:
-        """Return an error about the table as a whole."""
-        return PolicyError(f"{self._where}: {problem}")
-
-
-def _shown(given: Any) -> str:
-    """Write a value as short as an error can bear it."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 60
-    return short.repr(given)
-
-
-def _meant(given: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(given[:60], known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _segment(table: _Table) -> Segment:
+def _segment(table: Table) -> Segment:
     networks = table.need("network", _NETWORKS)
     return Segment(
         name=table.get("name", _TEXT) or str(networks),
@@ -348,7 +248,7 @@ def _segment(table: _Table) -> Segment:
     )
 
 
-def _approval(table: _Table) -> Approval:
+def _approval(table: Table) -> Approval:
     places, networks = table.get("place", _PLACES), table.get("network", _NETWORKS)
     if places is None and networks is None:
         raise table.refuse(
@@ -399,7 +299,7 @@ def _place(text: str) -> str:
     name = text.strip().rstrip(".").lower()
     if name.startswith("*."):
         raise ValueError(
-            f"a name stands for all that lies below it, write {_shown(name[2:])}"
+            f"a name stands for all that lies below it, write {quoted(name[2:])}"
         )
     try:
         ipaddress.ip_network(name, strict=False)
@@ -410,7 +310,7 @@ def _place(text: str) -> str:
     # Packets carry the form in ASCII (RFC 5891).
     name = name.encode("idna").decode("ascii")
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
-        raise ValueError(f"{_shown(text)} is no host name")
+        raise ValueError(f"{quoted(text)} is no host name")
     return name
 
 
@@ -440,7 +340,7 @@ def _service(text: str) -> frozenset[str]:
         return frozenset({service_name(6 if named[1] == "tcp" else 17, int(named[2]))})
     known = _known_services()
     if text not in known:
-        raise ValueError(f"{_shown(text)} is no service{_meant(text, known)}")
+        raise ValueError(f"{quoted(text)} is no service{meant(text, known)}")
     return known[text]
 
 
@@ -452,7 +352,7 @@ def _payload(given: Any) -> frozenset[str]:
     texts = _some(given)
     for text in texts:
         if text not in CLASSES:
-            raise ValueError(f"{_shown(text)} is no class{_meant(text, CLASSES)}")
+            raise ValueError(f"{quoted(text)} is no class{meant(text, CLASSES)}")
     return frozenset(texts)
 
 
@@ -463,7 +363,7 @@ def _ceiling(given: Any) -> int:
             raise ValueError
         given = int(Decimal(found[1]) * _UNITS[found[2]])
     if not isinstance(given, int) or isinstance(given, bool):
-        raise ValueError  # noqa: TRY004 - `_Table.get` says what was expected
+        raise ValueError  # noqa: TRY004 - `Table.get` says what was expected
     if not 1 <= given <= LARGEST_CEILING:
         raise ValueError("out of range")
     return given
@@ -471,23 +371,23 @@ def _ceiling(given: Any) -> int:
 
 def _date(given: Any) -> dt.date:
     if isinstance(given, dt.datetime) or not isinstance(given, dt.date):
-        raise ValueError  # noqa: TRY004 - `_Table.get` says what was expected
+        raise ValueError  # noqa: TRY004 - `Table.get` says what was expected
     return given
 
 
-_NETWORKS: Final = _Kind(
+_NETWORKS: Final = Kind(
     "networks such as 10.20.0.0/16 or addresses, one text or a list", _networks
 )
 _NAMED: Final = "services such as https, domain/udp or tcp/8443, one text or a list"
-_SERVICES: Final = _Kind(_NAMED, _some_services)
-_ALLOWED: Final = _Kind(f"{_NAMED}, which may be empty", _services)
-_PLACES: Final = _Kind("names such as example.net, one text or a list", _places)
-_PAYLOAD: Final = _Kind(f"one or several of {', '.join(CLASSES)}", _payload)
-_CEILING: Final = _Kind(
+_SERVICES: Final = Kind(_NAMED, _some_services)
+_ALLOWED: Final = Kind(f"{_NAMED}, which may be empty", _services)
+_PLACES: Final = Kind("names such as example.net, one text or a list", _places)
+_PAYLOAD: Final = Kind(f"one or several of {', '.join(CLASSES)}", _payload)
+_CEILING: Final = Kind(
     f"bytes as a number or a text such as '2 GB' ({', '.join(_UNITS)})", _ceiling
 )
-_TEXT: Final = _Kind("a text", _line)
-_DATE: Final = _Kind("a date such as 2027-01-01, without quotes or time", _date)
+_TEXT: Final = Kind("a text", _line)
+_DATE: Final = Kind("a date such as 2027-01-01, without quotes or time", _date)
 _KEYS: Final = {
     "segment": ("name", "network", "services"),
     "approve": (

@@ -647,7 +647,7 @@ def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names
     hidden = {
         "application": flows["app"].array.isna() & ~shown,
         "packets": flows["src_packets"].array.isna(),
-        "process": flows["process"].array.isna(),
+        "process": flows["process"].array.isna() | (not _knows_processes(scored.asked)),
         "direction of bytes": _true(flows["undivided"]),
     }
     # One number for each combination: few are named, and each only once.
@@ -663,6 +663,11 @@ def _not_visible(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names
         parts = [name for name, bit in zip(hidden, bits, strict=True) if bit]
         named.append(", ".join(part for part in (inside, *parts) if part))
     return Names.one_of(named, at)
+
+
+def _knows_processes(asked: Asked) -> bool:
+    """Say whether the baseline shows any process, so that a new one can be told."""
+    return len(asked.baseline.tables["host_process"].keys) > 0
 
 
 def _true(flags: pd.Series) -> NDArray[np.bool_]:

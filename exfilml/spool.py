@@ -52,7 +52,9 @@ from exfilml.exceptions import (
 from exfilml.places import PublicEnds
 from exfilml.schema import validate_flows
 from exfilml.sources import _parquet, iter_flows, read_flows
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._discover import (
+    Columns,
     Source,
     expand,
     find_readers,
@@ -180,7 +182,7 @@ class Spool:
         Where; it is made if it is not there.
     span
         Which flows are meant.
-    timezone, sampling, exports
+    timezone, sampling, exports, columns
         As of `exfilml.read_flows`.
 
     Attributes
@@ -205,6 +207,7 @@ class Spool:
         *,
         sampling: int | None = None,
         exports: bool = False,
+        columns: Columns | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.span = Span() if span is None else span
@@ -212,6 +215,7 @@ class Spool:
             "timezone": timezone,
             "sampling": sampling,
             "exports": exports,
+            "columns": None if columns is None else ColumnMap.of(columns),
         }
         self.sources: dict[str, About] = {}
 
@@ -272,7 +276,7 @@ class Spool:
                 f"{self.folder}: holds files that are to be read; the spool needs a "
                 "folder of its own."
             )
-        readers, notes = find_readers(files, named=named)
+        readers, notes = find_readers(files, named=named, columns=self.asked["columns"])
         failed: list[SourceError | FlowsError] = [
             r for _, r in readers if isinstance(r, SourceError)
         ]
@@ -384,8 +388,11 @@ class Spool:
 
     def _name(self, path: Path, size: int, mtime_ns: int) -> str:
         """Name the folder of a source; of another state of a file it is another."""
-        asked = f"{self.span!r}\t{self.asked}"
-        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{asked}"
+        asked = dict(self.asked)
+        if asked["columns"] is not None and not asked["columns"].covers(path):
+            asked["columns"] = None
+        told = f"{self.span!r}\t{asked}"
+        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{told}"
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8)
         return digest.hexdigest()
 
@@ -501,7 +508,7 @@ def _tables(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ((_, reader),), _ = find_readers([path], named=True)
+    ((_, reader),), _ = find_readers([path], named=True, columns=asked["columns"])
     if reader is not _parquet:
         if hasattr(reader, "stream"):
             yield from iter_flows(path, chunk=CHUNK, **asked)

@@ -47,16 +47,21 @@ def ranking_text(ranking: pd.DataFrame) -> str:
         else WIDTH
     )
     lines = [click.style(_line(header, widths), underline=True)]
-    for row, reasons, alert in zip(
-        rows, ranking["reasons"], ranking["alert"], strict=True
+    contexts = ranking["context"] if "context" in ranking else [None] * len(rows)
+    for row, reasons, context, alert in zip(
+        rows, ranking["reasons"], contexts, ranking["alert"], strict=True
     ):
         lines.append(click.style(_line(row, widths), bold=bool(alert)))
-        lines += textwrap.wrap(
-            printable(reasons),
-            max(width, 60),
-            initial_indent=INDENT,
-            subsequent_indent=INDENT,
-        )
+        told = [reasons]
+        if isinstance(context, str):
+            told.append(f"on the host: {context}")
+        for text in told:
+            lines += textwrap.wrap(
+                printable(text),
+                max(width, 60),
+                initial_indent=INDENT,
+                subsequent_indent=INDENT,
+            )
     return "\n".join(lines) + "\n"
 
 

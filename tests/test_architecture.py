@@ -16,6 +16,7 @@ FLOORS = {
     "columns": 0,
     "exceptions": 0,
     "_jit": 0,
+    "declarations": 0,
     "domains": 0,
     "names": 0,
     "networks": 0,
@@ -33,6 +34,8 @@ FLOORS = {
     "baseline": 2,
     "chunks": 2,
     "spool": 3,
+    # Above sources: its logs are packed and cut into lines as theirs.
+    "hosts": 3,
     "_compiled": 1,
     "forest": 2,
     "calibration": 2,

@@ -20,13 +20,20 @@ from exfilml.schema import validate_flows
 from exfilml.tally import hash_names
 
 ALL = FlowFeatures(payload=True)
-# Evidence of names that the made-up site does not show.
+# Evidence of names that the made-up flows do not show.
 NAMED = ["new_fingerprint", "new_user_agent", "new_process"]
+PROGRAMS = {443: "browser", 80: "browser", 53: "resolver", 22: "ssh", 25: "mailer"}
+
+
+def by_program(flows) -> pd.DataFrame:
+    """Say which process opened each flow: one for each service, but the browser."""
+    return flows.assign(process=flows["dst_port"].map(PROGRAMS).astype("str"))
 
 
 @pytest.fixture(scope="module")
 def baseline():
-    return Baseline.learn(Observed.of(orient(office(1500), PRIVATE_NETWORKS)))
+    flows = by_program(office(1500))
+    return Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
 
 
 def ask(flows, baseline) -> Asked:
@@ -47,14 +54,16 @@ def test_every_feature_is_defined_and_has_a_family():
 
 
 def test_normal_flows_show_little_and_never_negative_evidence(baseline):
-    table = evidence(office(400, seed=3, first_day="2026-03-09"), baseline)
+    flows = office(400, seed=3, first_day="2026-03-09")
+    table = evidence(by_program(flows), baseline)
     assert (table >= 0).all(axis=None)
     assert (table.median() < 0.5).all()
     assert (table[NAMED] == 0).all(axis=None)
 
 
 def test_each_family_sees_a_theft(baseline):
-    flows = theft(office(200, seed=3)).assign(conn_state="one_sided")
+    odd = {"conn_state": "one_sided", "process": "new"}
+    flows = theft(office(200, seed=3)).assign(**odd)
     table = evidence(pd.concat([flows] * 20, ignore_index=True), baseline)
     for family in FAMILIES:
         columns = [f.name for f in FEATURES if f.family == family]
@@ -73,7 +82,7 @@ def test_more_upload_never_lowers_evidence(feature, baseline):
 
 
 def test_without_payload_its_evidence_is_missing_not_zero(baseline):
-    table = evidence(office(50, payload=False), baseline)
+    table = evidence(by_program(office(50, payload=False)), baseline)
     for feature in FEATURES:
         if feature.family == "conformance":
             continue
@@ -87,8 +96,11 @@ def test_no_rows_in_no_rows_out(baseline):
 
 def test_an_empty_baseline_knows_nothing_and_does_not_break():
     nothing = Baseline.learn(Observed.of(orient(office(5).iloc[:0], PRIVATE_NETWORKS)))
-    table = evidence(office(20), nothing)
-    assert np.isfinite(table.to_numpy()).all()
+    table = evidence(by_program(office(20)), nothing)
+    assert np.isfinite(table.drop(columns="process").to_numpy()).all()
+    # It cannot tell new processes from old.
+    assert table["process"].isna().all()
+    assert (table["new_process"] == 0).all()
 
 
 def test_row_order_does_not_matter_and_the_index_is_kept(baseline):
@@ -364,6 +376,54 @@ def test_novelty_without_an_upload_is_none(baseline):
     assert (evidence(new, baseline)[novel].fillna(0.0) == 0).all(axis=None)
 
 
+def test_a_process_says_what_hosts_of_its_kind_use():
+    """Rarer at the site, rarer among its kind: more bits; known to the host: none."""
+    flows = office(3000, hosts=12)
+    host = flows["src_ip"].str.rpartition(".")[2].astype(int)
+    server = host < 14
+    flows["dst_port"] = np.where(server & (flows.index % 2 == 0), 25, 443)
+    names = np.where(server, "mailer", "browser")
+    names = np.where(server & (host != 10) & (flows.index % 20 == 1), "backup", names)
+    names = np.where((host == 20) & (flows.index % 10 == 0), "player", names)
+    flows["process"] = pd.array(names, dtype="str")
+    known = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
+    tried = ["mailer", "backup", "browser", "player", "rclone", None]
+    many = pd.concat([theft(flows, src_ip="10.20.0.10")] * len(tried))
+    many = many.assign(process=pd.array(tried, dtype="str")).reset_index(drop=True)
+    bits = evidence(many, known)["process"].to_numpy()
+    assert bits[0] == 0.0
+    assert np.isnan(bits[-1])
+    # What three of four servers use, what all clients use, one client, nobody.
+    assert (np.diff(bits[:4]) > 0).all()
+    assert bits[4] >= bits[3]
+    (said,) = (f.reason(ask(many, known)) for f in FEATURES if f.name == "process")
+    assert said[1] == (
+        "process backup never used the network from 10.20.0.10 (3 of 12 hosts, 3 of its "
+        "kind)"
+    )
+    assert said[2].endswith("(8 of 12 hosts, none of its kind)")
+    assert said[4] == "process rclone never used the network here (0 of 12 hosts)"
+
+
+def test_a_host_where_much_is_new_surprises_less():
+    """A new process on a server that runs one, and on one that runs many."""
+    flows = office(1500)
+    host = flows["src_ip"].str.rpartition(".")[2].astype(int)
+    busy = (host == 12) & (flows.index % 3 == 0)
+    names = np.where(busy, [f"tool{k}" for k in flows.index], "browser")
+    flows["process"] = pd.array(names, dtype="str")
+    known = Baseline.learn(Observed.of(orient(flows, PRIVATE_NETWORKS)))
+    bits = [
+        evidence(theft(flows, src_ip=f"10.20.0.{h}").assign(process="new"), known)[
+            "process"
+        ].iloc[0]
+        for h in (12, 13, 99)
+    ]
+    assert bits[0] < bits[1] - 2.0
+    # A host of which nothing is known has no habits.
+    assert bits[2] < bits[1]
+
+
 def test_blocks_do_not_show(baseline, monkeypatch):
     flows = pd.concat([office(100, seed=3), office(60, seed=4, payload=False)])
     whole = evidence(flows, baseline)
@@ -398,8 +458,11 @@ def test_bytes_as_an_analyst_reads_them(count, expected):
 
 
 def test_reasons_carry_the_numbers(baseline):
-    asked = ask(theft(office(50)), baseline)
+    asked = ask(theft(office(50)).assign(process="rclone"), baseline)
     said = {f.name: f.reason(asked)[0] for f in FEATURES}
+    assert said["process"].startswith(
+        "process rclone never used the network here (0 of"
+    )
     assert "5.0 MB" in said["volume_host"]
     assert "10.20.0.12" in said["volume_host"]
     assert "no TLS, SSH or other handshake" in said["concealed"]

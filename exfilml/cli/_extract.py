@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
 from exfilml.cli._options import FILE, QUIET, SOURCES, read
 from exfilml.cli._output import check_writable, say
 
@@ -15,6 +16,7 @@ from exfilml.cli._output import check_writable, say
 @click.option(
     "--out", type=FILE, required=True, help="File to write: .parquet or .csv."
 )
+@HOST_EVENTS
 @QUIET
 def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     """Extract flows with payload evidence from captures, and flows from logs.
@@ -27,8 +29,8 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
 
     if out.suffix.lower() not in {".parquet", ".csv"}:
         raise OutputError(f"{out}: the suffix must be .parquet or .csv.")
-    check_writable(out, source)
-    table = read(source, quiet=quiet)
+    check_writable(out, source, *event_logs())
+    (table,) = with_processes([read(source, quiet=quiet)])
     write_flows(table, out)
     say(f"{len(table):,} flows written to {out}")
 

@@ -96,6 +96,15 @@ def SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
             expose_value=False,
             help="Of captures, read the NetFlow and IPFIX in them, not the packets.",
         ),
+        click.option(
+            "--map",
+            "columns",
+            type=FILE,
+            metavar="FILE",
+            callback=_keep_option,
+            expose_value=False,
+            help="What the columns of other tools' tables mean (TOML).",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -106,7 +115,9 @@ def asked() -> dict[str, Any]:
     """Return what was said of all sources."""
     meta = click.get_current_context().meta
     return {
-        name: meta[name] for name in ("timezone", "sampling", "exports") if name in meta
+        name: meta[name]
+        for name in ("timezone", "sampling", "exports", "columns")
+        if name in meta
     }
 
 

@@ -57,7 +57,8 @@ def check_writable(path: Path, source: tuple[str, ...], *others: Path | None) ->
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} may not be written to.")
     # Two names of a file that is yet to be written have nothing else in common.
-    if is_read(path, source) or any(
+    told = click.get_current_context().meta
+    if is_read(path, source, told.get("columns")) or any(
         os.path.realpath(path) == os.path.realpath(other)
         or (path.exists() and other.exists() and path.samefile(other))
         for other in others

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_context, with_processes
 from exfilml.cli._options import (
     FILE,
     OTHER_HOME,
@@ -73,6 +74,7 @@ TABLE_ROWS: Final = 20
     is_flag=True,
     help="Take over a --state of an earlier model of this site.",
 )
+@HOST_EVENTS
 @QUIET
 def rank(
     source: tuple[str, ...],
@@ -100,7 +102,7 @@ def rank(
 
     if out is not None:
         output_format(out)
-        check_writable(out, source, model, policy, state)
+        check_writable(out, source, model, policy, state, *event_logs())
     from exfilml.exceptions import OptionError
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
@@ -111,10 +113,10 @@ def rank(
     detector = load(model, home)
     memory = stamp = None
     if state is not None:
-        check_writable(state, source, model, policy)
+        check_writable(state, source, model, policy, *event_logs())
         stamp = _stamp(state)
         memory = _remembered(state, detector, adopt=adopt_state)
-    table = read(source, quiet=quiet)
+    (table,) = with_processes([read(source, quiet=quiet)])
     if top is None and form == "table" and out is None:
         top = TABLE_ROWS
     ranker = rank_flows if by == "flow" else rank_cases
@@ -127,6 +129,7 @@ def rank(
         fdr=fdr,
         policy=declared,
     )
+    ranking = with_context(ranking)
     try:
         if out is not None:
             write_table(ranking, out)

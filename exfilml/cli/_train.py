@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from exfilml.cli._hosts import HOST_EVENTS, event_logs, host_events, with_processes
 from exfilml.cli._options import (
     FILE,
     HOME,
@@ -83,6 +84,7 @@ SAY_AFTER_S: Final = 1.0
     is_flag=True,
     help="Keep suspicious cases out, at most 1 % of the flows; show them.",
 )
+@HOST_EVENTS
 @QUIET
 def train(
     source: tuple[str, ...],
@@ -114,7 +116,7 @@ def train(
     target = model or update
     if target is None:
         raise click.MissingParameter(param_hint="--model", param_type="option")
-    check_writable(target, source, policy)
+    check_writable(target, source, policy, *event_logs())
     span = Span.parse(since, until)
     if update is None:
         detector, networks = _untrained(policy, home, seed, alerts_per_day)
@@ -126,12 +128,15 @@ def train(
                 "knows no quarantine; train another model to change them."
             )
         detector, networks = load_model(update), ()
+    # Before the long work: these may be refused.
+    host_events()
     if not quarantine:
         _learn(detector, source, span, spool, jobs, update=update, quiet=quiet)
     elif spool is not None:
         raise OptionError("--quarantine judges all flows at once: it has no spool.")
     else:
-        detector = _quarantined(detector, span.of(read(source, quiet=quiet)))
+        (table,) = with_processes([span.of(read(source, quiet=quiet))])
+        detector = _quarantined(detector, table)
     save_model(detector, target)
     first, last = detector.window_
     say(
@@ -190,7 +195,7 @@ def _learn(
                 progress=False if quiet else None,
                 report=None if quiet else _Pace("reading"),
             )
-            tables = kept.tables(None if quiet else _Pace("learning"))
+            tables = with_processes(kept.tables(None if quiet else _Pace("learning")))
             if update is None:
                 detector.fit_stream(tables, kept.n_flows, home=kept.home)
             else:

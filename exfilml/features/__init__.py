@@ -20,6 +20,7 @@ from exfilml.features import (
     mismatch,
     novelty,
     payload,
+    process,
     timing,
     volume,
 )
@@ -40,6 +41,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     *mismatch.FEATURES,
     *conformance.FEATURES,
     *novelty.FEATURES,
+    *process.FEATURES,
 )
 FAMILIES: Final = (
     "volume",
@@ -49,6 +51,7 @@ FAMILIES: Final = (
     "mismatch",
     "conformance",
     "novelty",
+    "process",
 )
 BLOCK: Final = 32768
 
@@ -73,6 +76,32 @@ class FlowFeatures:
     def names(self) -> tuple[str, ...]:
         """Column names."""
         return tuple(f.name for f in self.features)
+
+    def learnable(self, evidence: NDArray[np.float64]) -> FlowFeatures:
+        """Return the features that a baseline with this evidence can teach.
+
+        One that stands in another's place goes where nothing showed what it judges,
+        and the other one goes where something did.
+        """
+        names = list(self.names)
+        for at, feature in enumerate(self.features):
+            if feature.instead_of is not None:
+                seen = not np.isnan(evidence[:, at]).all()
+                gone = feature.instead_of if seen else feature.name
+                names = [name for name in names if name != gone]
+        payload = any(f.needs_payload for f in self.features)
+        return FlowFeatures(payload=payload, names=names)
+
+    @cached_property
+    def of_forest(self) -> NDArray[np.int64]:
+        """Columns that the forest sees."""
+        return np.flatnonzero([f.in_forest for f in self.features])
+
+    def for_forest(self, evidence: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the columns of evidence that the forest sees."""
+        if len(self.of_forest) == len(self.features):
+            return evidence
+        return np.ascontiguousarray(evidence[:, self.of_forest])
 
     @cached_property
     def families(self) -> NDArray[np.int64]:

@@ -194,6 +194,11 @@ class Feature:
         `Asked` to float64 of shape (n_flows,); NaN where it cannot be judged.
     reason
         `Asked` to one sentence part for each flow, with the numbers behind it.
+    in_forest
+        Whether the forest sees it; if not, it counts for itself alone.
+    instead_of
+        Feature in whose place it stands where the baseline shows what it judges;
+        where not, that one stays. `None` for a feature that is always asked.
     """
 
     name: str
@@ -202,6 +207,8 @@ class Feature:
     needs_payload: bool
     compute: Compute
     reason: Reason
+    in_forest: bool = True
+    instead_of: str | None = None
 
     @property
     def definition(self) -> str:

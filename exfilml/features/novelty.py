@@ -180,6 +180,9 @@ def user_agent_for_host(asked: Asked) -> NDArray[np.float64]:
 
 def process_for_host(asked: Asked) -> NDArray[np.float64]:
     """−log2 P(unseen process | host) where it never used the network, in bits."""
+    # A baseline without processes cannot tell new ones from old.
+    if len(asked.tally("host_process").keys) == 0:
+        return np.zeros(asked.n_flows)
     return _unseen_name(asked, "host_process", "process")
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._discover import (
     READERS,
+    Columns,
     Source,
     expand,
     find_readers,
@@ -61,6 +63,7 @@ def read_flows(
     timezone: str | None = None,
     sampling: int | None = None,
     exports: bool = False,
+    columns: Columns | None = None,
 ) -> pd.DataFrame:
     """Read captures, logs or stored flows tables into one flows table.
 
@@ -95,6 +98,9 @@ def read_flows(
         For captures: whether to read the flows in the NetFlow and IPFIX that exporters
         sent, instead of the packets. Never told from the content: with a few forged
         datagrams an attacker could hide the rest of a capture.
+    columns
+        For tables of other tools: a TOML file that says what their columns mean, or
+        what it would say.
 
     Returns
     -------
@@ -110,6 +116,8 @@ def read_flows(
         If a Parquet file holds no flows table.
     OptionError
         If an option has an impossible value.
+    ColumnMapError
+        If `columns` says what no column map can say.
 
     Warns
     -----
@@ -126,7 +134,8 @@ def read_flows(
 
         check_timezone(timezone)
     paths, named = expand(source)
-    readers, notes = find_readers(paths, named=named)
+    explained = None if columns is None else ColumnMap.of(columns)
+    readers, notes = find_readers(paths, named=named, columns=explained)
     jobs = min(
         _available_cores() if n_jobs in (None, -1) else n_jobs or 1, len(readers)
     )

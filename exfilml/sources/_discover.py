@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from exfilml.exceptions import FlowsError, SourceError
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._foreign import CompanionError, refusal
 from exfilml.sources._packed import plain_head
 from exfilml.sources._reading import Reader
@@ -22,19 +23,22 @@ READERS: Final = (
     *("_zeek_http", "_squid", "_w3c"),
     *("_palo_alto", "_fortinet", "_firepower", "_cisco", "_check_point"),
     *("_conntrack", "_ulogd", "_exports"),
+    *("_aws", "_azure", "_gcp", "_ocsf", "_ecs", "_nfstream"),
 )
 FORMATS: Final = (
     "pcap or pcapng, a flows table in Parquet, Zeek's conn.log or http.log, Suricata's "
     "eve.json, nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, "
     "SiLK's rwcut, Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check "
-    "Point, netfilter), a proxy's (Squid's with %>st, the W3C's format); also packed "
-    "with gzip, bzip2, xz or zstd"
+    "Point, netfilter), a proxy's (Squid's with %>st, the W3C's format), flow logs of "
+    "AWS, Azure or Google Cloud, OCSF, Elastic's ECS, NFStream's CSV, or with a column "
+    "map any table (CSV, JSON, Parquet); also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
 _SHOWN: Final = 3
 
 Source = str | os.PathLike[str]
+Columns = ColumnMap | Mapping[str, Any] | str | os.PathLike[str]
 
 
 def expand(source: Source | Iterable[Source]) -> tuple[list[Path], bool]:
@@ -63,7 +67,9 @@ def expand(source: Source | Iterable[Source]) -> tuple[list[Path], bool]:
     return [path for files, _ in parts for path in files], all(s for _, s in parts)
 
 
-def is_read(path: Path, source: Source | Iterable[Source]) -> bool:
+def is_read(
+    path: Path, source: Source | Iterable[Source], columns: Columns | None = None
+) -> bool:
     """Say whether a file is one of those that are read for a source.
 
     Raises
@@ -75,6 +81,9 @@ def is_read(path: Path, source: Source | Iterable[Source]) -> bool:
     if not any(f.exists() and path.exists() and path.samefile(f) for f in files):
         return False
     if named:
+        return True
+    explained = None if columns is None else ColumnMap.of(columns)
+    if explained is not None and explained.covers(path):
         return True
     try:
         _detect(path)
@@ -91,15 +100,19 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def find_readers(
-    paths: list[Path], *, named: bool
+    paths: list[Path], *, named: bool, columns: ColumnMap | None = None
 ) -> tuple[list[tuple[Path, Reader | SourceError]], list[str]]:
-    """Find a reader for each file; in folders, pass over those that have none."""
+    """Find a reader for each file; in folders, pass over those that have none.
+
+    Files that a column map covers are read by it.
+    """
     found: list[tuple[Path, Reader | SourceError]] = []
     skipped: list[SourceError] = []
     companions: list[tuple[Path, SourceError]] = []
     for path in paths:
         try:
-            found.append((path, _detect(path)))
+            mapped = columns is not None and columns.covers(path)
+            found.append((path, _detect(path, columns if mapped else None)))
         except SourceError as error:
             if len(paths) == 1 and named:
                 raise
@@ -160,7 +173,7 @@ def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
 
-def _detect(path: Path) -> Reader:
+def _detect(path: Path, columns: ColumnMap | None = None) -> Reader:
     """Find the reader for a file, or say why there is none."""
     if path.is_dir():
         raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")
@@ -174,10 +187,16 @@ def _detect(path: Path) -> Reader:
         raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
     if not head:
         raise SourceError(f"{path}: the file is empty. Expected {FORMATS}.")
+    if columns is not None:
+        from exfilml.sources._mapped import MappedReader
+
+        return MappedReader(columns)
     for name in READERS:
         reader = cast("Reader", importlib.import_module(f"exfilml.sources.{name}"))
         if reader.detect(head):
-            return reader
+            # Of one format many tables, which its last bytes tell apart.
+            choose = getattr(reader, "reader_of", None)
+            return reader if choose is None else cast("Reader", choose(path))
     known = refusal(str(path), head)
     if known is not None:
         raise known

@@ -13,6 +13,7 @@ from exfilml.exceptions import SourceError
 _COMMON_LOG: Final = re.compile(
     rb'\S+ \S+ [^\[\r\n]*\[[0-9]{2}/[A-Z][a-z]{2}/[0-9]{4}:[^\]\r\n]+\] "[^\r\n]*" [0-9]{3} '
 )
+_AWS: Final = re.compile(rb"(?:\S+ )*(?:ACCEPT|REJECT) (?:\S+ )*OK\b")
 _EVENT_FORMAT: Final = re.compile(
     rb"(?:^|[ >])(?:CEF:[0-9]|LEEF:[0-9.]{1,4})\|", re.MULTILINE
 )
@@ -45,18 +46,28 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
         return SourceError(
             f"{path}: nfdump's printed format; print it with `nfdump -r FILE -o csv`."
         )
-    if head.startswith((b"version account-id", b"version account_id")) or (
-        head[:2] in {b"2 ", b"3 ", b"5 "}
-        and (b" ACCEPT " in head or b" NODATA" in head)
-    ):
-        return SourceError(f"{path}: AWS VPC flow logs, which are not read yet.")
+    if _AWS.match(head):
+        return SourceError(
+            f"{path}: AWS VPC flow logs in a format of their own. Put the line of its "
+            "fields before them (version account-id …)."
+        )
     if b"AzureNetworkAnalytics" in head or b"FlowIntervalEndTime" in head:
-        return SourceError(f"{path}: Azure flow logs, which are not read yet.")
+        return _analytics(path, head)
     if _EVENT_FORMAT.search(head):
         return SourceError(
             f"{path}: events in CEF or LEEF, which are not read; let the firewall log "
             "in its own format."
         )
-    if head.startswith(b"{") and b'"class_uid"' in head:
-        return SourceError(f"{path}: OCSF events, which are not read yet.")
     return None
+
+
+def _analytics(path: str, head: bytes) -> SourceError:
+    what = f"{path}: Azure's traffic analytics"
+    if b"Bytes" in head.split(b"\n", 1)[0]:
+        return SourceError(
+            f"{what}, whose columns differ. Say what they mean in a column map (--map)."
+        )
+    return SourceError(
+        f"{what}, which counts flows, not bytes. Give the flow logs that it was made of "
+        "(PT1H.json)."
+    )

@@ -7,6 +7,7 @@ lines those are.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -17,19 +18,28 @@ from exfilml.sources._delimited import Records
 from exfilml.sources._lines import BadLines, Block, shown
 
 _MOST: Final = 2**63
+_NULL: Final = re.compile(rb"(?:\A|[}\n])[ \t\r]*null\b")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9})?")
 
 
 def read_block(
-    block: Block, schema: pa.Schema, needed: frozenset[str], bad: BadLines
+    block: Block,
+    schema: pa.Schema,
+    needed: frozenset[str],
+    bad: BadLines,
+    other: pa.Schema | None = None,
 ) -> Records | None:
     """Read the fields of a schema; count lines that cannot be read.
 
     Fields that the schema does not know are passed over. ``lines`` is None where all
-    is well: rows are lines then.
+    is well: rows are lines then. `other` is tried where `schema` does not fit, for
+    writers that put numbers into texts.
     """
     if block.data.isspace():
         return None
     table = _at_once(block.data, schema)
+    if table is None and other is not None:
+        table = _at_once(block.data, other)
     if table is not None and table.num_rows == block.lines:
         lacking = [table.column(name).null_count for name in needed]
         if not any(lacking):
@@ -38,7 +48,17 @@ def read_block(
     return _line_by_line(block, schema, needed, bad)
 
 
+def crashes_arrow(data: bytes) -> bool:
+    """Say whether a null stands where an object should.
+
+    Arrow's reader ends the process then (pyarrow 26), instead of raising an error.
+    """
+    return b"null" in data and _NULL.search(data) is not None
+
+
 def _at_once(data: bytes, schema: pa.Schema) -> pa.Table | None:
+    if crashes_arrow(data):
+        return None
     try:
         table = arrow_json.read_json(
             pa.BufferReader(data),
@@ -107,11 +127,19 @@ def _value(value: Any, kind: Any, bad: BadLines) -> Any:  # noqa: PLR0911
             if isinstance(value, str)
             else None
         )
+    number = _number(value, kind)
+    bad.blanked += number is None
+    return number
+
+
+def _number(value: Any, kind: Any) -> float | int | None:
+    """Return a number if it is one of a kind, else None."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value) if "." in value else int(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and -_MOST <= value < _MOST:
         if pa.types.is_floating(kind):
             return float(value)
         if value == int(value):
             return int(value)
-    bad.blanked += 1
     return None

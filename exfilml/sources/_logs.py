@@ -147,10 +147,19 @@ def most_payload(octets: Any, packets: Any, protocol: Any, version6: Any) -> Any
 
     IP bytes less the shortest possible headers of each packet.
     """
+    headers = _shortest_headers(packets, protocol, version6)
+    return pc.max_element_wise(pc.subtract(octets, headers), 0)
+
+
+def with_headers(payload: Any, packets: Any, protocol: Any, version6: Any) -> Any:
+    """Return IP bytes of payload, with the shortest possible headers of each packet."""
+    return pc.add(payload, _shortest_headers(packets, protocol, version6))
+
+
+def _shortest_headers(packets: Any, protocol: Any, version6: Any) -> Any:
     header = pc.if_else(version6, _HEADERS[6], _HEADERS[4])
     transport = pc.if_else(pc.equal(protocol, 6), _TCP_HEADER, _LEAST_HEADER)
-    headers = pc.multiply(pc.fill_null(packets, 0), pc.add(header, transport))
-    return pc.max_element_wise(pc.subtract(octets, headers), 0)
+    return pc.multiply(pc.fill_null(packets, 0), pc.add(header, transport))
 
 
 def bare_bytes(octets: Any, packets: Any) -> Any:

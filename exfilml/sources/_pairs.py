@@ -63,6 +63,14 @@ class Pairs:
     def _paired(self, records: pd.DataFrame) -> pd.DataFrame:
         parts = [records] if self._held is None else [self._held, records]
         table = pd.concat(parts, ignore_index=True) if len(parts) > 1 else records
+        return self._summed(table, *self._grouped(table))
+
+    def _grouped(self, table: pd.DataFrame) -> tuple[Any, Any, Any, Any, Any]:
+        """Put records in order, so that those of a flow stand together.
+
+        Returns the order, where each flow begins, which records go against the
+        direction of the first, and the start and end of each in microseconds.
+        """
         names, places = (
             pd.factorize(
                 pd.concat([table["src_ip"], table["dst_ip"]], ignore_index=True)
@@ -92,7 +100,7 @@ class Pairs:
         group = np.cumsum(~joined) - 1
         first = np.flatnonzero(~joined)
         turned = src != src[first][group]
-        return self._summed(table, order, first, turned, start, end)
+        return order, first, turned, start, end
 
     @staticmethod
     def _summed(

@@ -1,24 +1,82 @@
-"""Flows tables that were stored as Parquet, by us or by others."""
+"""Flows tables that were stored as Parquet, by us or by others.
+
+Other tables in Parquet are known by the names of their columns, see `reader_of`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from exfilml.columns import REQUIRED
 from exfilml.exceptions import FlowsError, SourceError
-from exfilml.sources._reading import Options, Reading
+from exfilml.sources._reading import Options, Reader, Reading
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAGIC: Final = b"PAR1"
 BATCH_ROWS: Final = 1 << 16
+# Modules with `is_table` and `stream_parquet`, loaded when asked.
+_TABLES: Final = ("_aws", "_ocsf", "_nfstream")
 
 
 def detect(head: bytes) -> bool:
     """Say from the first bytes whether this is a Parquet file."""
     return head.startswith(MAGIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """The reader of a table that is no flows table."""
+
+    module: Any
+
+    @property
+    def NAME(self) -> str:  # noqa: N802 - as the modules that know one format each
+        """What it reads."""
+        return f"{self.module.NAME} in Parquet"
+
+    def detect(self, head: bytes) -> bool:
+        """Say from the first bytes whether this is a Parquet file."""
+        return detect(head)
+
+    def read(self, path: Path, options: Options) -> Reading:
+        """Read a whole file."""
+        from exfilml.sources._logs import whole
+
+        return whole(self.stream(path, options))
+
+    def stream(self, path: Path, options: Options) -> Iterator[Reading]:
+        """Read a file piece by piece."""
+        readings: Iterator[Reading] = self.module.stream_parquet(path, options)
+        return readings
+
+
+def reader_of(path: Path) -> Reader:
+    """Find the reader of the table in a Parquet file, by its columns.
+
+    Our own says what is wrong where there is none.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    ours = cast("Reader", sys.modules[__name__])
+    try:
+        names = frozenset(parquet.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return ours
+    if names >= frozenset(REQUIRED):
+        return ours
+    for name in _TABLES:
+        module = importlib.import_module(f"exfilml.sources.{name}")
+        if module.is_table(names):
+            return Other(module)
+    return ours
 
 
 def read(path: Path, options: Options) -> Reading:  # noqa: ARG001

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from exfilml.exceptions import FlowsError, OptionError, SourceError, SourceWarning
+from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._discover import (
+    Columns,
     Source,
     expand,
     find_readers,
@@ -36,6 +38,7 @@ def iter_flows(
     timezone: str | None = None,
     sampling: int | None = None,
     exports: bool = False,
+    columns: Columns | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Read captures, logs or stored flows tables in tables of bounded size.
 
@@ -48,7 +51,7 @@ def iter_flows(
         A file, several files, or a folder, as in `read_flows`.
     chunk
         The most rows of one table.
-    timezone, sampling, exports
+    timezone, sampling, exports, columns
         As in `read_flows`.
 
     Yields
@@ -66,6 +69,8 @@ def iter_flows(
         If a Parquet file holds no flows table.
     OptionError
         If `chunk` or `sampling` is not 1 or more, or there is no such time zone.
+    ColumnMapError
+        If `columns` says what no column map can say.
 
     Warns
     -----
@@ -79,7 +84,8 @@ def iter_flows(
     check_timezone(timezone)
     check_sampling(sampling)
     paths, by_name = expand(source)
-    readers, notes = find_readers(paths, named=by_name)
+    explained = None if columns is None else ColumnMap.of(columns)
+    readers, notes = find_readers(paths, named=by_name, columns=explained)
     asked = _Asked(timezone, sampling, exports)
     return _tables(readers, notes, chunk, asked)
 
