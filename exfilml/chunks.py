@@ -28,7 +28,7 @@ LEARNED: Final = (
     *TIME_ORDER,
     *("src_bytes", "dst_bytes", "src_packets", "dst_packets", "conn_state"),
     *("app", "app_verified", "server_name", "fingerprint", "user_agent", "process"),
-    "first_speaker",
+    *("first_speaker", "via"),
     *(
         f"{side}_{name}"
         for side in ("src", "dst")
