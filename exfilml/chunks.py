@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.exceptions import BaselineError
-from exfilml.schema import validate_flows
+from exfilml.schema import complete_flows, validate_flows
 from exfilml.tally import grouped, united
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LEARNED: Final = (
     *TIME_ORDER,
     *("src_bytes", "dst_bytes", "src_packets", "dst_packets", "conn_state"),
     *("app", "app_verified", "server_name", "fingerprint", "user_agent", "process"),
-    "first_speaker",
+    *("first_speaker", "via"),
     *(
         f"{side}_{name}"
         for side in ("src", "dst")
@@ -50,19 +50,23 @@ def starts(flows: pd.DataFrame) -> NDArray[np.int64]:
     return flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
 
 
-def by_start(flows: pd.DataFrame) -> pd.DataFrame:
-    """Return flows in order of start, index 0, 1, 2 …; equal starts as given."""
-    start = starts(flows)
-    if (start[1:] >= start[:-1]).all():
-        return flows.reset_index(drop=True)
-    return flows.take(np.argsort(start, kind="stable")).reset_index(drop=True)
-
-
 def in_time_order(flows: pd.DataFrame) -> pd.DataFrame:
     """Return validated flows in `TIME_ORDER`, equal ones by the rest of their content.
 
     Flows that nothing learned from tells apart stay as given. Index 0, 1, 2 ….
     """
+    return _taken(flows, _time_order(flows))
+
+
+def _taken(flows: pd.DataFrame, places: NDArray[np.int64]) -> pd.DataFrame:
+    """Return rows in an order, with an index of their own."""
+    if (places[1:] > places[:-1]).all():
+        return flows.reset_index(drop=True)
+    return flows.take(places).reset_index(drop=True)
+
+
+def _time_order(flows: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the place of each row of validated flows in `TIME_ORDER`."""
     start = starts(flows)
     places = np.arange(len(flows))
     if (start[1:] < start[:-1]).any():
@@ -82,9 +86,7 @@ def in_time_order(flows: pd.DataFrame) -> pd.DataFrame:
             group = ends.iloc[alike].groupby(TIME_ORDER, sort=False).ngroup()
             order[alike] = order[alike][np.lexsort((content, group.to_numpy()))]
         places[tied] = rows[order]
-    if (places[1:] > places[:-1]).all():
-        return flows.reset_index(drop=True)
-    return flows.take(places).reset_index(drop=True)
+    return places
 
 
 def in_chunks(
@@ -141,9 +143,15 @@ def in_chunks(
             early = [t if starts(t).max() < end else t[starts(t) < end] for t in kept]
             kept = [t[starts(t) >= end] for t in kept if starts(t).max() >= end]
             size = sum(map(len, kept))
-            yield in_time_order(validate_flows(_joined(early)))
+            yield _checked(_joined(early))
     if kept:
-        yield in_time_order(validate_flows(_joined(kept)))
+        yield _checked(_joined(kept))
+
+
+def _checked(flows: pd.DataFrame) -> pd.DataFrame:
+    """Check flows and put them in order; columns that are missing need no sorting."""
+    checked = validate_flows(flows)
+    return complete_flows(_taken(checked[list(flows)], _time_order(checked)))
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:

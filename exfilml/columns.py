@@ -124,13 +124,17 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("conn_state", "str", "`CONN_STATES`", "How the conversation went."),
     Column("app", "str", "name", "Application as the source names it."),
     Column("app_verified", "boolean", "flag", "Inspected and our own check agrees."),
-    Column("server_name", "str", "host name", "TLS, QUIC, HTTP or DNS name."),
+    Column(
+        *("server_name", "str", "host name"),
+        "TLS, QUIC, HTTP or DNS name; of mail, the recipient's domain.",
+    ),
     Column("fingerprint", "str", "hash", "Client fingerprint (JA3, JA4 …)."),
     Column("user_agent", "str", "text", "HTTP user agent."),
     Column("content_type", "str", "media type", "HTTP content type."),
     Column("process", "str", "name", "Process on the local host."),
     Column("sensor", "str", "name", "File or sensor the flow came from."),
     Column("uid", "str", "name", "The source's identifier of the flow."),
+    Column("via", "str", "`proxy`, address", "Proxy whose log tells of the flow."),
     Column(
         "first_speaker", "str", "`src` or `dst`", "Which side's payload came first."
     ),

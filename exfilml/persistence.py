@@ -58,6 +58,7 @@ from exfilml.forest import BaselineForest, Trees
 from exfilml.histograms import BINS as HISTOGRAM_BINS
 from exfilml.histograms import MAX_CELLS, Histograms
 from exfilml.places import parse_networks
+from exfilml.schema import CAPABILITIES
 from exfilml.stability import BINS, DECILES, Bins
 from exfilml.state import State
 from exfilml.tally import DAYS_KEPT, MAX_KEYS, Tally, combine, hash_names
@@ -308,6 +309,7 @@ def _manifest(detector: Detector) -> dict[str, Any]:
         "home": list(detector.home_),
         "window": [first.isoformat(), last.isoformat()],
         "flows": detector.n_flows_,
+        "shown": detector.shown_,
         "hash_check": _hash_check(),
         "forgotten": {
             f"{which}/{name}": {"keys": table.forgotten[0], "rows": table.forgotten[1]}
@@ -656,6 +658,13 @@ def _construct(
     detector.home_ = parse_networks(home)
     detector.window_ = _window(manifest.get("window"))
     detector.n_flows_ = int(_number(manifest, "flows", 0, MOST_COUNT, whole=True))
+    # Models that were written before it was counted know nothing of it.
+    shown = _object(manifest, "shown") if "shown" in manifest else {}
+    detector.shown_ = {
+        name: int(_number(shown, name, 0, MOST_COUNT, whole=True))
+        for name in CAPABILITIES
+        if name in shown
+    }
     forgotten = _forgotten(manifest)
     detector.baseline_, detector.recent_ = (
         Baseline(

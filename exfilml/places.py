@@ -410,7 +410,8 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
 
     With neither or both ends local, up means initiator to responder. Multicast,
     broadcast and loopback destinations never leave the site: ``internal``, named in
-    ``place``.
+    ``place``. What a proxy asked for on behalf of a local host (column ``via``, see
+    `exfilml.sources`) goes out, also where the proxy's address is all that is known.
 
     Parameters
     ----------
@@ -441,6 +442,7 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
         np.where(dst_home, _INBOUND, _EXTERNAL),
     )
     direction[nowhere] = _UNKNOWN
+    direction[src_home & _asked_of_proxy(flows, dst_kind)] = _OUTBOUND
     flipped = (direction == _INBOUND) & (dst_kind != _GROUP)
     remote_kind = np.where(flipped, src_kind, dst_kind)
     leaves = (remote_kind != _GROUP) & (remote_kind != _LOOPBACK)
@@ -469,6 +471,22 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
     header += src.each(lambda text: 20.0 if ":" in text else 0.0, missing=0.0)
     volumes = {f"{way}_volume": _volume(oriented, way, header) for way in _SIDES}
     return replace(oriented, values={**oriented.values, **volumes})
+
+
+def _asked_of_proxy(
+    flows: pd.DataFrame, dst_kind: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Say which flows a proxy logged with its own address, or none, as responder.
+
+    What it asked for lies elsewhere, whichever address stands for it.
+    """
+    logged: NDArray[np.bool_] = ~flows["via"].array.isna()
+    rows = np.flatnonzero(logged)
+    if len(rows):
+        ends = flows[["via", "dst_ip"]].iloc[rows]
+        itself = (ends["via"] == "proxy " + ends["dst_ip"]).to_numpy(dtype=bool)
+        logged[rows] = itself | (dst_kind[rows] == _NOWHERE)
+    return logged
 
 
 def _speaker(flows: pd.DataFrame, flipped: NDArray[np.bool_]) -> Names:

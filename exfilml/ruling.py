@@ -322,8 +322,9 @@ class Ruling:
             through = to | sides.local_in(networks)
             sanctioned |= mine & through
             if way.declared == "proxies":
-                # A proxy listens where it likes.
-                sanctioned |= to
+                # A proxy listens where it likes, and its own log names the servers.
+                through |= sides.logged_by_proxy
+                sanctioned |= to | mine & through
             said = way.said.replace("{declared}", str(networks))
             services = [service_name(*end) for end in way.ports]
             worth = precedents.bits_past(networks, sorted(set(services)))
@@ -538,6 +539,11 @@ class _Sides:
     def remote_in(self, networks: Networks) -> NDArray[np.bool_]:
         """Say which flows have their remote end in some networks."""
         return networks.among(self.remote_numbers)[self.remote.codes]
+
+    @property
+    def logged_by_proxy(self) -> NDArray[np.bool_]:
+        """Say which flows a proxy's log tells of, see `exfilml.sources._requests`."""
+        return ~self.asked.oriented.names("via").missing
 
     def goes(self, way: _Way) -> NDArray[np.bool_]:
         """Say which flows are of the kind that goes a way."""

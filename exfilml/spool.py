@@ -39,7 +39,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from exfilml.chunks import CHUNK, LEARNED, by_start, starts
+from exfilml.chunks import CHUNK, LEARNED, starts
 from exfilml.columns import DTYPES
 from exfilml.exceptions import (
     BaselineError,
@@ -427,7 +427,7 @@ class Spool:
         ends = PublicEnds()
         tables = _tables(path, self.asked, progress=progress)
         for number, table in enumerate(tables):
-            flows = by_start(self.span.of(table))
+            flows = self.span.of(table)
             ends = ends.merge(PublicEnds.of(flows))
             columns, parts = _write(flows, folder, number)
             about.columns = sorted({*about.columns, *columns})
@@ -532,7 +532,7 @@ def _tables(
 def _write(
     flows: pd.DataFrame, folder: Path, number: int
 ) -> tuple[list[str], list[Part]]:
-    """Write flows, which are in order, by day and hour.
+    """Write flows by day and hour, in order of start.
 
     Returns
     -------
@@ -546,8 +546,13 @@ def _write(
         return [], []
     names = [name for name in LEARNED if flows[name].notna().any()]
     table = pa.Table.from_pandas(flows[names], preserve_index=False)
+    start = starts(flows)
+    if (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        # Arrow picks rows in a third of the time that pandas takes.
+        table, start = table.combine_chunks().take(pa.array(order)), start[order]
     texts = [name for name in names if DTYPES[name] == "str"]
-    hours, first = np.unique(starts(flows) // HOUR_US, return_index=True)
+    hours, first = np.unique(start // HOUR_US, return_index=True)
     sizes = np.diff(first, append=len(flows))
     spans = zip(hours.tolist(), first.tolist(), sizes.tolist(), strict=True)
     parts: list[Part] = []

@@ -7,9 +7,11 @@ reaches the terminal unescaped.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -29,7 +31,9 @@ HEADER: Final = (
     *("#", "bits", "", "first seen (UTC)", "local", "place", "port", "app"),
     *("up", "down"),
 )
-RIGHT: Final = frozenset({"#", "bits", "port", "up", "down", "flows"})
+RIGHT: Final = frozenset(
+    {"#", "bits", "port", "up", "down", "flows", "rows", "seconds"}
+)
 INDENT: Final = "       "
 
 
@@ -85,10 +89,14 @@ def _facts(row: dict[Any, Any]) -> tuple[str, ...]:
     )
 
 
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+def _line(
+    cells: tuple[str, ...],
+    widths: list[int],
+    header: tuple[str, ...] = (*HEADER, "flows"),
+) -> str:
     padded = (
         cell.rjust(width) if name in RIGHT else cell.ljust(width)
-        for cell, width, name in zip(cells, widths, (*HEADER, "flows"), strict=True)
+        for cell, width, name in zip(cells, widths, header, strict=True)
     )
     return "  ".join(padded).rstrip()
 
@@ -192,6 +200,48 @@ def _wrapped(lines: list[str]) -> list[str]:
     ]
 
 
+SURVEY: Final = ("file", "format", "rows", "seconds", "capability")
+
+
+def survey_text(survey: pd.DataFrame) -> str:
+    """Lay out what `exfilml.sources.survey` gave, each file's warnings under it."""
+    # What all names begin with is said once.
+    folder = os.path.commonpath([str(Path(f).parent) for f in survey["file"]])
+    rows = [
+        (
+            printable(os.path.relpath(row["file"], folder or ".")),
+            row["format"] or "-",
+            f"{row['rows']:,}",
+            f"{row['seconds']:.2f}",
+            row["capability"] or "-",
+        )
+        for row in survey.to_dict("records")
+    ]
+    widths = [max(len(r[i]) for r in (SURVEY, *rows)) for i in range(len(SURVEY))]
+    lines = [f"in {printable(folder)}"] if folder else []
+    lines.append(click.style(_line(SURVEY, widths, SURVEY), underline=True))
+    for row, said in zip(rows, survey["warnings"], strict=True):
+        lines.append(_line(row, widths, SURVEY))
+        lines += textwrap.wrap(
+            printable(said), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _shown_lines(card: dict[str, Any]) -> list[str]:
+    """Say what the flows of a baseline showed, and what the model cannot judge."""
+    shown = card["shown"]
+    lines = []
+    if shown:
+        counts = ", ".join(f"{name} {n:,}" for name, n in reversed(shown.items()))
+        lines.append(f"which showed   {counts}")
+    if "payload" not in card["capabilities"]:
+        lines.append("not judged     payload: too few flows showed any")
+    if shown and not {"payload", "application"} & set(shown):
+        lines.append("               applications: no flow named one")
+    return lines
+
+
 def card_text(card: dict[str, Any]) -> str:
     """Lay out what `exfilml.persistence.model_card` gave."""
     first, last = (str(t)[:16].replace("T", " ") for t in card["window"])
@@ -200,6 +250,7 @@ def card_text(card: dict[str, Any]) -> str:
         f"exfilml model, protocol {card['protocol']}",
         f"made by        exfilml {card['exfilml']} with {libraries}",
         f"trained on     {card['flows']:,} flows of {card['hosts']:,} local hosts",
+        *_shown_lines(card),
         f"window         {first} to {last} UTC",
         f"home networks  {', '.join(card['home'])}",
         f"alert budget   {card['parameters']['alerts_per_day']:g} cases a day",

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sites import office, theft
 
-from exfilml import Detector, clean_baseline, rank_cases
+from exfilml import Detector, clean_baseline, rank_cases, save_model
 from exfilml.exceptions import (
     BaselineError,
     BaselineWarning,
@@ -17,6 +17,7 @@ from exfilml.exceptions import (
     FlowsError,
     OptionError,
 )
+from exfilml.quarantine import clean_stream
 from exfilml.ranking import CASE_COLUMNS
 
 TEMPLATE = Detector(random_state=0, n_estimators=20)
@@ -138,3 +139,94 @@ def test_a_bad_limit_is_named(normal, most):
 def test_a_foreign_table_is_refused():
     with pytest.raises(FlowsError):
         clean_baseline(TEMPLATE, pd.DataFrame({"x": [1]}))
+
+
+# --- months, and updates ------------------------------------------------------------
+
+
+def hours(flows):
+    """Tables of an hour each, in order of time, as often as they are asked for."""
+    ordered = flows.sort_values("start", kind="stable")
+    return lambda: (t for _, t in ordered.groupby(ordered["start"].dt.floor("h")))
+
+
+def stream(detector, flows, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BaselineWarning)
+        return clean_stream(detector, hours(flows), len(flows), **options)
+
+
+def model_bytes(detector, path):
+    save_model(detector, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("n_rows", [250_000, 200])
+def test_a_stream_is_cleaned_as_a_table_is(poisoned, tmp_path, monkeypatch, n_rows):
+    """However it is cut: the same cases go, and the same model comes of the rest."""
+    monkeypatch.setattr("exfilml.chunks.CHUNK", n_rows)
+    expected = clean(poisoned)
+    actual = stream(TEMPLATE, poisoned)
+    assert (actual.n_flows, actual.n_kept) == (len(poisoned), len(expected.kept))
+    assert actual.cases["case"].tolist() == expected.cases["case"].tolist()
+    assert actual.left_in["case"].tolist() == expected.left_in["case"].tolist()
+    assert actual.quarantined["start"].tolist() == sorted(expected.quarantined["start"])
+    assert model_bytes(actual.detector, tmp_path / "a") == model_bytes(
+        expected.detector, tmp_path / "b"
+    )
+
+
+@pytest.fixture(scope="module")
+def known(normal):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Detector(random_state=0, n_estimators=20).fit(normal)
+
+
+def later_flows(*extra):
+    flows = office(1500, days=8, first_day="2026-03-16", seed=2)
+    return pd.concat([flows, *(e(flows) for e in extra)], ignore_index=True)
+
+
+def once(flows):
+    """A theft of five flows in the second fifth."""
+    return pd.concat(
+        [shown(flows, 0.3, up=2_000_000).assign(src_port=4000 + k) for k in range(5)]
+    )
+
+
+def test_an_update_leaves_a_theft_out_and_goes_on_to_see_it(known, tmp_path):
+    flows = later_flows(once)
+    before = model_bytes(known, tmp_path / "m")
+    cleaned = stream(known, flows, update=True)
+    assert model_bytes(known, tmp_path / "m") == before
+    first = cleaned.cases.iloc[0]
+    assert (first["place"], first["flows"]) == ("203.0.113.9", 5)
+    assert cleaned.detector.n_flows_ == known.n_flows_ + cleaned.n_kept
+    again = shown(office(300, first_day="2026-03-26"), 0.5, up=2_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dirty = stream(known, flows, update=True, most=1e-9).detector
+        bits = [
+            rank_cases(d, again)["suspicion"].iloc[0] for d in (dirty, cleaned.detector)
+        ]
+    assert bits[1] > bits[0] + 2
+
+
+def test_what_is_new_in_an_update_and_goes_on_is_learned(known):
+    def habit(flows):
+        return pd.concat(
+            [
+                shown(flows, at, up=200_000).assign(src_port=4000 + k)
+                for k, at in enumerate(np.linspace(0.1, 0.99, 24))
+            ]
+        )
+
+    cleaned = stream(known, later_flows(habit), update=True, most=0.05)
+    assert "203.0.113.9" not in set(cleaned.quarantined["dst_ip"])
+
+
+def test_an_update_of_too_few_flows_is_refused(known):
+    flows = office(100, first_day="2026-03-16")
+    with pytest.raises(BaselineError, match=r"The update has 100 flows, too few"):
+        stream(known, flows, update=True)

@@ -438,8 +438,8 @@ def real_logs():
 def test_every_real_log_is_read_or_refused_by_name(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if "conn" in path.name:
-            assert len(exfilml.read_flows(path)) > 0
+        if "conn" in path.name or path.name.startswith("http"):
+            assert len(exfilml.read_flows(path)) > 0 or "empty" in path.name
         else:
             with pytest.raises(ExfilmlError, match=r"a log of Zeek|not a format"):
                 exfilml.read_flows(path)

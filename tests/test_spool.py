@@ -358,6 +358,28 @@ def test_train_of_a_time_and_update_of_what_follows(months, tmp_path, run):
     assert model.read_bytes() == (tmp_path / "n").read_bytes() != before
 
 
+def test_quarantine_goes_with_a_spool_and_with_an_update(months, tmp_path, capsys):
+    """And the spool is of use again: it holds all flows, the suspicious ones too."""
+
+    def run(*arguments):
+        return cli.run([str(a) for a in arguments]), capsys.readouterr().err
+
+    model, spool_ = tmp_path / "m", tmp_path / "spool"
+    options = ("--quarantine", "--spool", spool_, "-q")
+    first = ("--until", "2026-03-05", "--model", model)
+    status, err = run("train", *months, *first, *options)
+    assert status == 0
+    assert "flows are quarantined" in err
+    before = model.read_bytes()
+    assert run("train", *months, *first, *options) == (0, err)
+    assert model.read_bytes() == before
+    later = ("--since", "2026-03-05", "--update", model)
+    status, err = run("train", *months, *later, *options)
+    assert status == 0
+    assert "flows are quarantined" in err
+    assert model.read_bytes() != before
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -365,7 +387,6 @@ def test_train_of_a_time_and_update_of_what_follows(months, tmp_path, run):
         (("--model", "m", "--since", "never"), "since: got 'never'"),
         (("--update", "m", "--seed", 1), "--update keeps the model's"),
         (("--update", "m", "--home", "10.0.0.0/8"), "--update keeps the model's"),
-        (("--model", "m", "--quarantine", "--spool", "s"), "it has no spool"),
     ],
 )
 def test_train_refuses_options_that_do_not_go_together(
@@ -434,6 +455,35 @@ def test_p_values_of_an_updated_model_hold_in_the_lab(tmp_path):
             assert (p <= alpha).mean() <= alpha + 3.0 * error
         # Nor are they large without reason.
         assert (p <= 0.2).mean() > 0.1
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_with_what_it_had_read(tmp_path):
+    """Without a chance to tidy up: the next run reads the others, to the same model."""
+    for number in range(6):
+        write_flows(office(30_000, seed=number), tmp_path / f"{number}.parquet")
+    files = [str(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    kept, model = tmp_path / "spool", tmp_path / "m"
+    base = [sys.executable, "-m", "exfilml", "train", *files, "--jobs", "2"]
+    command = [*base, "--model", str(model), "--spool", str(kept)]
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not complete(kept):
+        assert run.poll() is None
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait(timeout=60) == -signal.SIGKILL
+    first = complete(kept)
+    assert 1 <= len(first) < 6
+    assert not model.exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert not list(kept.glob("*.part"))
+    known = complete(kept)
+    assert len(known) == 6
+    # What it had read was not read again.
+    assert first.items() <= known.items()
+    whole = [*base, "--model", str(tmp_path / "whole")]
+    subprocess.run(whole, check=True, capture_output=True)
+    assert model.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 @pytest.mark.slow

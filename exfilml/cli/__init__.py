@@ -15,7 +15,7 @@ import click
 
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
-from exfilml.cli._extract import doctor, flows
+from exfilml.cli._extract import doctor, flows, sources
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
@@ -33,7 +33,17 @@ def app() -> None:
     """Find data theft over an alternative protocol (MITRE ATT&CK T1048.001)."""
 
 
-for _command in (flows, train, rank, evaluate, blindspots, drift, inspect, doctor):
+for _command in (
+    flows,
+    sources,
+    train,
+    rank,
+    evaluate,
+    blindspots,
+    drift,
+    inspect,
+    doctor,
+):
     app.add_command(_command)
 
 _interrupts: list[int] = []

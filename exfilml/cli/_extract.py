@@ -1,13 +1,14 @@
-"""Commands that read: `flows` and `doctor`."""
+"""Commands that read: `flows`, `sources` and `doctor`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
-from exfilml.cli._options import FILE, QUIET, SOURCES, read
+from exfilml.cli._options import FILE, QUIET, SOURCES, asked, read
 from exfilml.cli._output import check_writable, say
 
 
@@ -33,6 +34,39 @@ def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     (table,) = with_processes([read(source, quiet=quiet)])
     write_flows(table, out)
     say(f"{len(table):,} flows written to {out}")
+
+
+@click.command()
+@SOURCES
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="How to print the table.",
+)
+@QUIET
+def sources(source: tuple[str, ...], form: str, *, quiet: bool) -> None:
+    """Show what can be read: file, format, flows, seconds, capability, warnings.
+
+    SOURCE is a file, a folder, a pattern, or - for standard input. Every file is read,
+    and those that cannot be are listed with the reason.
+    """
+    from exfilml.export import printable, to_text
+    from exfilml.sources import survey
+    from exfilml.terminal import survey_text
+
+    shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
+    table = survey(
+        source,
+        **asked(),
+        report=(lambda name: say(printable(name))) if shown else None,
+    )
+    if form == "table":
+        click.echo(survey_text(table), nl=False)
+    else:
+        click.echo(to_text(table, form), nl=False)
 
 
 @click.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,15 +20,12 @@ from exfilml.cli._options import (
     SOURCES,
     asked,
     declared_policy,
-    read,
 )
 from exfilml.cli._output import check_writable, say
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from exfilml.detector import Detector
-    from exfilml.spool import Span
+    from exfilml.spool import Span, Spool
 
 SAY_EVERY_S: Final = 30.0
 
@@ -121,22 +120,24 @@ def train(
     if update is None:
         detector, networks = _untrained(policy, home, seed, alerts_per_day)
     else:
-        own = (policy, home or None, seed, alerts_per_day, quarantine or None)
+        own = (policy, home or None, seed, alerts_per_day)
         if any(option is not None for option in own):
             raise OptionError(
-                "--update keeps the model's home networks, seed and alert budget, and "
-                "knows no quarantine; train another model to change them."
+                "--update keeps the model's home networks, seed and alert budget; train "
+                "another model to change them."
             )
         detector, networks = load_model(update), ()
     # Before the long work: these may be refused.
     host_events()
-    if not quarantine:
-        _learn(detector, source, span, spool, jobs, update=update, quiet=quiet)
-    elif spool is not None:
-        raise OptionError("--quarantine judges all flows at once: it has no spool.")
-    else:
-        (table,) = with_processes([span.of(read(source, quiet=quiet))])
-        detector = _quarantined(detector, table)
+    with _sorted(source, span, spool, jobs, quiet=quiet) as kept:
+        if quarantine:
+            detector = _quarantined(detector, kept, update=bool(update), quiet=quiet)
+        else:
+            tables = with_processes(kept.tables(None if quiet else _Pace("learning")))
+            if update is None:
+                detector.fit_stream(tables, kept.n_flows, home=kept.home)
+            else:
+                detector.update(tables, kept.n_flows)
     save_model(detector, target)
     first, last = detector.window_
     say(
@@ -169,19 +170,16 @@ def _untrained(
     return detector, networks
 
 
-def _learn(
-    detector: Detector,
+@contextmanager
+def _sorted(
     source: tuple[str, ...],
     span: Span,
     folder: Path | None,
     jobs: int | None,
     *,
-    update: Path | None,
     quiet: bool,
-) -> None:
-    """Teach a detector flows that are sorted on disk."""
-    import tempfile
-
+) -> Iterator[Spool]:
+    """Sort flows on disk, and say what becomes of them if that is interrupted."""
     import joblib
 
     from exfilml.spool import Spool
@@ -195,11 +193,7 @@ def _learn(
                 progress=False if quiet else None,
                 report=None if quiet else _Pace("reading"),
             )
-            tables = with_processes(kept.tables(None if quiet else _Pace("learning")))
-            if update is None:
-                detector.fit_stream(tables, kept.n_flows, home=kept.home)
-            else:
-                detector.update(tables, kept.n_flows)
+            yield kept
         except KeyboardInterrupt:
             say(
                 "what was read is lost; with --spool DIR it is kept"
@@ -209,12 +203,22 @@ def _learn(
             raise
 
 
-def _quarantined(detector: Detector, table: pd.DataFrame) -> Detector:
+def _quarantined(
+    detector: Detector, kept: Spool, *, update: bool, quiet: bool
+) -> Detector:
     """Train without suspicious cases, and show them."""
-    from exfilml.quarantine import clean_baseline
+    from exfilml.quarantine import clean_stream
     from exfilml.terminal import ranking_text
 
-    cleaned = clean_baseline(detector, table)
+    cleaned = clean_stream(
+        detector,
+        lambda: with_processes(
+            kept.tables(None if quiet else _Pace("judging or learning"))
+        ),
+        kept.n_flows,
+        home=kept.home,
+        update=update,
+    )
     for title, cases in (
         ("Quarantined: the model has not learned from these", cleaned.cases),
         ("Left in, because calibration is not touched", cleaned.left_in),
@@ -223,10 +227,10 @@ def _quarantined(detector: Detector, table: pd.DataFrame) -> Detector:
         click.echo(ranking_text(cases) if len(cases) else "no cases\n")
     say(
         f"{len(cleaned.cases):,} cases with {len(cleaned.quarantined):,} of "
-        f"{len(table):,} flows are quarantined, {len(cleaned.left_in):,} suspicious "
+        f"{cleaned.n_flows:,} flows are quarantined, {len(cleaned.left_in):,} suspicious "
         "cases of the calibration block are left in. Look at both: what is normal "
         "of the first belongs back (train without --quarantine); if a theft is among "
-        "the second, end the baseline before it"
+        "the second, end the flows before it (--until)"
     )
     return cleaned.detector
 

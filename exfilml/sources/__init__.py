@@ -35,6 +35,7 @@ from exfilml.sources._pool import WorkerPool
 from exfilml.sources._reading import Options, Reader, Reading
 from exfilml.sources._store import write_flows
 from exfilml.sources._stream import check_sampling, iter_flows
+from exfilml.sources._survey import survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,7 @@ __all__ = [
     "read_flows",
     "read_labels",
     "read_parquet",
+    "survey",
     "write_flows",
 ]
 

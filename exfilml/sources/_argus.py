@@ -40,6 +40,7 @@ from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
 from exfilml.sources._words import conversations, protocol_numbers
 
+NAME: Final = "Argus binetflow"
 NOT_IP: Final = "with records that are not of IP"
 _HEADER: Final = re.compile(rb"^StartTime[,\t].*$", re.MULTILINE)
 

@@ -27,6 +27,9 @@ TEXT: Final = pa.dictionary(pa.int32(), pa.string())
 # A local time; a text where it is read line by line.
 TIME: Final = pa.timestamp("us")
 
+# Bytes that are taken apart line by line at once.
+AT_ONCE: Final = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -73,7 +76,19 @@ def read_block(block: Block, layout: Layout, bad: BadLines) -> Records | None:
     """
     if block.data.isspace():
         return None
-    return read_sound(block, layout, bad) or line_by_line(block, layout, bad)
+    sound = read_sound(block, layout, bad)
+    if sound is not None:
+        return sound
+    # Lines may be short, and each of them takes memory of its own.
+    parts = [
+        records
+        for part in block.parts(AT_ONCE)
+        if (records := line_by_line(part, layout, bad)) is not None
+    ]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    lines = np.concatenate([part.lines for part in parts])
+    return Records(pa.concat_tables([part.table for part in parts]), lines)
 
 
 def read_sound(block: Block, layout: Layout, bad: BadLines) -> Records | None:
@@ -89,7 +104,9 @@ def _at_once(data: bytes, layout: Layout) -> pa.Table | None:
     try:
         return csv.read_csv(
             pa.BufferReader(data),
-            read_options=csv.ReadOptions(column_names=layout.names, block_size=1 << 23),
+            read_options=csv.ReadOptions(
+                column_names=layout.names, block_size=max(len(data), 1)
+            ),
             parse_options=csv.ParseOptions(
                 delimiter=layout.separator,
                 quote_char=layout.quote or False,

@@ -20,17 +20,18 @@ from exfilml.sources._reading import Reader
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
 READERS: Final = (
     *("_pcap", "_parquet", "_zeek", "_eve", "_nfdump", "_argus", "_nfcapd", "_silk"),
+    *("_zeek_http", "_squid", "_w3c"),
     *("_palo_alto", "_fortinet", "_firepower", "_cisco", "_check_point"),
     *("_conntrack", "_ulogd", "_exports"),
     *("_aws", "_azure", "_gcp", "_ocsf", "_ecs", "_nfstream"),
 )
 FORMATS: Final = (
-    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log, Suricata's eve.json, "
-    "nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, SiLK's rwcut, "
-    "Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check Point, "
-    "netfilter), flow logs of AWS, Azure or Google Cloud, OCSF, Elastic's ECS, "
-    "NFStream's CSV, or with a column map any table (CSV, JSON, Parquet); also packed "
-    "with gzip, bzip2, xz or zstd"
+    "pcap or pcapng, a flows table in Parquet, Zeek's conn.log or http.log, Suricata's "
+    "eve.json, nfdump's CSV or its own files, NetFlow or IPFIX as exporters send it, "
+    "SiLK's rwcut, Argus' binetflow, a firewall's log (Palo Alto, Fortinet, Cisco, Check "
+    "Point, netfilter), a proxy's (Squid's with %>st, the W3C's format), flow logs of "
+    "AWS, Azure or Google Cloud, OCSF, Elastic's ECS, NFStream's CSV, or with a column "
+    "map any table (CSV, JSON, Parquet); also packed with gzip, bzip2, xz or zstd"
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
@@ -85,7 +86,7 @@ def is_read(
     if explained is not None and explained.covers(path):
         return True
     try:
-        _detect(path)
+        detect_reader(path)
     except SourceError:
         # What is passed over in a folder may well be the output of an earlier run.
         return False
@@ -111,7 +112,7 @@ def find_readers(
     for path in paths:
         try:
             mapped = columns is not None and columns.covers(path)
-            found.append((path, _detect(path, columns if mapped else None)))
+            found.append((path, detect_reader(path, columns if mapped else None)))
         except SourceError as error:
             if len(paths) == 1 and named:
                 raise
@@ -129,6 +130,7 @@ def find_readers(
     notes = []
     # Read together with the conn.log beside them.
     used = {path.parent for path, reader in found if _name(reader) == "_zeek"}
+    found = _counted_once(found, used, skipped)
     read = [error for path, error in companions if path.parent in used]
     skipped = [error for error in skipped if error not in read]
     if skipped:
@@ -137,6 +139,29 @@ def find_readers(
             f"reads. {first_few(map(str, skipped))}."
         )
     return found, notes
+
+
+def _counted_once(
+    found: list[tuple[Path, Reader | SourceError]],
+    used: set[Path],
+    skipped: list[SourceError],
+) -> list[tuple[Path, Reader | SourceError]]:
+    """Leave out each http.log whose requests a conn.log beside it counts."""
+    doubled = [
+        path for path, r in found if _name(r) == "_zeek_http" and path.parent in used
+    ]
+    if not doubled:
+        return found
+    from exfilml.sources._zeek_names import beside
+
+    conns = [path for path, reader in found if _name(reader) == "_zeek"]
+    read = {other for path in conns for other in beside(path, "http")}
+    skipped += [
+        SourceError(f"{path}: lies beside a conn.log; to read it alone, name it alone.")
+        for path in doubled
+        if path not in read
+    ]
+    return [(path, reader) for path, reader in found if path not in doubled]
 
 
 def lenders(readers: list[tuple[Path, Reader | SourceError]]) -> tuple[Path, ...]:
@@ -148,7 +173,7 @@ def _name(reader: Reader | SourceError) -> str:
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
 
-def _detect(path: Path, columns: ColumnMap | None = None) -> Reader:
+def detect_reader(path: Path, columns: ColumnMap | None = None) -> Reader:
     """Find the reader for a file, or say why there is none."""
     if path.is_dir():
         raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")

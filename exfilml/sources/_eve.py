@@ -22,9 +22,9 @@ A netflow event is one direction of a flow: those of the same ends are paired
 passed over.
 
 Names (tls and quic: server name, JA4, JA3; http: host, user agent, content type of the
-response; dns: question; ssh: HASSH) and the first ``anomaly`` of a flow come with
-``flow_id`` from events before it in the file, which is the order Suricata writes them
-in (`_eve_names`).
+response; dns: question; ssh: HASSH; smtp: the recipient's domain; fileinfo and
+ftp_data: names of files) and the first ``anomaly`` of a flow come with ``flow_id`` from
+events before it in the file, which is the order Suricata writes them in (`_eve_names`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
 from exfilml.sources import _jsonl
-from exfilml.sources._eve_names import EventNames, field_of
+from exfilml.sources._eve_names import HTTP_FIELDS, EventNames, field_of
 from exfilml.sources._lines import BadLines, blocks
 from exfilml.sources._logs import (
     NO_FLOWS,
@@ -63,6 +63,7 @@ from exfilml.sources._words import (
     told_conversations,
 )
 
+NAME: Final = "Suricata EVE"
 MOST_DOCUMENT: Final = 64 << 20
 _SOLID: Final = re.compile(r"[^ \t\r\n]")
 _EVENT: Final = re.compile(rb'"event_type"\s*:\s*"[a-z0-9_-]+"')
@@ -95,9 +96,9 @@ _SCHEMA: Final = pa.schema(
         "tcp": pa.struct({"tcp_flags": _TEXT}),
         "tls": _SHOOK,
         "quic": _SHOOK,
-        "http": pa.struct(
-            dict.fromkeys(("hostname", "http_user_agent", "http_content_type"), _TEXT)
-        ),
+        "http": pa.struct(dict.fromkeys(HTTP_FIELDS, _TEXT)),
+        **dict.fromkeys(("fileinfo", "ftp_data"), pa.struct({"filename": _TEXT})),
+        "smtp": pa.struct({"mail_from": _TEXT, "rcpt_to": pa.list_(_TEXT)}),
         "dns": pa.struct(
             {"rrname": _TEXT, "queries": pa.list_(pa.struct({"rrname": _TEXT}))}
         ),
@@ -286,7 +287,7 @@ def _read(
     else:
         zero = pa.repeat(pa.scalar(0, _COUNT), table.num_rows)
         columns |= {"dst_packets": zero, "dst_bytes": zero}
-    columns |= names.of(field_of(table, "flow_id"))
+    columns |= names.of(field_of(table, "flow_id"), columns)
     return flows_of(columns, lines.to_numpy(), 0, bad)
 
 

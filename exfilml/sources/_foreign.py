@@ -10,6 +10,9 @@ from typing import Final
 
 from exfilml.exceptions import SourceError
 
+_COMMON_LOG: Final = re.compile(
+    rb'\S+ \S+ [^\[\r\n]*\[[0-9]{2}/[A-Z][a-z]{2}/[0-9]{4}:[^\]\r\n]+\] "[^\r\n]*" [0-9]{3} '
+)
 _AWS: Final = re.compile(rb"(?:\S+ )*(?:ACCEPT|REJECT) (?:\S+ )*OK\b")
 _EVENT_FORMAT: Final = re.compile(
     rb"(?:^|[ >])(?:CEF:[0-9]|LEEF:[0-9.]{1,4})\|", re.MULTILINE
@@ -20,15 +23,24 @@ class CompanionError(SourceError):
     """A log of Zeek that is read where it lies beside conn.log, and not alone."""
 
 
-def refusal(path: str, head: bytes) -> SourceError | None:
+def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
     """Say what a file is, by its first bytes; None if they are unknown."""
     # Late, as `_discover.READERS`.
+    from exfilml.sources import _squid, _w3c
     from exfilml.sources._zeek_log import fields_of
 
+    of_requests = _squid.refusal(path, head) or _w3c.refusal(path, head)
+    if of_requests is not None:
+        return of_requests
     if fields_of(head):
         return CompanionError(
             f"{path}: a log of Zeek that counts no bytes; its names are used where it "
             "lies beside conn.log."
+        )
+    if _COMMON_LOG.match(head):
+        return SourceError(
+            f"{path}: a web server's access log, which counts what was sent to clients "
+            "and neither uploads nor the server's address."
         )
     if head.startswith((b"Date first seen", b"Date flow start")):
         return SourceError(

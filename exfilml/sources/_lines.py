@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 _Item = TypeVar("_Item")
-BLOCK: Final = 8 << 20
+BLOCK: Final = 16 << 20
 # Longer than any record of any format that is read.
 LONGEST_LINE: Final = 4 << 20
 _SHOWN: Final = 60
@@ -83,6 +83,16 @@ class Block:
     def of(cls, data: bytes, first: int) -> Self:
         """Count the lines; the last may lack its end."""
         return cls(data, first, data.count(b"\n") + (not data.endswith(b"\n")))
+
+    def parts(self, size: int) -> Iterator[Block]:
+        """Cut the block into smaller ones of whole lines."""
+        start, number = 0, self.first
+        while start < len(self.data):
+            end = self.data.find(b"\n", min(start + size, len(self.data)) - 1) + 1
+            part = Block.of(self.data[start : end or len(self.data)], number)
+            yield part
+            start += len(part.data)
+            number += part.lines
 
 
 def blocks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,17 @@ _LEAST_HEADER: Final = 8
 def flows_of(
     columns: Mapping[str, Any], lines: Any, first: int, bad: BadLines
 ) -> pd.DataFrame:
-    """Make flows of Arrow columns that have the schema's names.
+    """Make flows of Arrow columns that have the schema's names, as `checked` does."""
+    return to_frame(checked(columns, lines, first, bad))
+
+
+def checked(
+    columns: Mapping[str, Any], lines: Any, first: int, bad: BadLines
+) -> pa.Table:
+    """Check Arrow columns that have the schema's names.
+
+    What comes of it is sorted and put together faster than a frame; texts may be coded
+    by dictionary until it becomes one.
 
     Rows in which a required column cannot be are counted as bad lines and left out;
     in other columns the value alone is left out. ``start`` is in microseconds since
@@ -83,7 +93,10 @@ def flows_of(
     # Columns of a source's own come last.
     whole |= {n: table.column(n) for n in table.column_names if n not in DTYPES}
     table = pa.table(whole)
-    return to_frame(table if keep.all() else table.filter(pa.array(keep)))
+    table = table if keep.all() else table.filter(pa.array(keep))
+    at = table.column_names.index("start")
+    times = pc.round(table.column(at)).cast(pa.int64()).cast(_UTC)
+    return table.set_column(at, "start", times)
 
 
 def _one(values: Any) -> Any:
@@ -130,9 +143,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     for name in table.column_names:
         dtype: Any = pd.api.types.pandas_dtype(DTYPES.get(name, "str"))
         values = table.column(name)
-        if name == "start":
-            values = pc.round(values).cast(pa.int64()).cast(_UTC)
-        elif str(dtype) != "int64":
+        if str(dtype) in _ARROW and dtype != "int64":
             values = values.cast(_ARROW[str(dtype)])
         if hasattr(dtype, "__from_arrow__"):
             frame[name] = dtype.__from_arrow__(values)
@@ -192,9 +203,24 @@ def losses(path: Path, bad: BadLines, damage: str | None, flows: int) -> Reading
 def whole(readings: Iterable[Reading]) -> Reading:
     """Put the readings of a stream together."""
     every = list(readings)
-    tables = [reading.flows for reading in every if len(reading.flows)]
-    flows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    flows = joined([reading.flows for reading in every if len(reading.flows)])
+    if isinstance(flows, pa.Table):
+        flows = to_frame(flows)
     return Reading(flows, tuple(loss for r in every for loss in r.losses))
+
+
+def joined(parts: Sequence[pa.Table | pd.DataFrame]) -> pa.Table | pd.DataFrame:
+    """Put tables together, as Arrow's where all are and have the same columns."""
+    first = parts[0] if parts else pd.DataFrame()
+    if len(parts) < 2:
+        return first
+    if isinstance(first, pa.Table) and all(
+        isinstance(part, pa.Table) and part.schema.equals(first.schema)
+        for part in parts
+    ):
+        return pa.concat_tables(parts)
+    frames = [to_frame(p) if isinstance(p, pa.Table) else p for p in parts]
+    return pd.concat(frames, ignore_index=True)
 
 
 _ZONED: Final = r"(?i)(z|[+-][0-9]{2}:?([0-9]{2})?)$"

@@ -31,6 +31,7 @@ from exfilml.sources._logs import whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
 
+NAME: Final = "nfdump CSV"
 _HEADER: Final = re.compile(rb"^(?:ts|cnt|firstSeen|first),[A-Za-z].*$", re.MULTILINE)
 _END: Final = re.compile(
     rb"^(?:Summary|No match\w* flows?|Time window|Total flows)\b.*$", re.MULTILINE

@@ -19,6 +19,7 @@ from exfilml.sources._reading import Options, Reader, Reading
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME: Final = "Parquet"
 MAGIC: Final = b"PAR1"
 BATCH_ROWS: Final = 1 << 16
 # Modules with `is_table` and `stream_parquet`, loaded when asked.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+NAME: Final = "capture"
 _LOG: Final = logging.getLogger(__name__)
 MAGICS: Final = (
     b"\xd4\xc3\xb2\xa1",  # microseconds, little-endian

@@ -40,7 +40,7 @@ _ARROW: Final[dict[str, Any]] = {
     "boolean": pa.bool_(),
 }
 _STATES: Final = np.array(CONN_STATES, object)
-_NEVER_SEEN: Final = frozenset({"process", "sensor", "uid", "undivided", "label"})
+_NEVER_SEEN: Final = {"process", "sensor", "uid", "via", "undivided", "label"}
 SCHEMA: Final = pa.schema(
     [
         (c.name, _ARROW.get(c.dtype, pa.timestamp("us", "UTC")))

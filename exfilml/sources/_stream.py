@@ -25,6 +25,7 @@ from exfilml.sources._reading import Options, Reader, Reading
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 CHUNK: Final = 200_000
 # No exporter counts further: the field has 32 bits, and rates in use end at 65,535.
@@ -86,11 +87,11 @@ def iter_flows(
     paths, by_name = expand(source)
     explained = None if columns is None else ColumnMap.of(columns)
     readers, notes = find_readers(paths, named=by_name, columns=explained)
-    asked = _Asked(timezone, sampling, exports)
-    return _tables(readers, notes, chunk, asked)
+    asked = Asked(timezone, sampling, exports)
+    return tables(readers, notes, chunk, asked)
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What files do not say themselves."""
 
     timezone: str | None
@@ -117,17 +118,21 @@ def check_sampling(rate: object) -> None:
         )
 
 
-def _tables(
+def tables(
     readers: list[tuple[Path, Reader | SourceError]],
     notes: list[str],
     chunk: int,
-    asked: _Asked,
+    asked: Asked,
+    together: tuple[Path, ...] | None = None,
 ) -> Iterator[pd.DataFrame]:
-    waiting: list[pd.DataFrame] = []
+    """Read files one after the other; those whose templates serve may be others."""
+    if together is None:
+        together = lenders(readers)
+    waiting: list[pa.Table | pd.DataFrame] = []
     failed: list[SourceError | FlowsError] = []
     losses: dict[str, list[str]] = {}
     with WorkerPool() as pool:
-        options = Options(pool, together=lenders(readers), **asked._asdict())
+        options = Options(pool, together=together, **asked._asdict())
         for path, reader in readers:
             try:
                 for reading in _pieces(path, reader, options):
@@ -166,22 +171,29 @@ def _pieces(
 
 
 def _cut(
-    waiting: list[pd.DataFrame], chunk: int, *, last: bool
+    waiting: list[pa.Table | pd.DataFrame], chunk: int, *, last: bool
 ) -> Iterator[pd.DataFrame]:
     """Yield full tables of what waits, and the rest of it at the end."""
     if not waiting:
         return
-    import pandas as pd
+    import pyarrow as pa
 
     from exfilml.schema import complete_flows
-    from exfilml.sources._tables import in_order
+    from exfilml.sources._logs import joined, to_frame
+    from exfilml.sources._tables import in_order, rows_in_order
 
-    every = pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+    every = joined(waiting)
     waiting.clear()
     start = 0
     while len(every) - start >= chunk or (last and start < len(every)):
         # Completed last: columns that are missing need no sorting.
-        yield complete_flows(in_order(every.iloc[start : start + chunk]))
+        if isinstance(every, pa.Table):
+            flows = to_frame(rows_in_order(every.slice(start, chunk)))
+        else:
+            flows = in_order(every.iloc[start : start + chunk])
+        yield complete_flows(flows)
         start += chunk
     if start < len(every):
-        waiting.append(every.iloc[start:])
+        waiting.append(
+            every.slice(start) if isinstance(every, pa.Table) else every.iloc[start:]
+        )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas.api.types import pandas_dtype
@@ -39,6 +40,16 @@ def in_order(flows: pd.DataFrame) -> pd.DataFrame:
     if flows["start"].is_monotonic_increasing:
         return flows.reset_index(drop=True)
     return flows.sort_values("start", kind="stable", ignore_index=True)
+
+
+def rows_in_order(table: pa.Table) -> pa.Table:
+    """Put a table of Arrow's in order of start."""
+    start = table.column("start").cast(pa.int64()).to_numpy()
+    if (start[1:] >= start[:-1]).all():
+        return table
+    # Rows are picked from one piece faster than from several.
+    whole = table.unify_dictionaries().combine_chunks()
+    return whole.take(pa.array(np.argsort(start, kind="stable")))
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

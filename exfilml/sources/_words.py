@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -72,6 +72,14 @@ def named(kind: Any, texts: Any, meaning: Mapping[str, str | None]) -> Any:
         for t in coded.dictionary.to_pylist()
     ]
     return pa.array(words, kind).take(coded.indices)
+
+
+def coded(codes: Any, words: Sequence[str | None]) -> Any:
+    """Return texts by dictionary: the words that codes, or nulls, stand for."""
+    known = pa.array(words, pa.string()).dictionary_encode()
+    codes = codes if isinstance(codes, pa.Array) else pa.array(codes)
+    indices = known.indices.take(codes.cast(pa.int32()))
+    return pa.DictionaryArray.from_arrays(indices, known.dictionary)
 
 
 def is_version_6(addresses: Any) -> Any:

@@ -41,14 +41,20 @@ import pyarrow.compute as pc
 
 from exfilml.sources._delimited import TEXT
 from exfilml.sources._lines import BadLines, ahead, blocks
-from exfilml.sources._logs import flows_of, losses, most_payload, whole
+from exfilml.sources._logs import checked, losses, most_payload, whole
 from exfilml.sources._packed import open_plain
 from exfilml.sources._reading import Options, Reading
-from exfilml.sources._words import APPLICATIONS, is_version_6, named, protocol_numbers
+from exfilml.sources._words import (
+    APPLICATIONS,
+    coded,
+    is_version_6,
+    protocol_numbers,
+)
 from exfilml.sources._zeek_history import first_speaker, how_it_went, tcp_flags
 from exfilml.sources._zeek_log import Wanted, fields_of, read_blocks
 from exfilml.sources._zeek_names import Companions
 
+NAME: Final = "Zeek conn.log"
 _ENDS: Final = ("id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p")
 WANTED: Final = Wanted(
     {
@@ -107,8 +113,10 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
         for records, first in ahead(read_blocks(blocks(plain, seen), WANTED, seen)):
             columns, lowered, counted = _columns(records.table)
             companions.enrich(columns)
-            columns["sensor"] = pa.repeat(path.name, records.table.num_rows)
-            flows = flows_of(columns, records.lines, first, bad)
+            columns["sensor"] = coded(
+                np.zeros(records.table.num_rows, np.int32), [path.name]
+            )
+            flows = checked(columns, records.lines, first, bad)
             total += len(flows)
             capped += lowered
             bare += 0 if counted else len(flows)
@@ -152,9 +160,9 @@ def _columns(table: pa.Table) -> tuple[dict[str, Any], int, bool]:
         "dst_ip": text("id.resp_h"),
         "dst_port": pc.if_else(portless, 0, number("id.resp_p")),
         "protocol": protocol,
-        "app": named(pa.string(), _applications(text("service")), APPLICATIONS),
+        "app": _applications(text("service")),
         "uid": column("uid", pa.string()),
-        "label": text("label").cast(pa.string()),
+        "label": text("label"),
     }
     lowered = np.zeros(n, dtype=bool)
     for way, theirs in (("src", "orig"), ("dst", "resp")):
@@ -179,8 +187,8 @@ def _applications(service: Any) -> Any:
     first: list[str | None] = []
     for listed in service.dictionary.to_pylist():
         kept = [word for word in listed.split(",") if word and not word.startswith("-")]
-        first.append(kept[0] if kept else None)
-    return pa.array(first, pa.string()).take(service.indices)
+        first.append(APPLICATIONS.get(kept[0], kept[0]) if kept else None)
+    return coded(service.indices, first)
 
 
 def _conversation(columns: dict[str, Any], text: Any, icmp_type: Any) -> dict[str, Any]:
@@ -226,7 +234,7 @@ def _conversation(columns: dict[str, Any], text: Any, icmp_type: Any) -> dict[st
         flags.append(tcp_flags(letters) if number == 6 and letters else None)
     rows = pa.array(inverse)
     return {
-        "conn_state": pa.array(hows, pa.string()).take(rows),
-        "first_speaker": pa.array(speakers, pa.string()).take(rows),
+        "conn_state": coded(rows, hows),
+        "first_speaker": coded(rows, speakers),
         "tcp_flags": pa.array(flags, pa.int64()).take(rows),
     }

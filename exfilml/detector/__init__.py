@@ -37,17 +37,17 @@ isolate.
 What was learned is kept per capability: with payload, and from volumes alone. A
 model trained on captures therefore also scores netflow.
 
-One file because fitting and scoring must do the same things in the same order.
+One file because fitting and scoring must do the same things in the same order; what
+they do it with stands beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -55,207 +55,53 @@ import pandas as pd
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from exfilml._jit import compiled
-from exfilml.baseline import DAY_US, Baseline, Observed
+from exfilml.baseline import Baseline, Observed
 from exfilml.calibration import Calibrator, check_budget
-from exfilml.chunks import Largest, Sample, in_chunks, starts
+from exfilml.detector._course import DAY_S, Course, Evidence
+from exfilml.detector._following import not_covered_by, why_not_following
+from exfilml.detector._learned import Learned
+from exfilml.detector._scored import Scored, apart, case_raw
+from exfilml.detector._stream import (
+    CALIBRATION_SHARE,
+    FEWEST_FLOWS,
+    TABLES_SHARE,
+    UPDATE_CALIBRATION_SHARE,
+    Stream,
+    check_size,
+    cuts_of,
+)
 from exfilml.exceptions import (
     BaselineError,
     CapabilityWarning,
     StateError,
     StateWarning,
 )
-from exfilml.features import FAMILIES, Asked, FlowFeatures
-from exfilml.features.cases import Cases, largest_of_case
+from exfilml.features import Asked, FlowFeatures
+from exfilml.features.cases import Cases
 from exfilml.forest import BaselineForest
-from exfilml.places import (
-    Oriented,
-    infer_networks,
-    orient,
-    parse_networks,
-    stays_inside,
-)
-from exfilml.schema import Doubts, validate_flows
+from exfilml.places import infer_networks, orient, parse_networks
+from exfilml.schema import CAPABILITIES, validate_flows
 from exfilml.stability import Bins
-from exfilml.state import SPANS_S, State
-from exfilml.tally import combine
+from exfilml.state import State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Fewer flows leave nothing to calibrate with.
-FEWEST_FLOWS: Final = 50
-# A few odd flows with payload among many without are no picture of a site.
-LEAST_VISIBLE: Final = 10
-LEAST_SHARE: Final = 0.1
-TABLES_SHARE: Final = 0.4
-CALIBRATION_SHARE: Final = 0.3
-TRAINING_BLOCKS: Final = 3
+
+__all__ = [
+    "CALIBRATION_SHARE",
+    "DAY_S",
+    "DEFAULT_ALERTS_PER_DAY",
+    "FEWEST_FLOWS",
+    "UPDATE_CALIBRATION_SHARE",
+    "Detector",
+    "Learned",
+    "Scored",
+]
+
 EDGE_QUANTILE: Final = 0.99
 LEAST_SPREAD: Final = 1e-6
 DEFAULT_ALERTS_PER_DAY: Final = 5.0
-DAY_S: Final = 86400.0
-LATER_THAN_ANY_US: Final = 2**63 - 1
-# Rows of the calibration block that are scored at once.
-SCORED_AT_ONCE: Final = 131_072
-# A few hosts may well be up for the first time, and a short while knows few.
-FEWEST_HOSTS: Final = 5
-FEWEST_KNOWN: Final = 20
-# More bits than any suspicion has.
-BELOW: Final = 1e6
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What one capability learned.
-
-    Attributes
-    ----------
-    features
-        Evidence columns.
-    forest
-        Fitted on evidence of the middle of the baseline.
-    centre, scale
-        Anomaly score at the median and bits per unit of it.
-    edges
-        float64, shape (n_features,): where the tail of each column begins.
-    flows, cases
-        Calibration of flows and of cases.
-    bins
-        Where the evidence of the calibration block lay, to tell drift by. No
-        score depends on it.
-    """
-
-    features: FlowFeatures
-    forest: BaselineForest
-    centre: float
-    scale: float
-    edges: NDArray[np.float64]
-    flows: Calibrator
-    cases: Calibrator
-    bins: Bins
-
-    def parts(self, evidence: NDArray[np.float64]) -> Parts:
-        """Score rows of evidence, shape (n_flows, n_features)."""
-        if len(evidence) == 0:
-            return Parts(evidence, np.zeros(0), np.zeros_like(evidence))
-        anomaly = -self.forest.monotone_scores(self.features.for_forest(evidence))
-        tails = _tails(evidence, self.edges, self.features.families, len(FAMILIES))
-        return Parts(evidence, (anomaly - self.centre) * self.scale, tails)
-
-
-@compiled
-def _tails(
-    evidence: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    families: NDArray[np.int64],
-    n_families: int,
-) -> NDArray[np.float64]:
-    """Return the bits beyond the edge of the strongest column of each family.
-
-    Columns of a family see the same thing: only the strongest counts, the first
-    among equals. Zeros elsewhere and where a column cannot be judged.
-    """
-    tails = np.zeros(evidence.shape)
-    most = np.empty(n_families)
-    strongest = np.empty(n_families, dtype=np.int64)
-    for row in range(len(evidence)):
-        most[:] = 0.0
-        for column in range(len(edges)):
-            beyond = evidence[row, column] - edges[column]
-            family = families[column]
-            # Not so for NaN.
-            if beyond > most[family]:
-                most[family] = beyond
-                strongest[family] = column
-        for family in range(n_families):
-            if most[family] > 0.0:
-                tails[row, strongest[family]] = most[family]
-    return tails
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where the raw score of each flow comes from, row by row.
-
-    Attributes
-    ----------
-    evidence
-        Shape (n_flows, n_features); NaN where it cannot be judged.
-    forest_bits
-        Shape (n_flows,).
-    tails
-        Shape (n_flows, n_features): bits beyond the edge, for the strongest column
-        of each family.
-    """
-
-    evidence: NDArray[np.float64]
-    forest_bits: NDArray[np.float64]
-    tails: NDArray[np.float64]
-
-    @cached_property
-    def raw(self) -> NDArray[np.float64]:
-        """Raw score, higher = worse, shape (n_flows,)."""
-        total: NDArray[np.float64] = self.forest_bits + self.tails.sum(axis=1)
-        return total
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Flows and cases scored by a detector.
-
-    Attributes
-    ----------
-    asked
-        The flows.
-    with_payload
-        bool, shape (n_flows,): scored with payload evidence.
-    raw, suspicion, p_value
-        float64, shape (n_flows,).
-    case
-        int64, shape (n_flows,): which case each flow belongs to.
-    case_suspicion, case_p_value
-        float64, shape (n_cases,).
-    worst
-        int64, shape (n_cases,): the flow whose score is the case's.
-    case_with_payload
-        bool, shape (n_cases,).
-    case_key
-        uint64, shape (n_flows,): what the flows of a case have in common.
-    apart
-        bool, shape (n_cases,): stays inside the site.
-    not_covered
-        Windows of `exfilml.state` that reach back beyond the first flow known.
-    follows
-        Whether the flows go on where the state left off; else it is probably of
-        another site, or their clock is wrong.
-    """
-
-    asked: Asked
-    with_payload: NDArray[np.bool_]
-    raw: NDArray[np.float64]
-    suspicion: NDArray[np.float64]
-    p_value: NDArray[np.float64]
-    case: NDArray[np.int64]
-    case_suspicion: NDArray[np.float64]
-    case_p_value: NDArray[np.float64]
-    worst: NDArray[np.int64]
-    case_with_payload: NDArray[np.bool_]
-    case_key: NDArray[np.uint64]
-    apart: NDArray[np.bool_]
-
-    not_covered: tuple[str, ...]
-    follows: bool = True
-
-    @property
-    def ranked_cases(self) -> NDArray[np.float64]:
-        """Suspicion of cases as they are ranked: what stays inside comes last."""
-        return self.case_suspicion - BELOW * self.apart
-
-    @property
-    def ranked_flows(self) -> NDArray[np.float64]:
-        """Suspicion of flows as they are ranked: what stays inside comes last."""
-        return self.suspicion - BELOW * self.apart[self.case]
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -290,6 +136,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         First and last start of the baseline's flows, UTC.
     n_flows_
         Number of flows in the baseline.
+    shown_
+        How many of them showed what, by `exfilml.schema.CAPABILITIES`: the most that
+        each did. Empty for models that were written before it was counted.
     made_by_
         Only of loaded models: versions of exfilml and libraries that trained it.
 
@@ -307,6 +156,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     home_: tuple[str, ...]
     window_: tuple[pd.Timestamp, pd.Timestamp]
     n_flows_: int
+    shown_: dict[str, int]
     made_by_: dict[str, Any]
 
     def __init__(
@@ -354,9 +204,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_budget(self.alerts_per_day)
         flows = validate_flows(flows)
-        _check_size(len(flows))
+        check_size(len(flows))
         home = infer_networks(flows) if self.home is None else parse_networks(self.home)
-        return self._fit([flows], _cuts(len(flows), TABLES_SHARE), home)
+        return self._fit([flows], cuts_of(len(flows), TABLES_SHARE), home)
 
     def fit_stream(
         self,
@@ -397,12 +247,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Warns
         -----
         FlowsWarning, CapabilityWarning
-            As `fit`; duplicates are told within a chunk.
+            As `fit`. A duplicate starts at most a second after the other; one that
+            starts on the other side of a chunk's end, which is a full minute, is not
+            counted.
         """
         check_budget(self.alerts_per_day)
-        _check_size(n_flows)
+        check_size(n_flows)
         networks = parse_networks(home if self.home is None else self.home)
-        return self._fit(tables, _cuts(n_flows, TABLES_SHARE), networks)
+        return self._fit(tables, cuts_of(n_flows, TABLES_SHARE), networks)
 
     def update(self, tables: Iterable[pd.DataFrame], n_flows: int) -> Self:
         """Learn from later flows of normal operation, without those of before.
@@ -434,12 +286,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `fit_stream`.
         """
         check_is_fitted(self, "learned_")
-        _check_size(n_flows)
-        first, before = self.window_[0], self.n_flows_
-        cuts = _cuts(n_flows, 0.0)
+        check_size(n_flows)
+        first, before, shown = self.window_[0], self.n_flows_, self.shown_
+        cuts = cuts_of(n_flows, 0.0)
         self._fit(tables, cuts, self.home_, self.known_)
         self.window_ = (first, self.window_[1])
         self.n_flows_ += before
+        # Not known of all flows is as good as not known.
+        both = Counter(shown) + Counter(self.shown_) if shown else Counter()
+        self.shown_ = {name: both[name] for name in CAPABILITIES if both[name]}
         return self
 
     def _fit(
@@ -451,8 +306,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         """Learn block by block: tables, training, and calibration as the last."""
         after = None if known is None else self.window_[1]
-        stream = _Stream(tables, cuts, home, after)
-        course = _Course(self, stream, known)
+        stream = Stream(tables, cuts, home, after)
+        evidence = Evidence(self._features(payload=True), self._features(payload=False))
+        course = Course(self._learn, evidence, stream, known)
         for piece in stream.pieces():
             course.take(*piece)
             # Else it would stay while the next one is made.
@@ -470,11 +326,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.home_ = home
         self.window_ = stream.window
         self.n_flows_ = int(cuts[-1])
+        self.shown_ = stream.shown
         # A loaded model is no longer the work of the version that trained it first.
         self.__dict__.pop("made_by_", None)
         return self
 
-    def _tell_of_payload(self, stream: _Stream, *, update: bool) -> None:
+    def _tell_of_payload(self, stream: Stream, *, update: bool) -> None:
         """Say that payload will not be judged."""
         text = stream.why_payload_is_not_judged
         if update and "payload" in self.learned_:
@@ -553,10 +410,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "site too, as before training anew, take its sums over: "
                 "new_state(after=state); else begin with new_state()."
             )
-        not_covered = _not_covered(flows, state)
+        not_covered = not_covered_by(flows, state)
         earlier = None if state is None else state.copy()
         observed = Observed.of(oriented, state)
-        doubt = "" if earlier is None else _does_not_follow(earlier, flows, observed)
+        doubt = "" if earlier is None else why_not_following(earlier, flows, observed)
         if earlier is not None and doubt:
             warnings.warn(
                 f"The flows do not follow what the state knew ({earlier.span}): "
@@ -610,7 +467,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raw[rows] = parts.raw[rows[some]]
             suspicion[rows] = learned.flows.suspicion(raw[rows])
             p_value[rows] = learned.flows.p_values(raw[rows])
-            of_case, at = _case_raw(parts, cases, some, tie)
+            of_case, at = case_raw(parts, cases, some, tie)
             worst[mine] = at[mine]
             case_suspicion[mine] = learned.cases.suspicion(of_case[mine])
             case_p[mine] = learned.cases.p_values(of_case[mine])
@@ -626,7 +483,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             worst=worst,
             case_with_payload=case_visible,
             case_key=cases.keys,
-            apart=_apart(asked, cases),
+            apart=apart(asked, cases),
             not_covered=not_covered,
         )
 
@@ -758,286 +615,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _check_size(n_flows: int) -> None:
-    if n_flows < FEWEST_FLOWS:
-        raise BaselineError(
-            f"The baseline has {n_flows} flows; at least {FEWEST_FLOWS} are needed to "
-            "learn and to calibrate. Give a longer capture or more files."
-        )
-
-
-def _cuts(n_flows: int, tables_share: float) -> NDArray[np.int64]:
-    """Cut so many flows into one block of tables, some of training, and calibration.
-
-    What the tables leave is shared as in a fit: calibration has as many as training.
-    """
-    # As literals, because two sums of shares may differ in the last bit.
-    calibrated = CALIBRATION_SHARE if tables_share else 0.5
-    training = np.linspace(
-        tables_share * n_flows, (1.0 - calibrated) * n_flows, TRAINING_BLOCKS + 1
-    )
-    cuts: NDArray[np.int64] = np.r_[0, training.round(), n_flows].astype(np.int64)
-    return cuts
-
-
-class _Stream:
-    """Flows on their way into a detector, and what is counted of them.
-
-    Attributes
-    ----------
-    cuts
-        int64, shape (n_blocks + 1,): number of the first flow of each block, and of all.
-    seen
-        int64, shape (n_blocks,): how many flows of each block show payload.
-    doubts
-        Duplicates and wrong clocks.
-    """
-
-    def __init__(
-        self,
-        tables: Iterable[pd.DataFrame],
-        cuts: NDArray[np.int64],
-        home: tuple[str, ...],
-        after: pd.Timestamp | None,
-    ) -> None:
-        self.cuts = cuts
-        self.seen = np.zeros(len(cuts) - 1, dtype=np.int64)
-        self.doubts = Doubts()
-        self._tables, self._home, self._after = tables, home, after
-        self._first: pd.Timestamp | None = None
-        self._last: pd.Timestamp | None = None
-
-    def pieces(self) -> Iterator[tuple[int, Oriented, Observed]]:
-        """Prepare flows chunk by chunk; no piece is of two blocks.
-
-        Yields
-        ------
-        block, flows, observed
-            Number of the block, and rows of it.
-        """
-        state = State()
-        first = 0
-        for chunk in in_chunks(self._tables):
-            self._note(chunk)
-            flows = orient(chunk, self._home)
-            observed = Observed.of(flows, state)
-            ends = np.clip(self.cuts - first, 0, len(chunk)).tolist()
-            for block, (begin, end) in enumerate(pairwise(ends)):
-                rows = slice(begin, end)
-                if begin < end:
-                    shown = flows.rows(rows)["src_sampled_bytes"].notna()
-                    self.seen[block] += int(shown.sum())
-                    whole = end - begin == len(chunk)
-                    yield (
-                        block,
-                        flows if whole else flows.rows(rows),
-                        observed if whole else observed.rows(rows),
-                    )
-            first += len(chunk)
-            # Else they would stay while the next ones are made.
-            del chunk, flows, observed
-        if first != self.cuts[-1]:
-            raise BaselineError(
-                f"The tables hold {first:,} flows; {int(self.cuts[-1]):,} were announced."
-            )
-
-    def _note(self, chunk: pd.DataFrame) -> None:
-        first, last = chunk["start"].iloc[0], chunk["start"].iloc[-1]
-        if self._first is None:
-            if self._after is not None and first < self._after:
-                raise BaselineError(
-                    f"The flows begin at {first:%Y-%m-%d %H:%M:%S} UTC, before "
-                    f"{self._after:%Y-%m-%d %H:%M:%S} UTC, the end of what the model "
-                    "learned from: flows would count twice. Leave out what it knows "
-                    "(train --since)."
-                )
-            self._first = first
-        self._last = last
-        self.doubts.add(chunk)
-
-    @property
-    def window(self) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """First and last start."""
-        assert self._first is not None
-        assert self._last is not None
-        return self._first, self._last
-
-    def shows_payload(self, blocks: int | slice) -> bool:
-        """Say whether enough flows of some blocks show payload to learn from them."""
-        n_seen = int(self.seen[blocks].sum())
-        n_flows = int(np.diff(self.cuts)[blocks].sum())
-        return n_seen >= LEAST_VISIBLE and n_seen >= LEAST_SHARE * n_flows
-
-    @property
-    def why_payload_is_not_judged(self) -> str:
-        """Say how few flows show payload."""
-        return (
-            f"Payload is not judged: only {int(self.seen.sum()):,} of "
-            f"{int(self.cuts[-1]):,} flows show it, {int(self.seen[1:-1].sum()):,} where "
-            f"the forest is trained and {int(self.seen[-1]):,} where it is calibrated. "
-            "At least a tenth of either is needed."
-        )
-
-
-class _Course:
-    """What is learned on the way through the blocks.
-
-    Attributes
-    ----------
-    baseline
-        What describes the flows of the block.
-    growing
-        What learns from them.
-    """
-
-    def __init__(
-        self, detector: Detector, stream: _Stream, known: Baseline | None
-    ) -> None:
-        self.baseline = self.growing = known
-        self._learn = detector._learn  # noqa: SLF001 - ablations change it, and that:
-        features = detector._features  # noqa: SLF001
-        self._evidence = _Evidence(features(payload=True), features(payload=False))
-        self._stream = stream
-        self._block = 0
-        self._trained = Sample()
-        self._calibration: _Calibration | None = None
-
-    def take(self, block: int, flows: Oriented, observed: Observed) -> None:
-        """Learn from some flows of a block; blocks come in order."""
-        if block > self._block:
-            self._block, self.baseline = block, self.growing
-            if block == len(self._stream.seen) - 1:
-                self.growing = None
-                self._calibration = _Calibration(self._forests())
-                self._trained = Sample()
-        if block > 0:
-            assert self.baseline is not None
-            asked = Asked(flows, observed, self.baseline, self.baseline)
-            if self._calibration is not None:
-                self._calibration.add(asked, self._evidence)
-            else:
-                rows = self._trained.wanted(asked.tie)
-                some = asked if len(rows) == asked.n_flows else asked.only(rows)
-                self._trained.add(some.tie, self._evidence.matrix(some))
-        new = Baseline.learn(observed)
-        self.growing = new if self.growing is None else self.growing.merge(new)
-
-    def _forests(self) -> dict[str, Learned]:
-        """Learn from a sample of evidence what each capability has to know."""
-        rows = self._trained.rows()
-        self._evidence, rows = self._evidence.learnable(rows)
-        evidence = self._evidence
-        learned = {
-            "volume": self._learn(evidence.volume, evidence.seen(rows, "volume"))
-        }
-        if self._stream.shows_payload(slice(1, -1)):
-            mine = evidence.seen(rows, "payload")
-            learned["payload"] = self._learn(evidence.payload, mine)
-        return learned
-
-    def calibrated(self) -> dict[str, Learned]:
-        """Return what was learned, calibrated by the last block."""
-        assert self._calibration is not None
-        if not self._stream.shows_payload(-1):
-            self._calibration.learned.pop("payload", None)
-        return self._calibration.calibrated(self._evidence)
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """Evidence of all capabilities in one matrix; what payload is visible is marked."""
-
-    payload: FlowFeatures
-    volume: FlowFeatures
-
-    @cached_property
-    def columns(self) -> list[int]:
-        """Where in the matrix the columns are that volumes alone show."""
-        return [self.payload.names.index(name) for name in self.volume.names]
-
-    def matrix(self, asked: Asked) -> NDArray[np.float64]:
-        """Return evidence, and as the last column whether payload is visible."""
-        visible = asked.is_true("visible")
-        matrix = np.full((asked.n_flows, len(self.payload.names) + 1), np.nan)
-        # What nothing shows need not be worked out.
-        if visible.any():
-            matrix[:, :-1] = self.payload.matrix(asked)
-        else:
-            matrix[:, self.columns] = self.volume.matrix(asked)
-        matrix[:, -1] = visible
-        return matrix
-
-    def learnable(
-        self, rows: NDArray[np.float64]
-    ) -> tuple[_Evidence, NDArray[np.float64]]:
-        """Return what these rows of a baseline can teach, and the rows cut to it."""
-        whole = self.payload.learnable(rows[:, :-1])
-        names = self.payload.names
-        if whole.names == names:
-            return self, rows
-        volume = [n for n in self.volume.names if n in whole.names]
-        left = _Evidence(whole, FlowFeatures(payload=False, names=volume))
-        return left, rows[:, [*map(names.index, whole.names), -1]]
-
-    def seen(self, rows: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-        """Return the evidence that a capability judges."""
-        if name == "payload":
-            return rows[rows[:, -1] > 0, :-1]
-        return np.ascontiguousarray(rows[:, self.columns])
-
-
-class _Calibration:
-    """Scores of the calibration block, flow by flow and by case."""
-
-    def __init__(self, learned: dict[str, Learned]) -> None:
-        self.learned = learned
-        self.flows: dict[str, list[NDArray[np.float64]]] = {n: [] for n in learned}
-        self.cases = {name: Largest() for name in learned}
-        self.sample = Sample()
-        self.days: set[int] = set()
-        self.first, self.last = LATER_THAN_ANY_US, 0
-
-    def add(self, asked: Asked, evidence: _Evidence) -> None:
-        """Score flows that nothing was learned from."""
-        for first in range(0, asked.n_flows, SCORED_AT_ONCE):
-            rows = slice(first, first + SCORED_AT_ONCE)
-            some = asked if asked.n_flows <= SCORED_AT_ONCE else asked.only(rows)
-            matrix = evidence.matrix(some)
-            wanted = self.sample.wanted(some.tie)
-            self.sample.add(some.tie[wanted], matrix[wanted])
-            keys, inside = Cases.of(some).keys, stays_inside(some.oriented)
-            for name, learned in self.learned.items():
-                mine = slice(None) if name == "volume" else matrix[:, -1] > 0
-                raw = learned.parts(evidence.seen(matrix, name)).raw
-                self.flows[name].append(raw)
-                self.cases[name].add(keys[mine], raw, inside[mine])
-        start = starts(asked.oriented.flows)
-        if asked.oriented.at is not None:
-            start = start[asked.oriented.at]
-        self.first = min(self.first, int(start[0]))
-        self.last = int(start[-1])
-        self.days.update(np.unique(start // DAY_US).tolist())
-
-    def calibrated(self, evidence: _Evidence) -> dict[str, Learned]:
-        """Return what was learned, calibrated."""
-        span = max((self.last - self.first) / 1e6, 1.0) / DAY_S
-        # Days without any flow do not count.
-        days = float(min(span, len(self.days)))
-        shown = self.sample.rows()
-        calibrated = {}
-        for name, learned in self.learned.items():
-            cases = self.cases[name]
-            leaving = ~cases.flags
-            of_cases = cases.values[leaving] if leaving.any() else cases.values
-            calibrated[name] = replace(
-                learned,
-                flows=Calibrator.fit(np.concatenate(self.flows[name]), days),
-                cases=Calibrator.fit(of_cases, days),
-                bins=Bins.of(evidence.seen(shown, name)),
-            )
-        return calibrated
-
-
 def _edges(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return where the tail of each column begins; 0 where nothing showed it."""
     edges = np.zeros(evidence.shape[1])
@@ -1045,77 +622,3 @@ def _edges(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
     if shown.any():
         edges[shown] = np.nanquantile(evidence[:, shown], EDGE_QUANTILE, axis=0)
     return edges
-
-
-def _not_covered(flows: pd.DataFrame, state: State | None) -> tuple[str, ...]:
-    """Name the windows that reach back beyond the first flow that is known."""
-    if len(flows) == 0:
-        return ()
-    start = flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
-    first, last = start.min() / 1e6, start.max() / 1e6
-    if state is not None and state.earliest is not None and state.latest is not None:
-        if first < state.latest:
-            begin, end = (
-                pd.Timestamp(t, unit="s").strftime("%Y-%m-%d %H:%M:%S")
-                for t in (first, state.latest)
-            )
-            warnings.warn(
-                f"The flows begin at {begin} UTC, before the end of what the state "
-                f"knows, {end} UTC. Give tables in order of time and none of them "
-                "twice: what is given twice counts twice.",
-                StateWarning,
-                stacklevel=4,
-            )
-        first = min(first, state.earliest)
-    return tuple(name for name, span in SPANS_S.items() if last - first < span)
-
-
-def _does_not_follow(earlier: State, flows: pd.DataFrame, observed: Observed) -> str:
-    """Say why flows do not go on where a state left off, "" if they do."""
-    if earlier.latest is None or len(flows) == 0:
-        return ""
-    start = np.sort(flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64))
-    longest = max(SPANS_S.values()) * 1_000_000
-    # From there on nothing of it is in any window.
-    first = np.searchsorted(start, earlier.latest * 1_000_000 + longest, "right")
-    late = len(start) - int(first)
-    if 0 < late < len(start) / 2 and start[first] - start[first - 1] > longest:
-        return (
-            f"{late:,} of {len(start):,} start so much later than the others that all "
-            "of it is forgotten, as if the clock of a sensor were wrong"
-        )
-    n_hosts = len(np.unique(observed.hashes["local_ip"]))
-    known = earlier.trails["host_service"]
-    n_known = max((np.count_nonzero(np.diff(t.keys)) for t in known), default=0)
-    if late or n_hosts < FEWEST_HOSTS or n_known < FEWEST_KNOWN:
-        return ""
-    keys = combine(observed.hashes["local_ip"], observed.hashes["service"])
-    if len(earlier.only("host_service", np.unique(keys)).keys):
-        return ""
-    return (
-        f"it knows none of the services of their {n_hosts:,} local hosts, as if it were "
-        "of another site"
-    )
-
-
-def _apart(asked: Asked, cases: Cases) -> NDArray[np.bool_]:
-    """Say which cases stay inside the site, shape (n_cases,)."""
-    apart = np.zeros(cases.n_cases, dtype=bool)
-    apart[cases.code] = stays_inside(asked.oriented)
-    return apart
-
-
-def _case_raw(
-    parts: Parts,
-    cases: Cases,
-    rows: NDArray[np.int64],
-    tie: NDArray[np.uint64],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Raw score of each case, and the flow whose score it is.
-
-    `parts` are those of some rows; −∞ for cases that have none of them.
-    """
-    raw = np.full(len(cases.code), -np.inf)
-    raw[rows] = parts.raw
-    worst = largest_of_case(raw, cases.code, tie)
-    return raw[worst], worst
