@@ -98,9 +98,9 @@ def judged(monkeypatch) -> list[tuple]:
     seen = []
     judge = payload.judge_many
 
-    def record(samples, *helper):
+    def record(samples):
         seen.extend(kept.handed_on(samples))
-        return judge(samples, *helper)
+        return judge(samples)
 
     monkeypatch.setattr(payload, "judge_many", record)
     return seen

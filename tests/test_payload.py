@@ -15,7 +15,6 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -667,8 +666,7 @@ def test_many_directions_are_judged_as_each_alone() -> None:
         for head, body, size, protocol, packets in directions
     ]
     assert len({(e.verdict, e.protocol, e.handshake, e.magic) for e in alone}) > 9
-    helper = ThreadPoolExecutor(1)
-    for order, *helpers in ((directions,), (directions[::-1],), (directions, helper)):
+    for order in (directions, directions[::-1]):
         sides = np.zeros((len(order), SIDE_COLUMNS), np.int64)
         at = begin = 0
         for row, (head, body, size, protocol, packets) in zip(
@@ -681,7 +679,7 @@ def test_many_directions_are_judged_as_each_alone() -> None:
         data = b"".join(head + body for head, body, *_ in order)
         sizes = np.array([s for *_, packets in order for s in packets])
         samples = Samples(np.frombuffer(data, np.uint8), sizes, sides, 64)
-        columns = judge_many(samples, *helpers)
+        columns = judge_many(samples)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         expected = alone if order is directions else alone[::-1]
         for row, one in zip(rows, expected, strict=True):

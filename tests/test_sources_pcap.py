@@ -73,13 +73,13 @@ def samples(monkeypatch) -> list[tuple[bytes, bytes, int, bool]]:
     seen = []
     judge = payload.judge_many
 
-    def record(samples, *helper):
+    def record(samples):
         assert samples.width == SLICE
         for head, slices, stream, protocol, packets in kept.handed_on(samples):
             if stream:
                 seen.append((head, slices, stream, protocol != 6))
                 assert sum(packets) == len(head) or len(packets) == MAX_PACKETS
-        return judge(samples, *helper)
+        return judge(samples)
 
     monkeypatch.setattr(payload, "judge_many", record)
     return seen

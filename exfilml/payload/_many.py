@@ -36,13 +36,9 @@ from exfilml.payload._verdict import (
 )
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from numpy.typing import NDArray
 
 _FIRST_PACKET: Final = 1460
-# Directions that a helper takes over together.
-_AT_A_TIME: Final = 128
 
 # By what `_kernel.settle` says; verdicts that are open are written later.
 _OPEN: Final = _kernel.UNSETTLED + 1 - len(SETTLED)
@@ -82,18 +78,8 @@ class Samples(NamedTuple):
     width: int
 
 
-def judge_many(
-    samples: Samples, helper: Executor | None = None
-) -> tuple[NDArray[Any], ...]:
+def judge_many(samples: Samples) -> tuple[NDArray[Any], ...]:
     """Judge each direction; see `exfilml.payload.judge_stream` for what is told.
-
-    Parameters
-    ----------
-    samples
-        The directions.
-    helper
-        A thread that takes over what needs no interpreter, some directions at a time,
-        while facts of the next are found here.
 
     Returns
     -------
@@ -110,16 +96,8 @@ def judge_many(
     _skim.skim(data, sizes, sides)
     work = _Work(Samples(data, sizes, sides, width))
     work.take_skimmed()
-    if helper is None:
-        work.find_facts(0, len(sides))
-        work.measure(0, len(sides))
-    else:
-        tasks = []
-        for begin in range(0, len(sides), _AT_A_TIME):
-            work.find_facts(begin, begin + _AT_A_TIME)
-            tasks.append(helper.submit(work.measure, begin, begin + _AT_A_TIME))
-        for task in tasks:
-            task.result()
+    work.find_facts()
+    work.measure()
     return work.conclude()
 
 
@@ -175,17 +153,16 @@ class _Work:
             for i in of.tolist():
                 self.facts[i] = facts
 
-    def find_facts(self, begin: int, end: int) -> None:
-        """Find facts and open carriers of those among the others from `begin` on."""
-        sides = self.sides[begin:end]
+    def find_facts(self) -> None:
+        """Find facts and open carriers of the others."""
+        sides = self.sides
         protocol = sides[:, _kernel.PROTOCOL]
         there = sides[:, _kernel.HEAD] + sides[:, _kernel.SLICES] > 0
         for kind in ICMP:
             there |= protocol == kind
         of = np.flatnonzero(there & (sides[:, _kernel.LOOKUP] < _skim.ANSWERS))
         told = []
-        for i, row in zip(of.tolist(), sides[of].tolist(), strict=True):
-            at = begin + i
+        for at, row in zip(of.tolist(), sides[of].tolist(), strict=True):
             self.facts[at] = facts = facts_of(
                 *self.samples_of(row), self.width, row[_kernel.PROTOCOL],
                 is_dns=row[_kernel.LOOKUP] == _skim.TO_READ,
@@ -197,10 +174,9 @@ class _Work:
         if told:
             sides[of, _kernel.START : _kernel.KNOWN + 1] = told
 
-    def measure(self, begin: int, end: int) -> None:
+    def measure(self) -> None:
         """Take figures and settle what they settle; most of it is compiled."""
-        data, sides = self.samples.data, self.sides[begin:end]
-        found = self.found[begin:end]
+        data, sides, found = self.samples.data, self.sides, self.found
         _kernel.survey_many(
             data, sides, self.width, null(), self.contents, found
         )  # fmt: skip
@@ -214,13 +190,13 @@ class _Work:
         at = sides[of, _kernel.AT]
         joined = consecutive(found[of, _kernel.OPAQUE_N], found[of, _kernel.LATER_N])
         places = np.stack([at + np.minimum(HEADER_BYTES, joined // 8), at + joined], 1)
-        self.passed[begin + of] = True
-        self.odds[begin + of] = _fragments.log_odds_of_many(self.contents, places)
+        self.passed[of] = True
+        self.odds[of] = _fragments.log_odds_of_many(self.contents, places)
         first = np.full(len(of), _FIRST_PACKET)
         known = sides[of, _kernel.PACKETS] > 0
         first[known] = self.samples.sizes[sides[of, _kernel.SIZES_AT][known]]
         heads = np.stack([at, at + np.minimum(sides[of, _kernel.HEAD], first)], 1)
-        self.exempt[begin + of] = _wu.are_exempt(data, heads)
+        self.exempt[of] = _wu.are_exempt(data, heads)
 
     def samples_of(self, row: list[int]) -> tuple[bytes, bytes, tuple[int, ...]]:
         """Return head, slices and sizes of packets of a direction."""

@@ -1,8 +1,7 @@
 """Meters a capture by the compiled loop: the same rows as by the plugin, sooner.
 
 The loop (`_engine_loop`) runs in a thread, without the interpreter's lock, and fills
-an outbox with what has ended; meanwhile this thread makes rows of the other outbox, and
-a third takes figures of payload for it, which needs no interpreter either.
+an outbox with what has ended; meanwhile this thread makes rows of the other outbox.
 Memory is bounded by the flows that live, and by the two outboxes.
 
 A capture is not split over processes, as by NFStream's several meters: nDPI remembers
@@ -50,14 +49,13 @@ STEPS: Final = 1 << 19
 def meter_compiled(job: Job, emit: Callable[[pa.RecordBatch], None]) -> Metered:
     """Meter one file; parameters, result and errors as of `_meter.meter`."""
     rows = Rows(emit)
+    flows = _Flows(rows)
     with (
         _opened(job) as (packets, engine),
         ThreadPoolExecutor(1) as thread,
-        ThreadPoolExecutor(1) as helper,
         # Left first: the thread is waited for.
         closing(_Run(packets, engine)) as run,
     ):
-        flows = _Flows(rows, helper)
         filling, taken = _new_outbox(), _new_outbox()
         task: Future[int] = thread.submit(run.fill, filling)
         reason = loop.EMPTY_OUTBOX
@@ -251,9 +249,8 @@ _COLUMNS: Final = {
 class _Flows:
     """Makes flows of what is in an outbox, parts joined, and rows of them."""
 
-    def __init__(self, rows: Rows, helper: ThreadPoolExecutor) -> None:
+    def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._helper = helper
         # Flows of which a part has ended and another lives.
         self._cut: dict[int, FlowState] = {}
 
@@ -273,7 +270,7 @@ class _Flows:
         used, packets = kept[:, :2].sum(), kept[:, 2].sum()
         judged = judge(
             outbox.samples[:used], outbox.sizes[:packets].astype(np.int64), kept,
-            ended.payload.reshape(-1), ended.protocol, self._helper,
+            ended.payload.reshape(-1), ended.protocol,
         )  # fmt: skip
         self._rows.add(ended, judged)
 

@@ -13,8 +13,6 @@ import numpy as np
 from exfilml import payload
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from numpy.typing import NDArray
 
 TCP: Final = 6
@@ -89,7 +87,6 @@ def judge(
     kept: NDArray[np.int64],
     payload_bytes: NDArray[np.int64],
     protocol: NDArray[np.int64],
-    helper: Executor | None = None,
 ) -> Judged:
     """Judge the payload of flows.
 
@@ -106,8 +103,6 @@ def judge(
         Shape ``(2 * n,)``.
     protocol
         Shape ``(n,)``.
-    helper
-        See `exfilml.payload.judge_many`.
     """
     sides = np.zeros((len(kept), payload.SIDE_COLUMNS), np.int64)
     head, slices, packets = kept.T
@@ -119,7 +114,7 @@ def judge(
         [ends - head - slices, head, slices, stops - packets, packets, stream, of], 1
     )
     samples = payload.Samples(data, sizes, sides, payload.SLICE_BYTES)
-    evidence = payload.judge_many(samples, helper)
+    evidence = payload.judge_many(samples)
 
     def shown(side: int) -> tuple[bytes, tuple[int, ...]]:
         at, size, _, first, count = sides[side, :5].tolist()
