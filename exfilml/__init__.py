@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from exfilml.state import State as State
     from exfilml.triage.assets import Assets as Assets
     from exfilml.triage.assets import read_assets as read_assets
+    from exfilml.triage.decrypt import try_keys as try_keys
     from exfilml.triage.intel import Intel as Intel
     from exfilml.triage.intel import read_intel as read_intel
 
@@ -77,6 +78,7 @@ _HOME = {
     "save_state": "persistence",
     "score_flows": "ranking",
     "validate_flows": "schema",
+    "try_keys": "triage.decrypt",
     "write_flows": "sources",
 }
 
@@ -110,6 +112,7 @@ __all__ = [
     "save_model",
     "save_state",
     "score_flows",
+    "try_keys",
     "validate_flows",
     "write_flows",
 ]
