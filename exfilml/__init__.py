@@ -77,8 +77,8 @@ _HOME = {
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
-    "validate_flows": "schema",
     "try_keys": "triage.decrypt",
+    "validate_flows": "schema",
     "write_flows": "sources",
 }
 
