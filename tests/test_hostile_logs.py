@@ -191,5 +191,6 @@ def test_millions_of_bad_lines_are_told_once_in_bounded_memory(reader, tmp_path)
     rows, peak, said = read_apart(path)
     assert rows in {fine, 0}
     assert 1 <= len(said) <= len(before) + 1
-    assert any("3,000,000 " in text for text in said)
+    # A document of JSON has no lines.
+    assert reader == "_azure" or any("3,000,000 " in text for text in said)
     assert peak < base + 150

@@ -36,6 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
+from exfilml.sources._keyvalues import portions
 from exfilml.sources._lines import BadLines, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
@@ -106,7 +107,7 @@ def stream(path: Path, options: Options) -> Iterator[Reading]:
     total = denied = hostless = 0
     with open_plain(path, options.advance) as plain:
         seen = BadLines()
-        for block in ahead(blocks(plain, seen)):
+        for block in ahead(portions(blocks(plain, seen))):
             table = read_lines(block, bad)
             over = pc.starts_with(table.column("result"), "TCP_DENIED")
             over = pc.fill_null(over, False)
