@@ -486,3 +486,14 @@ def test_a_wrong_map_ends_a_command_with_one_line(tmp_path, run):
                          "--out", tmp_path / "out.csv")  # fmt: skip
     assert (status, len(err.strip().splitlines())) == (2, 1)
     assert "map.toml, [columns]: unknown key 'src'" in err
+
+
+@pytest.mark.parametrize("form", ["%d %Q", "%Y-%", "%G", "%E"])
+def test_a_time_format_that_nobody_knows_is_an_error_of_the_map(tmp_path, form):
+    with pytest.raises(ColumnMapError, match="format = "):
+        read(tmp_path, csv([ROW]), mapped(time={"format": form}))
+
+
+def test_a_file_that_the_map_does_not_cover_is_told_so(tmp_path):
+    with pytest.raises(SourceError, match=r"the column map is for files named 'x\*'"):
+        read(tmp_path, csv([ROW]), mapped(files="x*"))

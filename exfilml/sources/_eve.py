@@ -227,7 +227,7 @@ def _solid(text: str, at: int) -> int:
 
 def _is_document(line: bytes) -> bool:
     """Whether the first line is the beginning of something longer, or wraps events."""
-    line = line.strip()
+    line = line.removeprefix(b"\xef\xbb\xbf").strip()
     if line in (b"{", b"["):
         return True
     return line.startswith((b"[", b'{"_index"')) or b'"_source"' in line[:4096]
