@@ -150,11 +150,11 @@ def hostile(path, seed, line, times):
 @pytest.mark.parametrize("reader", TEXT)
 def test_a_line_of_200_mib_takes_no_more_memory_than_a_log(reader, tmp_path):
     seed = seeds(reader)[0]
-    fine, base, _ = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
+    fine, base, usual = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
     path = hostile(tmp_path / "long", seed, b"x" * MIB, 200)
     rows, peak, said = read_apart(path)
     assert rows in {fine, 0}
-    assert len(said) == 1
+    assert 1 <= len(said) <= 1 + len(usual)
     assert peak < base + 100
 
 
@@ -162,11 +162,11 @@ def test_a_line_of_200_mib_takes_no_more_memory_than_a_log(reader, tmp_path):
 @pytest.mark.parametrize("reader", TEXT)
 def test_millions_of_bad_lines_are_told_once_in_bounded_memory(reader, tmp_path):
     seed = seeds(reader)[0]
-    fine, _, _ = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
+    fine, _, usual = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
     _, base, _ = read_apart(hostile(tmp_path / "few", seed, b"no\n" * 100_000, 5))
     path = hostile(tmp_path / "bad", seed, b"no\n" * 100_000, 30)
     rows, peak, said = read_apart(path)
     assert rows in {fine, 0}
-    assert len(said) == 1
-    assert "3,000,000 of 3,000," in said[0]
+    assert len(said) <= 1 + len(usual)
+    assert sum("3,000,000 of 3,000," in text for text in said) == 1
     assert peak < base + 150

@@ -157,6 +157,7 @@ def test_a_long_name_does_not_widen_the_table(tmp_path, capsys):
     [
         (b"\x1f\x8b\x08\x00 no gzip", "the gzip data are cut off or damaged"),
         (gzip.compress(b""), "the file is empty"),
+        (b"start,duration_s,src_ip,src_port\n", "flows that exfilml wrote as CSV"),
         ("#separator x".encode("utf-16"), "text in UTF-16"),
         ("#separator x".encode("utf-16-le"), "text in UTF-16"),
     ],
