@@ -263,7 +263,9 @@ def _read(
     )
     columns: dict[str, Any] = {
         "start": start,
-        "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6),
+        "duration_s": pc.divide(
+            pc.subtract(end, start).cast(pa.float64(), safe=False), 1e6
+        ),
         "src_ip": src_ip,
         "src_port": pc.fill_null(field_of(table, "src_port"), 0),
         "dst_ip": text["dest_ip"].dictionary_encode(),
