@@ -45,11 +45,7 @@ def ranking_text(ranking: pd.DataFrame) -> str:
     # A row is a case or a flow; a flow shows which case it belongs to.
     header = (*HEADER, "flows" if "flows" in ranking else "case")
     widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
-    width = (
-        shutil.get_terminal_size().columns
-        if sys.stdout is not None and sys.stdout.isatty()
-        else WIDTH
-    )
+    width = _width()
     lines = [click.style(_line(header, widths), underline=True)]
     contexts = ranking["context"] if "context" in ranking else [None] * len(rows)
     for row, reasons, context, alert in zip(
@@ -62,11 +58,17 @@ def ranking_text(ranking: pd.DataFrame) -> str:
         for text in told:
             lines += textwrap.wrap(
                 printable(text),
-                max(width, 60),
+                width,
                 initial_indent=INDENT,
                 subsequent_indent=INDENT,
             )
     return "\n".join(lines) + "\n"
+
+
+def _width() -> int:
+    if sys.stdout is None or not sys.stdout.isatty():
+        return WIDTH
+    return max(shutil.get_terminal_size().columns, 60)
 
 
 def _facts(row: dict[Any, Any]) -> tuple[str, ...]:
@@ -205,11 +207,14 @@ SURVEY: Final = ("file", "format", "rows", "seconds", "capability")
 
 def survey_text(survey: pd.DataFrame) -> str:
     """Lay out what `exfilml.sources.survey` gave, each file's warnings under it."""
-    # What all names begin with is said once.
-    folder = os.path.commonpath([str(Path(f).parent) for f in survey["file"]])
+    # What all names begin with is said once; those from here and from the root share
+    # nothing.
+    parents = [Path(f).parent for f in survey["file"]]
+    mixed = len({p.is_absolute() for p in parents}) > 1
+    folder = "" if mixed else os.path.commonpath(parents)
     rows = [
         (
-            printable(os.path.relpath(row["file"], folder or ".")),
+            printable(os.path.relpath(row["file"], folder) if folder else row["file"]),
             row["format"] or "-",
             f"{row['rows']:,}",
             f"{row['seconds']:.2f}",
@@ -218,12 +223,18 @@ def survey_text(survey: pd.DataFrame) -> str:
         for row in survey.to_dict("records")
     ]
     widths = [max(len(r[i]) for r in (SURVEY, *rows)) for i in range(len(SURVEY))]
+    width = _width()
+    # A longer name has a line of its own, so that the others need not be as long.
+    widths[0] = min(widths[0], max(width - sum(widths[1:]) - 2 * len(widths), 20))
     lines = [f"in {printable(folder)}"] if folder else []
     lines.append(click.style(_line(SURVEY, widths, SURVEY), underline=True))
     for row, said in zip(rows, survey["warnings"], strict=True):
-        lines.append(_line(row, widths, SURVEY))
+        if len(row[0]) > widths[0]:
+            lines += [row[0], _line(("", *row[1:]), widths, SURVEY)]
+        else:
+            lines.append(_line(row, widths, SURVEY))
         lines += textwrap.wrap(
-            printable(said), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT
+            printable(said), width, initial_indent=INDENT, subsequent_indent=INDENT
         )
     return "\n".join(lines) + "\n"
 

@@ -26,7 +26,7 @@ from host_logs import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exfilml import read_host_events
+from exfilml import cli, read_host_events
 from exfilml.exceptions import OptionError, SourceError, SourceWarning
 from exfilml.hosts._events import COLUMNS
 from exfilml.hosts._programs import program
@@ -422,3 +422,27 @@ def test_addresses_in_the_kernels_form():
     """As the kernel's documentation and a published audit log have them."""
     assert sockaddr("127.0.0.1", 1) == "020000017F0000010000000000000000"
     assert sockaddr("203.0.113.110", 80).startswith("02000050CB00716E")
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("nowhere.json", "no such file or folder."),
+        ("10.0.0.999=nowhere.json", "'10.0.0.999' is no IP address"),
+        ("10.0.0.5=", "names no file or folder"),
+    ],
+)
+def test_a_mistake_in_the_option_is_told_before_flows_are_read(
+    tmp_path, capsys, option, reason
+):
+    (tmp_path / "conn.log").write_text("nothing that can be read")
+    command = ["flows", str(tmp_path / "conn.log"), "--host-events", option]
+    assert cli.run([*command, "--out", str(tmp_path / "f.parquet")]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_packed_events_that_are_damaged_are_not_empty(tmp_path):
+    path = tmp_path / "events.json.gz"
+    path.write_bytes(b"\x1f\x8b\x08\x00 no gzip")
+    with pytest.raises(SourceError, match="the gzip data are cut off or damaged"):
+        read_host_events(path)

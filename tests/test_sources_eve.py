@@ -332,3 +332,16 @@ def test_totals_of_real_logs_equal_those_of_jq(path):
     columns = ["src_bytes", "dst_bytes", "src_packets", "dst_packets"]
     actual = [len(flows), *(int(flows[name].sum()) for name in columns)]
     assert actual == json.loads(done.stdout)
+
+
+def test_an_absurd_time_costs_its_flow_alone(tmp_path):
+    """Arrow refuses whole columns for one number that a float cannot hold exactly."""
+    absurd = flow(2)
+    absurd["flow"]["start"] = "0958-01-01T00:00:00.000001+0000"
+    with pytest.warns(SourceWarning, match="1 of 2 lines could not be read"):
+        flows = read(tmp_path, [flow(1), absurd])
+    assert len(flows) == 1
+    late = flow(3)
+    late["flow"]["end"] = "9999-01-01T00:00:00.000001+0000"
+    with pytest.warns(SourceWarning, match="1 impossible value"):
+        assert len(read(tmp_path, [flow(1), late], name="late.json")) == 2

@@ -154,6 +154,7 @@ def test_bad_lines_are_counted_and_the_first_is_named(tmp_path):
         ("1700000005.000000", "99999999999.0", "start cannot be"),
         ("1328", "-5", "src_bytes cannot be '-5'"),
         ("1328", str(2**53 + 2), "src_bytes cannot be"),
+        ("1328", str(2**32 - 1), "src_bytes cannot be 4294967295 in so few packets"),
     ],
 )
 def test_what_cannot_be_in_a_needed_column_makes_a_bad_line(tmp_path, old, new, reason):

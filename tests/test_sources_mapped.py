@@ -486,3 +486,23 @@ def test_a_wrong_map_ends_a_command_with_one_line(tmp_path, run):
                          "--out", tmp_path / "out.csv")  # fmt: skip
     assert (status, len(err.strip().splitlines())) == (2, 1)
     assert "map.toml, [columns]: unknown key 'src'" in err
+
+
+@pytest.mark.parametrize("form", ["%d %Q", "%Y-%", "%G", "%E"])
+def test_a_time_format_that_nobody_knows_is_an_error_of_the_map(tmp_path, form):
+    with pytest.raises(ColumnMapError, match="format = "):
+        read(tmp_path, csv([ROW]), mapped(time={"format": form}))
+
+
+def test_a_file_that_the_map_does_not_cover_is_told_so(tmp_path):
+    with pytest.raises(SourceError, match=r"the column map is for files named 'x\*'"):
+        read(tmp_path, csv([ROW]), mapped(files="x*"))
+
+
+def test_an_absurd_end_leaves_the_duration_out(tmp_path):
+    rest = {k: v for k, v in COLUMNS.items() if k != "duration_s"}
+    columns = mapped(columns=rest | {"end": "until"})
+    rows = [ROW | {"until": "9999-01-01T00:00:00.000001+00:00"}]
+    with pytest.warns(SourceWarning, match="1 impossible value"):
+        flows = read(tmp_path, csv(rows), columns)
+    assert flows["duration_s"].isna().tolist() == [True]

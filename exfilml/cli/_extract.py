@@ -9,7 +9,7 @@ import click
 
 from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
 from exfilml.cli._options import FILE, QUIET, SOURCES, asked, read
-from exfilml.cli._output import check_writable, say
+from exfilml.cli._output import as_given, check_writable, say
 
 
 @click.command()
@@ -63,6 +63,7 @@ def sources(source: tuple[str, ...], form: str, *, quiet: bool) -> None:
         **asked(),
         report=(lambda name: say(printable(name))) if shown else None,
     )
+    table["file"] = table["file"].map(as_given)
     if form == "table":
         click.echo(survey_text(table), nl=False)
     else:

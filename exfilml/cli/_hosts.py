@@ -11,12 +11,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exfilml.cli._output import say
+from exfilml.exceptions import SourceError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def _keep(context: click.Context, option: click.Parameter, value: object) -> None:
+def _keep(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> None:
+    """Keep the option; a mistake in it is told before hours of flows are read."""
+    for one in value:
+        address, source = _taken_apart(one)
+        if not source:
+            raise SourceError(f"--host-events {one}: names no file or folder.")
+        if not Path(source).exists():
+            said, equals, _ = one.partition("=")
+            no_address = f", and {said!r} is no IP address"
+            raise SourceError(
+                f"--host-events {one}: no such file or folder"
+                f"{no_address if equals and address is None else ''}."
+            )
     context.meta[str(option.name)] = value
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
     from exfilml.evaluation import Evaluation
 
 
+# Where standard input is kept while a command runs: a name that was never given.
+_KEPT: Final = re.compile(
+    rf"{re.escape(tempfile.gettempdir())}/exfilml-[^/\s]+/stdin\b"
+)
+
+
+def as_given(text: str) -> str:
+    """Name standard input as it was given."""
+    return _KEPT.sub("-", text)
+
+
 def say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -23,7 +36,7 @@ def say(text: str) -> None:
 def say_error(text: str) -> None:
     from exfilml.export import printable
 
-    say("error: " + "\n".join(printable(line) for line in text.splitlines()))
+    say("error: " + "\n".join(printable(line) for line in as_given(text).splitlines()))
 
 
 def show_warning(
@@ -33,7 +46,7 @@ def show_warning(
     if issubclass(category, ExfilmlWarning):
         from exfilml.export import printable
 
-        say(f"warning: {printable(str(message))}")
+        say(f"warning: {printable(as_given(str(message)))}")
 
 
 def drop_stdout() -> None:

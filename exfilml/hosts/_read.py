@@ -19,7 +19,7 @@ from exfilml.hosts._events import Event
 from exfilml.sources._discover import Source, expand, first_few
 from exfilml.sources._headed import check_timezone
 from exfilml.sources._lines import BadLines, blocks
-from exfilml.sources._packed import open_plain, plain_head
+from exfilml.sources._packed import damaged_head, open_plain, plain_head
 
 FORMATS: Final = (
     "Sysmon's or Windows Security events (JSON or CSV), Linux audit.log, osquery's "
@@ -165,6 +165,7 @@ def _tables(
     shown = [(at, r) for r in _READERS if (at := r.detect(head)) is not None]
     if not shown:
         what = next((t for form, t in _FOREIGN.items() if re.match(form, head)), "")
+        what = (None if head else damaged_head(path)) or what
         what = what or f"it begins with {head[:16]!r}"
         raise SourceError(f"no host events ({what}). Expected {FORMATS}.")
     # What the first record is, whatever others hold.

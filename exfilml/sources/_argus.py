@@ -144,7 +144,7 @@ def _flows(
     counted = src_packets is not None
     if not counted:
         share = pc.divide(
-            src_bytes.cast(pa.float64()), pc.max_element_wise(all_bytes, 1)
+            src_bytes.cast(pa.float64(), safe=False), pc.max_element_wise(all_bytes, 1)
         )
         src_packets = pc.round(pc.multiply(share, all_packets)).cast(
             pa.int64(), safe=False

@@ -216,7 +216,7 @@ def _made(table: pa.Table, lines: Any, account: Account) -> Made:
     columns: dict[str, Any] = {
         "start": pc.add(pc.multiply(_within(start), 1_000_000), answers),
         "duration_s": pc.subtract(
-            pc.subtract(end, start).cast(pa.float64()),
+            pc.subtract(end, start).cast(pa.float64(), safe=False),
             # It still ends when it ended.
             pc.if_else(pc.greater(end, start), pc.divide(answers, 1e6), 0.0),
         ),

@@ -270,8 +270,17 @@ def _unit(given: Any) -> float:
 
 def _time(given: Any) -> str:
     text = _text(given)
-    if text not in {"iso", *SECONDS} and not re.search("%[a-zA-Z]", text):
+    if text in {"iso", *SECONDS}:
+        return text
+    if not re.search("%[a-zA-Z]", text):
         raise ValueError
+    import pandas as pd
+
+    # Only pandas knows which formats it knows.
+    try:
+        pd.to_datetime(pd.Series(["1"], dtype="str"), format=text, errors="coerce")
+    except (KeyError, re.error) as error:
+        raise ValueError from error
     return text
 
 

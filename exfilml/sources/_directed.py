@@ -104,7 +104,9 @@ def _halves(
     start = times(column("start"), options.timezone, path)
     if column("end") is not None:
         end = times(column("end"), options.timezone, path)
-        duration = pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6)
+        duration = pc.divide(
+            pc.subtract(end, start).cast(pa.float64(), safe=False), 1e6
+        )
         # Of events of firewalls, which end when they begin, nfdump prints 1970.
         duration = pc.if_else(pc.equal(end, 0), None, duration)
     else:

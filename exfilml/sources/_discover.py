@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from exfilml.exceptions import FlowsError, SourceError
 from exfilml.sources._column_map import ColumnMap
 from exfilml.sources._foreign import CompanionError, refusal
-from exfilml.sources._packed import plain_head
+from exfilml.sources._packed import damaged_head, plain_head
 from exfilml.sources._reading import Reader
 
 # Loaded when asked: those of logs load pandas, and a capture needs not wait for that.
@@ -35,6 +35,7 @@ FORMATS: Final = (
 )
 # A line of JSON may be long.
 _HEAD_BYTES: Final = 1 << 16
+_BOM: Final = b"\xef\xbb\xbf"
 _SHOWN: Final = 3
 
 Source = str | os.PathLike[str]
@@ -114,10 +115,17 @@ def find_readers(
             mapped = columns is not None and columns.covers(path)
             found.append((path, detect_reader(path, columns if mapped else None)))
         except SourceError as error:
+            refused = error
+            if named and columns is not None and not columns.covers(path):
+                told = str(error).removeprefix(f"{path}: ")
+                refused = SourceError(
+                    f"{path}: the column map is for files named {columns.files!r}; "
+                    f"without it: {told}"
+                )
             if len(paths) == 1 and named:
-                raise
+                raise refused from error
             if named:
-                found.append((path, error))
+                found.append((path, refused))
             else:
                 skipped.append(error)
                 if isinstance(error, CompanionError):
@@ -129,8 +137,8 @@ def find_readers(
         )
     notes = []
     # Read together with the conn.log beside them.
-    used = {path.parent for path, reader in found if _name(reader) == "_zeek"}
-    found = _counted_once(found, used, skipped)
+    used = {path.parent for path, reader in found if reader_name(reader) == "_zeek"}
+    found = counted_once(found, used, skipped)
     read = [error for path, error in companions if path.parent in used]
     skipped = [error for error in skipped if error not in read]
     if skipped:
@@ -141,20 +149,22 @@ def find_readers(
     return found, notes
 
 
-def _counted_once(
+def counted_once(
     found: list[tuple[Path, Reader | SourceError]],
     used: set[Path],
     skipped: list[SourceError],
 ) -> list[tuple[Path, Reader | SourceError]]:
     """Leave out each http.log whose requests a conn.log beside it counts."""
     doubled = [
-        path for path, r in found if _name(r) == "_zeek_http" and path.parent in used
+        path
+        for path, r in found
+        if reader_name(r) == "_zeek_http" and path.parent in used
     ]
     if not doubled:
         return found
     from exfilml.sources._zeek_names import beside
 
-    conns = [path for path, reader in found if _name(reader) == "_zeek"]
+    conns = [path for path, reader in found if reader_name(reader) == "_zeek"]
     read = {other for path in conns for other in beside(path, "http")}
     skipped += [
         SourceError(f"{path}: lies beside a conn.log; to read it alone, name it alone.")
@@ -166,27 +176,17 @@ def _counted_once(
 
 def lenders(readers: list[tuple[Path, Reader | SourceError]]) -> tuple[Path, ...]:
     """List the files whose templates may serve others."""
-    return tuple(path for path, reader in readers if _name(reader) == "_exports")
+    return tuple(path for path, reader in readers if reader_name(reader) == "_exports")
 
 
-def _name(reader: Reader | SourceError) -> str:
+def reader_name(reader: Reader | SourceError) -> str:
+    """Name the module of a reader."""
     return getattr(reader, "__name__", "").rpartition(".")[2]
 
 
 def detect_reader(path: Path, columns: ColumnMap | None = None) -> Reader:
     """Find the reader for a file, or say why there is none."""
-    if path.is_dir():
-        raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")
-    if not path.exists():
-        raise SourceError(f"{path}: no such file. Expected {FORMATS}.")
-    if not path.is_file():
-        raise SourceError(f"{path}: not a regular file. Expected {FORMATS}.")
-    try:
-        head = plain_head(path, _HEAD_BYTES)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
-    if not head:
-        raise SourceError(f"{path}: the file is empty. Expected {FORMATS}.")
+    head = _head(path)
     if columns is not None:
         from exfilml.sources._mapped import MappedReader
 
@@ -204,6 +204,31 @@ def detect_reader(path: Path, columns: ColumnMap | None = None) -> Reader:
         f"{path}: not a format that exfilml reads (it begins with {head[:8]!r}). "
         f"Expected {FORMATS}."
     )
+
+
+def _head(path: Path) -> bytes:
+    """Return the first plain bytes of a file."""
+    if path.is_dir():
+        raise SourceError(f"{path}: is a folder. Expected a file: {FORMATS}.")
+    if not path.exists():
+        raise SourceError(f"{path}: no such file. Expected {FORMATS}.")
+    if not path.is_file():
+        raise SourceError(f"{path}: not a regular file. Expected {FORMATS}.")
+    try:
+        # It names the sensor of flows, and tables hold nothing but text.
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{path}: its name is not UTF-8; rename the file.") from error
+    try:
+        head = plain_head(path, _HEAD_BYTES).removeprefix(_BOM)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be opened: {error.strerror}.") from error
+    if not head:
+        damage = damaged_head(path)
+        if damage is not None:
+            raise SourceError(f"{path}: {damage.replace('the rest', 'all')}.")
+        raise SourceError(f"{path}: the file is empty. Expected {FORMATS}.")
+    return head
 
 
 def first_few(texts: Iterable[str]) -> str:

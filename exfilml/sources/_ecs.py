@@ -202,8 +202,8 @@ def _columns(table: pa.Table, *, both: bool) -> dict[str, Any]:
         for name in ("@timestamp", "event.start", "event.end")
     )
     start = pc.coalesce(begun, taken)
-    span = pc.divide(pc.subtract(ended, start).cast(pa.float64()), 1e6)
-    length = pc.divide(number("event.duration").cast(pa.float64()), 1e9)
+    span = pc.divide(pc.subtract(ended, start).cast(pa.float64(), safe=False), 1e6)
+    length = pc.divide(number("event.duration").cast(pa.float64(), safe=False), 1e9)
     src_ip = text("source.ip").dictionary_encode()
     words = pc.coalesce(
         text("network.iana_number", "network.transport"),

@@ -227,7 +227,7 @@ def _solid(text: str, at: int) -> int:
 
 def _is_document(line: bytes) -> bool:
     """Whether the first line is the beginning of something longer, or wraps events."""
-    line = line.strip()
+    line = line.removeprefix(b"\xef\xbb\xbf").strip()
     if line in (b"{", b"["):
         return True
     return line.startswith((b"[", b'{"_index"')) or b'"_source"' in line[:4096]
@@ -250,9 +250,8 @@ def _read(
     }
     src_ip = text["src_ip"].dictionary_encode()
     protocol = protocol_numbers(text["proto"], src_ip)
-    start, end = (
-        microseconds(field_of(table, kind, name)) for name in ("start", "end")
-    )
+    start, end = (microseconds(field_of(table, kind, at)) for at in ("start", "end"))
+    lasted = pc.subtract(end, start).cast(pa.float64(), safe=False)
     sides = (
         (
             ("src", "pkts_toserver", "bytes_toserver"),
@@ -263,7 +262,7 @@ def _read(
     )
     columns: dict[str, Any] = {
         "start": start,
-        "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6),
+        "duration_s": pc.divide(lasted, 1e6),
         "src_ip": src_ip,
         "src_port": pc.fill_null(field_of(table, "src_port"), 0),
         "dst_ip": text["dest_ip"].dictionary_encode(),

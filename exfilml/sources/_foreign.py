@@ -29,6 +29,16 @@ def refusal(path: str, head: bytes) -> SourceError | None:  # noqa: PLR0911
     from exfilml.sources import _squid, _w3c
     from exfilml.sources._zeek_log import fields_of
 
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or set(head[1:16:2]) == {0}:
+        return SourceError(
+            f"{path}: text in UTF-16, as Windows writes it; convert it to UTF-8 "
+            "(`iconv -f UTF-16 -t UTF-8`)."
+        )
+    if head.startswith(b"start,duration_s,src_ip,"):
+        return SourceError(
+            f"{path}: flows that exfilml wrote as CSV, for other programs. Keep them as "
+            ".parquet to read them again."
+        )
     of_requests = _squid.refusal(path, head) or _w3c.refusal(path, head)
     if of_requests is not None:
         return of_requests

@@ -127,7 +127,9 @@ def _made(table: pa.Table, lines: Any, account: Account) -> Made:
     by_source = pc.fill_null(pc.starts_with(reporter, "SRC"), True)
     columns: dict[str, Any] = {
         "start": start,
-        "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6),
+        "duration_s": pc.divide(
+            pc.subtract(end, start).cast(pa.float64(), safe=False), 1e6
+        ),
         "src_ip": src_ip.dictionary_encode(),
         "src_port": pc.fill_null(ends("src_port"), 0),
         "dst_ip": ends("dest_ip").dictionary_encode(),

@@ -37,6 +37,10 @@ _LEAST_IP: Final = 20
 _ETHERNET: Final = 14
 _TCP_HEADER: Final = 20
 _LEAST_HEADER: Final = 8
+# Counters of 32 bits that fell below zero show as little less than this; no packet has
+# as much (segments that Linux joins have up to 512 KiB).
+_WRAPPED: Final = 1 << 32
+_BELOW_ZERO: Final = 1 << 20
 
 
 def flows_of(
@@ -91,6 +95,14 @@ def checked(
             bad.blanked += int((keep & ~good).sum())
             values = pc.if_else(pa.array(good), values, pa.scalar(None, values.type))
         whole[column.name] = values
+    for side in ("src", "dst"):
+        wrong = keep & _overfull(whole, side)
+        if wrong.any():
+            row = int(wrong.argmax())
+            count = whole[f"{side}_bytes"][row].as_py()
+            reason = f"{side}_bytes cannot be {count!r} in so few packets"
+            bad.add(int(number[row]), reason, int(wrong.sum()))
+            keep &= ~wrong
     # Columns of a source's own come last.
     whole |= {n: table.column(n) for n in table.column_names if n not in DTYPES}
     table = pa.table(whole)
@@ -127,6 +139,19 @@ def _possible(name: str, high: float | None, values: Any) -> Any:
     numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy()
     good = (numbers >= 0) & (numbers <= high)
     return good if required else good | np.isnan(numbers)
+
+
+def _overfull(columns: Mapping[str, Any], side: str) -> Any:
+    """Say for each row whether it counts less than no bytes, and shows as very large."""
+    counted, packets = (columns.get(f"{side}_{what}") for what in ("bytes", "packets"))
+    if counted is None or packets is None or not len(counted):
+        return False
+    if (pc.max(counted).as_py() or 0) < _WRAPPED - _BELOW_ZERO:
+        return False
+    numbers = pc.fill_null(counted.cast(pa.float64(), safe=False), 0.0).to_numpy()
+    few = pc.fill_null(pc.less(packets, _WRAPPED // _BELOW_ZERO), False)
+    wrapped = (numbers >= _WRAPPED - _BELOW_ZERO) & (numbers < _WRAPPED)
+    return wrapped & few.to_numpy(zero_copy_only=False)
 
 
 def _all_possible(values: Any, high: float, *, required: bool) -> bool:

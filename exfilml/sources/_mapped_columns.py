@@ -54,7 +54,7 @@ def flow_columns(
     src_ip = given.texts("src_ip").dictionary_encode()
     protocol = protocol_numbers(given.texts("protocol"), src_ip)
     start, end = (given.times(name, zone, path) for name in ("start", "end"))
-    span = pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e6)
+    span = pc.divide(pc.subtract(end, start).cast(pa.float64(), safe=False), 1e6)
     columns: dict[str, Any] = {
         "start": start,
         "duration_s": pc.coalesce(given.numbers("duration_s"), span),

@@ -161,8 +161,8 @@ class _Counted:
                 packets = columns[f"{way}_packets"]
                 tcp = pc.and_(pc.equal(columns["protocol"], 6), pc.greater(packets, 0))
                 mean = pc.divide(
-                    columns[f"{way}_bytes"].filter(tcp).cast(pa.float64()),
-                    packets.filter(tcp).cast(pa.float64()),
+                    columns[f"{way}_bytes"].filter(tcp).cast(pa.float64(), safe=False),
+                    packets.filter(tcp).cast(pa.float64(), safe=False),
                 )
                 least = pc.min(mean).as_py()
                 found = next(
@@ -188,7 +188,9 @@ def _made(table: pa.Table, lines: Any, account: Account, counted: _Counted) -> M
     src_ip = one(table, "src_ip").cast(pa.string()).dictionary_encode()
     columns: dict[str, Any] = {
         "start": pc.multiply(start, 1000),
-        "duration_s": pc.divide(pc.subtract(end, start).cast(pa.float64()), 1e3),
+        "duration_s": pc.divide(
+            pc.subtract(end, start).cast(pa.float64(), safe=False), 1e3
+        ),
         "src_ip": src_ip,
         "src_port": number("src_port"),
         "dst_ip": one(table, "dst_ip").cast(pa.string()).dictionary_encode(),

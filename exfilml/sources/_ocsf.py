@@ -212,7 +212,7 @@ def _columns(table: pa.Table, *, both: bool) -> dict[str, Any]:
     flags = number("connection_info", "tcp_flags")
     columns: dict[str, Any] = {
         "start": pc.multiply(start, 1000),
-        "duration_s": pc.divide(span.cast(pa.float64()), 1e3),
+        "duration_s": pc.divide(span.cast(pa.float64(), safe=False), 1e3),
         "src_ip": src_ip,
         "src_port": pc.fill_null(number("src_endpoint", "port"), 0),
         "dst_ip": text("dst_endpoint", "ip").dictionary_encode(),

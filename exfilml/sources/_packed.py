@@ -90,6 +90,14 @@ def plain_head(path: Path, size: int) -> bytes:
     return plain[:size]
 
 
+def damaged_head(path: Path) -> str | None:
+    """Say what is wrong with a file of which no plain byte comes; None if nothing is."""
+    with open_plain(path, lambda _: None) as pieces:
+        if next(iter(pieces), b""):
+            return None
+    return pieces.damage
+
+
 def open_plain(path: Path, advance: Callable[[int], None]) -> Unpacked:
     """Open a file for its plain bytes; `advance` is told of packed bytes read."""
     return Unpacked(path.open("rb", buffering=0), advance)

@@ -120,7 +120,8 @@ def requests_of(fields: dict[str, Any], *, proxied: bool) -> tuple[dict[str, Any
     columns = {
         "start": fields["start"],
         "duration_s": pc.divide(
-            pc.subtract(fields["end"], fields["start"]).cast(pa.float64()), 1e6
+            pc.subtract(fields["end"], fields["start"]).cast(pa.float64(), safe=False),
+            1e6,
         ),
         "src_ip": fields["client"],
         "src_port": pc.fill_null(fields["client_port"], 0),

@@ -5,6 +5,7 @@ A file that `read_flows` passes over in a folder has its row here, with the reas
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import warnings
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Final
 
 from exfilml.exceptions import FlowsError, SourceError, SourceWarning
 from exfilml.sources._column_map import ColumnMap
-from exfilml.sources._discover import Columns, Source, detect_reader, expand, lenders
+from exfilml.sources._discover import (
+    FORMATS,
+    Columns,
+    Source,
+    counted_once,
+    detect_reader,
+    expand,
+    lenders,
+    reader_name,
+)
 from exfilml.sources._foreign import CompanionError
 from exfilml.sources._stream import CHUNK, Asked, check_sampling, tables
 
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from exfilml.sources._reading import Reader
 
 _CLAUSE: Final = re.compile(r"[^,:;.(]+(?:\.[a-z]+[^,:;.(]*)*")
+_EXPECTED: Final = f" Expected {FORMATS}."
+_NAMES_ONLY: Final = "lies beside a conn.log; to read it alone, name it alone."
 _COLUMNS: Final = {
     "file": "str",
     "format": "str",
@@ -77,11 +89,18 @@ def survey(
     explained = None if columns is None else ColumnMap.of(columns)
     found = [(path, _reader(path, explained)) for path in dict.fromkeys(paths)]
     asked, together = Asked(timezone, sampling, exports), lenders(found)
+    conns = {path.parent for path, reader in found if reader_name(reader) == "_zeek"}
+    once = {path for path, _ in counted_once(found, conns, [])}
     rows = []
     for path, reader in found:
+        if path not in once and not isinstance(reader, SourceError):
+            rows.append([str(path), format_name(reader), 0, 0.0, "", _NAMES_ONLY])
+            continue
         if report is not None:
             report(str(path))
-        rows.append([str(path), *_surveyed(path, reader, asked, together)])
+        # A name that is not UTF-8 has bytes that no table holds.
+        name = os.fsencode(path).decode(errors="backslashreplace")
+        rows.append([name, *_surveyed(path, reader, asked, together)])
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
@@ -116,7 +135,8 @@ def _surveyed(
 
     if isinstance(reader, SourceError):
         beside = isinstance(reader, CompanionError)
-        reason = str(reader).removeprefix(f"{path}: ")
+        # What can be read is no news of one file among many.
+        reason = str(reader).removeprefix(f"{path}: ").removesuffix(_EXPECTED)
         return "Zeek, beside conn.log" if beside else "", 0, 0.0, "", reason
     began, counts = time.perf_counter(), [0] * len(CAPABILITIES)
     said: list[str] = []

@@ -36,6 +36,7 @@ from exfilml.sources._zeek_log import Wanted, fields_of, read_blocks
 
 _TEXT: Final = pa.string()
 _LIST: Final = pa.list_(_TEXT)
+NAME: Final = "Zeek http.log"
 WANTED: Final = Wanted(
     {
         "ts": pa.float64(),
