@@ -10,7 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import firewall_logs as firewall
 import pytest
+import test_sources_cloud as cloud
+import test_sources_normalised as normalised
+import test_sources_proxy as proxy
+import test_sources_silk as silk
 from logs import conn, json_lines, zeek_tsv
 
 from exfilml.sources import READERS
@@ -20,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 # Captures and what programs of others unpack: not texts.
 NOT_TEXT = {"_pcap", "_parquet", "_nfcapd", "_exports"}
 TEXT = [name for name in READERS if name not in NOT_TEXT]
-SECONDS = int(os.environ.get("EXFILML_FUZZ_SECONDS", "20"))
+SECONDS = int(os.environ.get("EXFILML_FUZZ_SECONDS", "6"))
 MIB = 1 << 20
 
 NFDUMP = (
@@ -65,11 +70,27 @@ SEEDS: dict[str, list[bytes]] = {
 }
 
 
+# Good logs of all other formats, as their own tests have them.
+OTHERS = [
+    *(log if isinstance(log, bytes) else log.encode() for log in (
+        *cloud.WHOLE, *normalised.WHOLE, *proxy.TEXTS.values(),
+        silk.rwcut(silk.there(), silk.back()),
+        *(firewall.pan_line(firewall.pan()) * 2, firewall.pan_export([firewall.pan()])),
+        *(firewall.forti_line(firewall.forti()), firewall.asa_line(firewall.asa())),
+        *(firewall.firepower_line(firewall.firepower()),),
+        firewall.check_point_line(firewall.check_point()),
+        firewall.conntrack_line(firewall.tracked()),
+        firewall.gprint_line(firewall.ulogd()),
+    )),
+]  # fmt: skip
+
+
 def seeds(reader):
     """Good logs for a reader: built here, or real ones that it takes for its own."""
     built = SEEDS.get(reader, [])
     module = importlib.import_module(f"exfilml.sources.{reader}")
     assert all(module.detect(seed) for seed in built)
+    built = [*built, *(log for log in OTHERS if module.detect(log))]
     for path in sorted(Path(REAL, "logs").rglob("*")) if REAL else ():
         if path.is_file() and path.stat().st_size < MIB:
             data = path.read_bytes()
@@ -104,8 +125,10 @@ def test_fuzzed_logs_end_in_flows_or_one_clear_error(reader, tmp_path):
     assert "stat::number_of_executed_units" in done.stderr
 
 
-READ = """
-import resource, sys, warnings
+# The peak that getrusage tells may be the parent's, of before exec.
+READ = r"""
+import re, sys, warnings
+from pathlib import Path
 import exfilml
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -115,8 +138,8 @@ with warnings.catch_warnings(record=True) as caught:
             rows += len(flows)
     except exfilml.exceptions.SourceError as error:
         print("error", error)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-print(rows, peak, len(caught), *(str(w.message)[:300] for w in caught), sep="\\n")
+peak = int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+print(rows, peak, len(caught), *(str(w.message)[:300] for w in caught), sep="\n")
 """
 
 
@@ -150,11 +173,11 @@ def hostile(path, seed, line, times):
 @pytest.mark.parametrize("reader", TEXT)
 def test_a_line_of_200_mib_takes_no_more_memory_than_a_log(reader, tmp_path):
     seed = seeds(reader)[0]
-    fine, base, _ = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
+    fine, base, before = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
     path = hostile(tmp_path / "long", seed, b"x" * MIB, 200)
     rows, peak, said = read_apart(path)
     assert rows in {fine, 0}
-    assert len(said) == 1
+    assert 1 <= len(said) <= len(before) + 1
     assert peak < base + 100
 
 
@@ -162,11 +185,11 @@ def test_a_line_of_200_mib_takes_no_more_memory_than_a_log(reader, tmp_path):
 @pytest.mark.parametrize("reader", TEXT)
 def test_millions_of_bad_lines_are_told_once_in_bounded_memory(reader, tmp_path):
     seed = seeds(reader)[0]
-    fine, _, _ = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
+    fine, _, before = read_apart(hostile(tmp_path / "fine", seed, b"", 0))
     _, base, _ = read_apart(hostile(tmp_path / "few", seed, b"no\n" * 100_000, 5))
     path = hostile(tmp_path / "bad", seed, b"no\n" * 100_000, 30)
     rows, peak, said = read_apart(path)
     assert rows in {fine, 0}
-    assert len(said) == 1
-    assert "3,000,000 of 3,000," in said[0]
+    assert 1 <= len(said) <= len(before) + 1
+    assert any("3,000,000 " in text for text in said)
     assert peak < base + 150

@@ -161,7 +161,7 @@ def model_bytes(detector, path):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("n_rows", [250_000, 200])
+@pytest.mark.parametrize("n_rows", [250_000, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_stream_is_cleaned_as_a_table_is(poisoned, tmp_path, monkeypatch, n_rows):
     """However it is cut: the same cases go, and the same model comes of the rest."""
     monkeypatch.setattr("exfilml.chunks.CHUNK", n_rows)

@@ -141,7 +141,8 @@ def test_icmp_counts_no_bytes_and_is_told(tmp_path):
     other = f"{ISO}%ASA-4-106023: Deny tcp src outside:1.2.3.4/5 dst inside:1.2.3.5/6\n"
     flows, said = read(tmp_path, icmp + other + asa_line(asa()))
     assert len(flows) == 1
-    assert "1 connections are of ICMP" in said[0]
+    assert "1 of 2 lines are of something else; passed over" in said[0]
+    assert "1 connections are of ICMP" in said[1]
 
 
 def test_bad_lines_are_named(tmp_path):

@@ -194,7 +194,10 @@ def test_a_session_longer_than_ten_years_is_none(tmp_path):
 
 def test_other_types_and_sessions_that_begin_are_passed_over_and_counted(tmp_path):
     text = forti_line(forti(type='"utm"')) + forti_line(forti(action='"start"'))
-    with pytest.warns(SourceWarning, match="2 records are of sessions that began"):
+    with (
+        pytest.warns(SourceWarning, match="2 records are of sessions that began"),
+        pytest.warns(SourceWarning, match="1 of 2 lines are of something else"),
+    ):
         flows = read(tmp_path, text + "kernel: hello\n" + forti_line(forti()))
     assert len(flows) == 1
 

@@ -372,6 +372,7 @@ def test_train_of_a_time_and_update_of_what_follows(months, tmp_path, run):
     assert model.read_bytes() == (tmp_path / "n").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_quarantine_goes_with_a_spool_and_with_an_update(months, tmp_path, capsys):
     """And the spool is of use again: it holds all flows, the suspicious ones too."""
 

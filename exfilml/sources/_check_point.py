@@ -127,7 +127,7 @@ def _records(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     wanted = pc.and_(counted, fields.texts("received_bytes").is_valid())
     passed = pc.sum(pc.and_not(ends, wanted)).as_py() or 0
     wanted = wanted.to_numpy(zero_copy_only=False)
-    kept = sound_lines(fields, wanted, _ONCE, block, bad)
+    kept = sound_lines(fields, wanted, _ONCE, block, bad, passed=passed)
     head = pc.extract_regex(line_texts(block), _HEAD)
     none = pa.scalar(None, pa.string())
     for name in ("local", "zone"):

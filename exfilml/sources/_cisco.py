@@ -39,7 +39,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
-from exfilml.sources._keyvalues import line_texts, portions, whole_numbers
+from exfilml.sources._keyvalues import filled, line_texts, portions, whole_numbers
 from exfilml.sources._lines import BadLines, Block, ahead, blocks, shown
 from exfilml.sources._logs import flows_of, losses, whole
 from exfilml.sources._packed import open_plain
@@ -168,6 +168,7 @@ def _messages(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     known = pc.or_(pc.invert(torn), columns["bytes"].is_valid())
     wrong = pc.invert(pc.fill_null(known, False))
     bad.lines += len(texts)
+    bad.foreign += filled(block) - len(texts) - icmp
     count = pc.sum(wrong).as_py() or 0
     if count:
         at = pc.index(wrong, value=True).as_py()

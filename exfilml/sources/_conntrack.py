@@ -31,7 +31,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.exceptions import SourceError
-from exfilml.sources._keyvalues import KeyValues, line_texts, portions, whole_numbers
+from exfilml.sources._keyvalues import (
+    KeyValues,
+    filled,
+    line_texts,
+    portions,
+    whole_numbers,
+)
 from exfilml.sources._lines import BadLines, Block, ahead, blocks
 from exfilml.sources._logs import flows_of, losses, microseconds, whole
 from exfilml.sources._packed import open_plain
@@ -117,6 +123,8 @@ def _events(block: Block, bad: BadLines) -> pa.Table:
     }
     known = part["event"].is_valid().to_numpy(zero_copy_only=False)
     bad.lines += int(known.sum())
+    updates = block.data.count(b"[UPDATE]")
+    bad.foreign += max(filled(block) - int(known.sum()) - updates, 0)
 
     def texts(name: str, nth: int = 0) -> Any:
         return pc.coalesce(*(fields.texts(key, nth) for key in _NAMES[name]))

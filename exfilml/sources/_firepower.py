@@ -92,7 +92,8 @@ def _ends(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     """Read connections that ended; say how many messages are others."""
     texts = line_texts(block)
     wanted = pc.match_substring_regex(texts, _WANTED)
-    passed = pc.sum(pc.and_not(pc.match_substring_regex(texts, _OTHER), wanted))
+    others = pc.and_not(pc.match_substring_regex(texts, _OTHER), wanted)
+    passed = pc.sum(others).as_py() or 0
     # The first field begins after the number of the message, as if after another.
     data = block.data.replace(b"-430003: ", b"-430003, ")
     fields = KeyValues(
@@ -103,7 +104,7 @@ def _ends(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     )
     once = (*_TEXTS, *_COUNTS)
     told = wanted.to_numpy(zero_copy_only=False)
-    kept = sound_lines(fields, told, once, block, bad)
+    kept = sound_lines(fields, told, once, block, bad, passed=passed)
     columns = {name: fields.texts(name) for name in _TEXTS}
     columns |= {name: fields.numbers(name) for name in _COUNTS}
     columns |= {
@@ -111,7 +112,7 @@ def _ends(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
         for name in ("ApplicationProtocol", "ReferencedHost", "ConnectionID")
     }
     columns["line"] = pa.array(np.arange(block.first, block.first + len(fields)))
-    return pa.table(columns).filter(pa.array(kept)), passed.as_py() or 0
+    return pa.table(columns).filter(pa.array(kept)), passed
 
 
 def _flows(ends: pa.Table, path: Path, bad: BadLines) -> pd.DataFrame:

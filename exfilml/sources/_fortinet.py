@@ -129,8 +129,8 @@ def _reports(block: Block, bad: BadLines) -> tuple[pa.Table, int]:
     traffic = pc.fill_null(pc.equal(kinds, "traffic"), False)
     began = pc.fill_null(pc.equal(fields.texts("action"), "start"), False)
     wanted = pc.and_not(traffic, began).to_numpy(zero_copy_only=False)
-    kept = sound_lines(fields, wanted, _ONCE, block, bad)
     passed = len(kinds) - kinds.null_count - int(wanted.sum())
+    kept = sound_lines(fields, wanted, _ONCE, block, bad, passed=passed)
     columns = {name: fields.texts(name) for name in _TEXTS}
     columns |= {name: fields.numbers(name) for name in _COUNTS if name != "eventtime"}
     columns["eventtime"] = _microseconds(fields.texts("eventtime"))

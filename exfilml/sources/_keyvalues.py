@@ -12,6 +12,7 @@ all its bytes, keys by comparing eight bytes at a time where fields begin.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from exfilml.sources._lines import BadLines, Block
 
 _NEWLINE, _RETURN, _SPACE, _QUOTE, _BACKSLASH = b'\n\r "\\'
+_FILLED: Final = re.compile(rb"[^\s][^\n]*")
 _WORD: Final = 8
 # A block holds fewer lines of any firewall.
 MOST_LINES: Final = 200_000
@@ -178,7 +180,13 @@ def portions(whole: Iterable[Block]) -> Iterator[Block]:
 
 
 def sound_lines(
-    fields: KeyValues, wanted: Any, once: Iterable[str], block: Block, bad: BadLines
+    fields: KeyValues,
+    wanted: Any,
+    once: Iterable[str],
+    block: Block,
+    bad: BadLines,
+    *,
+    passed: int = 0,
 ) -> Any:
     """Say which lines can be read; count them, and those that cannot.
 
@@ -194,9 +202,13 @@ def sound_lines(
         The block, for the numbers of its lines.
     bad
         The account of the file.
+    passed
+        How many other lines the reader tells of; the rest are of something else.
     """
     broken = fields.open_quotes
-    bad.lines += int((wanted | broken).sum())
+    records = int((wanted | broken).sum())
+    bad.lines += records
+    bad.foreign += filled(block) - records - passed
     if broken.any():
         at = block.first + int(broken.argmax())
         bad.add(at, "a quote that does not close", int(broken.sum()))
@@ -208,6 +220,11 @@ def sound_lines(
             bad.add(at, f"{key} stands there more than once", int(again.sum()))
             kept &= ~again
     return kept
+
+
+def filled(block: Block) -> int:
+    """Count the lines that are not blank."""
+    return len(_FILLED.findall(block.data))
 
 
 def line_texts(block: Block) -> Any:

@@ -33,6 +33,8 @@ class BadLines:
         Number of the first, and what is wrong with it.
     blanked
         Values of columns that a flow can do without, left out because they cannot be.
+    foreign
+        Lines that are of something else, as where many write into one log.
     unit
         What they are called.
     """
@@ -41,6 +43,7 @@ class BadLines:
     bad: int = 0
     first: tuple[int, str] | None = None
     blanked: int = 0
+    foreign: int = 0
     unit: str = "line"
 
     def add(self, line: int, reason: str, count: int = 1) -> None:
@@ -54,6 +57,7 @@ class BadLines:
         """Add another account of the same file."""
         self.lines += other.lines
         self.blanked += other.blanked
+        self.foreign += other.foreign
         if other.first is not None:
             self.add(*other.first, other.bad)
 

@@ -19,6 +19,7 @@ from exfilml.sources._reading import DAMAGED, Reading
 
 BAD_LINES: Final = "with lines that could not be read"
 NO_FLOWS: Final = "without flows"
+FOREIGN: Final = "with lines of something else"
 _ARROW: Final[dict[str, Any]] = {
     # What pandas keeps texts in.
     "str": pa.large_string(),
@@ -195,6 +196,10 @@ def losses(path: Path, bad: BadLines, damage: str | None, flows: int) -> Reading
         told.append((DAMAGED, f"{path}: {damage}"))
     if str(bad):
         told.append((BAD_LINES, f"{path}: {bad}"))
+    if bad.foreign:
+        every = bad.foreign + bad.lines
+        text = f"{path}: {bad.foreign:,} of {every:,} lines are of something else"
+        told.append((FOREIGN, f"{text}; passed over"))
     if not flows:
         told.append((NO_FLOWS, f"{path}: holds no flows"))
     return Reading(pd.DataFrame(), tuple(told))
