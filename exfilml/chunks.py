@@ -118,6 +118,9 @@ def in_chunks(
     kept: list[pd.DataFrame] = []
     size, latest = 0, -1
     for table in tables:
+        if not isinstance(table, pd.DataFrame):
+            # Refuses it.
+            validate_flows(table)
         if len(table) == 0:
             continue
         more = table[[name for name in LEARNED if name in table]]

@@ -21,7 +21,7 @@ import pandas as pd
 from exfilml.baseline import BARE
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
-from exfilml.exceptions import OptionError, SiteWarning
+from exfilml.exceptions import CapabilityWarning, OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
 from exfilml.features.cases import largest_of_case
 from exfilml.names import Names
@@ -401,6 +401,17 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
     `LEAST_OVERLAP` of the flows.
     """
     warn_of_doubtful_rows(flows, stacklevel=4)
+    named = sum(detector.shown_.get(name, 0) for name in CAPABILITIES[2:])
+    nameless = flows[["app", "server_name"]].isna().all(axis=None)
+    if nameless and len(flows) >= FEWEST_TO_CROSS and named > detector.n_flows_ / 2:
+        warnings.warn(
+            "No flow names an application or a server, but "
+            f"{named:,} of {detector.n_flows_:,} flows of the model's baseline did: "
+            "places that it knows by name look new, and more cases alert than the "
+            "budget says. Train a model on flows of the kind that it is to rank.",
+            CapabilityWarning,
+            stacklevel=3,
+        )
     first, last = detector.window_
     learned = flows["start"].between(first, last).to_numpy()
     if learned.sum() > LEAST_OVERLAP * len(learned):

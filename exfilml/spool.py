@@ -403,8 +403,8 @@ class Spool:
         status = path.stat()
         name = self._name(path, status.st_size, status.st_mtime_ns)
         part = self.folder / f"{name}-{secrets.token_hex(4)}.part"
-        part.mkdir()
         try:
+            part.mkdir()
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", SourceWarning)
                 about = self._written(path, status, part, progress=progress)
@@ -415,6 +415,11 @@ class Spool:
             part.rename(self.folder / name)
         except (SourceError, FlowsError) as error:
             return error
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: flows cannot be kept there: {error.strerror or error}. "
+                "Make room, or choose another folder for the spool (train --spool DIR)."
+            ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return about

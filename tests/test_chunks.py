@@ -22,7 +22,12 @@ from exfilml.chunks import (
     in_chunks,
     in_time_order,
 )
-from exfilml.exceptions import BaselineError, CapabilityWarning, FlowsError
+from exfilml.exceptions import (
+    BaselineError,
+    CapabilityWarning,
+    FlowsError,
+    OptionError,
+)
 from exfilml.features import Asked, FlowFeatures
 from exfilml.features.cases import Cases
 from exfilml.places import (
@@ -235,6 +240,10 @@ def test_a_stream_must_hold_what_was_announced():
             detector.fit_stream([flows], n)
     with pytest.raises(BaselineError, match="at least 50"):
         detector.fit_stream([flows.iloc[:10]], 10)
+    with pytest.raises(OptionError, match="n_flows: got '200'"):
+        detector.fit_stream([flows], "200")
+    with pytest.raises(FlowsError, match="got str"):
+        detector.fit_stream(flows, 200)
     assert not hasattr(detector, "learned_")
 
 

@@ -292,3 +292,13 @@ def test_the_quick_p_value_is_valid_for_random_bytes_and_sees_text():
             assert (p <= level).mean() <= level + 4 * (level / 2000) ** 0.5
     assert p_uniform(TEXT[:64]) < 1e-6
     assert np.isnan(p_uniform(b""))
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [("text" * 9, [KEY.hex()]), (bytes(99), "hunter2"), (bytes(99), [KEY]), (b"", 3)],
+)
+def test_what_is_no_bytes_or_no_list_of_texts_is_refused(data, keys):
+    """A key alone would be read letter by letter."""
+    with pytest.raises(OptionError, match="expected"):
+        try_keys(data, keys)

@@ -263,6 +263,19 @@ def test_a_folder_of_packed_logs_and_other_files(tmp_path):
     assert events["local_ip"].tolist() == ["10.20.0.12"] * 2
 
 
+def test_a_started_program_stands_under_the_hosts_address_of_ipv4(tmp_path):
+    """Windows speaks of itself all day on its link; that is no address of a case."""
+    at = "2026-03-09 10:00:{:02d}.000".format
+    text = lines(
+        sysmon(3, at=at(1), SourceIp="10.20.0.12"),
+        sysmon(3, at=at(2), SourceIp="fd20::12", DestinationIp="fd20::1"),
+        sysmon(3, at=at(3), SourceIp="fe80::12", DestinationIp="ff02::fb"),
+        sysmon(1, at=at(4)),
+    )
+    events = read(tmp_path, text)
+    assert events["local_ip"].tolist()[-1] == "10.20.0.12"
+
+
 def test_local_time_needs_a_zone(tmp_path):
     record = flat(sysmon(3)) | {"EventTime": "2026-07-09 10:00:00"}
     del record["UtcTime"]

@@ -271,7 +271,7 @@ def test_packing_and_copying_come_first_and_stand_in_order_of_time():
         *(happened(-1 + k / 10, f"notepad {k}") for k in range(9)),
         happened(2, "powershell Compress-Archive C:\\docs x.zip"),
         happened(-16, "rar.exe a too early"),
-        happened(0, "curl elsewhere", local_ip="10.20.0.99"),
+        happened(0, "curl elsewhere", host="WS2", local_ip="10.20.0.99"),
         event(0),
     ]
     told = case_context(cases(LOCAL, "10.20.0.1", None), table(events), most=4)
@@ -303,7 +303,7 @@ def test_who_opened_the_connection_is_said():
         event(1801, r"C:\x\rclone.exe", pid=7, user="ann", local_port=50001),
         event(1800, "elsewhere", remote_ip="203.0.113.8"),
         event(3700, "later"),
-        event(0, "other host", local_ip="10.20.0.13"),
+        event(0, "other host", host="WS2", local_ip="10.20.0.13"),
     ]
     said = "connected by C:\\x\\rclone.exe (process 7, ann)"
     assert case_context(case, table(events))["context"].tolist() == [said]
@@ -313,6 +313,20 @@ def test_who_opened_the_connection_is_said():
     many = [event(k, f"p{k}") for k in range(5)]
     told = case_context(case, table(many))["context"]
     assert told.tolist() == ["connected by p0, p1, p2 and 2 more"]
+
+
+def test_context_of_a_host_with_several_addresses():
+    """Programs stand under one of them; cases under any."""
+    seen = [
+        happened(0, "rclone copy", host="WS1", local_ip=LOCAL),
+        event(at=30.0, host="WS1", local_ip="fd20::12"),
+        # Another host had the address long before.
+        event(at=-90_000.0, host="WS2", local_ip="fd20::12"),
+        happened(1, "tar czf", host="WS2", local_ip="10.20.0.99"),
+    ]
+    (said,) = case_context(cases("fd20::12"), table(seen))["context"]
+    assert "rclone copy" in said
+    assert "tar" not in said
 
 
 def test_context_of_no_cases_and_refusals():

@@ -8,9 +8,15 @@ import pytest
 from sites import office, theft
 
 from exfilml import Detector, rank_cases, rank_flows, score_flows
-from exfilml.exceptions import CalibrationWarning, OptionError, SiteWarning
+from exfilml.exceptions import (
+    CalibrationWarning,
+    CapabilityWarning,
+    OptionError,
+    SiteWarning,
+)
 from exfilml.policy import Policy
 from exfilml.ranking import CASE_COLUMNS, FLOW_COLUMNS, SCORE_COLUMNS
+from exfilml.schema import validate_flows
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,20 @@ def test_what_all_flows_of_a_service_do_is_no_reason(detector, flows):
     assert not reasons.str.contains(r"\([1-9]\d* of \d+ such flows").any()
     assert (reasons == "nothing unusual").any()
     assert reasons.str.startswith("slight evidence only: ").any()
+
+
+@pytest.mark.parametrize("ranker", [rank_flows, rank_cases])
+def test_flows_without_names_are_told_from_a_baseline_with_names(detector, ranker):
+    """As netflow ranked by a model of captures: places have names there."""
+    later = office(200, seed=3, days=1, first_day="2026-03-09")
+    ends = later[["start", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"]]
+    bare = validate_flows(ends.join(later[["src_bytes", "dst_bytes"]]))
+    with pytest.warns(CapabilityWarning, match="No flow names an application"):
+        ranker(detector, bare)
+    of_its_kind = Detector(random_state=0, n_estimators=5).fit(
+        bare.assign(start=bare["start"] - pd.Timedelta("30D"))
+    )
+    ranker(of_its_kind, bare)
 
 
 @pytest.mark.parametrize("home", ["0.0.0.0/0", "172.16.0.0/12"])

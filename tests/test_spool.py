@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -298,6 +299,19 @@ def test_two_runs_do_not_share_a_spool(months, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another run is using this spool"):
             Spool(tmp_path).fill(months)
+
+
+def test_a_full_disk_is_told(months, tmp_path, monkeypatch):
+    """The message names the folder: it may be a temporary one that nobody chose."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool, "_write", full)
+    kept = Spool(tmp_path / "spool")
+    with pytest.raises(OutputError, match=r"spool: flows cannot be kept .*No space"):
+        kept.fill(months)
+    assert not list(kept.folder.glob("*.part"))
 
 
 def test_a_spool_must_not_hold_what_is_read(months, tmp_path):

@@ -917,6 +917,8 @@ def test_paths_that_cannot_be_read_are_named(tmp_path):
         exfilml.read_intel(tmp_path / "nothing.txt")
     with pytest.raises(IntelError, match="an empty folder"):
         exfilml.read_intel(tmp_path)
+    with pytest.raises(IntelError, match="got '3', expected the path"):
+        exfilml.read_intel(3)
     with pytest.raises(IntelError, match="got no path"):
         exfilml.read_intel([])
     with pytest.raises(IntelError, match="expected the path"):

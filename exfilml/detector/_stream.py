@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -11,7 +12,7 @@ import pandas as pd
 
 from exfilml.baseline import Observed
 from exfilml.chunks import in_chunks
-from exfilml.exceptions import BaselineError
+from exfilml.exceptions import BaselineError, OptionError
 from exfilml.places import Oriented, orient
 from exfilml.schema import CAPABILITIES, Doubts, capability_level
 from exfilml.state import State
@@ -32,6 +33,11 @@ TRAINING_BLOCKS: Final = 3
 
 
 def check_size(n_flows: int) -> None:
+    if not isinstance(n_flows, numbers.Integral):
+        raise OptionError(
+            f"n_flows: got {n_flows!r}, expected how many flows all tables hold, a "
+            "whole number."
+        )
     if n_flows < FEWEST_FLOWS:
         raise BaselineError(
             f"The baseline has {n_flows} flows; at least {FEWEST_FLOWS} are needed to "

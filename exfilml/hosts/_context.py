@@ -105,28 +105,51 @@ def case_context(
         raise OptionError(f"most={most!r}: expected a number of events from 1 on.")
     hosts = [None if pd.isna(h) else canonical(h) for h in cases["local_ip"]]
     begins = cases["first_seen"].tolist()
-    mine = events[events["local_ip"].isin({h for h in hosts if h is not None})]
-    started = mine["kind"].isin(["process", "file"]) & mine["detail"].notna()
-    connected = (mine["kind"] == "network") & mine["process"].notna()
-    telling, network = _by_host(mine[started]), _by_host(mine[connected])
+    logged = _Logged(events)
     span = pd.Timedelta(minutes=float(minutes))
     said = []
     for host, begin, remote, end in zip(
         hosts, begins, _remotes(cases, hosts), _ends(cases, begins), strict=True
     ):
+        telling, network = logged.of(host, begin)
         parts = (
-            _opened(network.get(host), remote, begin, end),
-            _around(telling.get(host), begin, span, int(most)),
+            _opened(network, remote, begin, end),
+            _around(telling, begin, span, int(most)),
         )
         said.append("; ".join(part for part in parts if part) or None)
     return cases.assign(context=pd.array(said, dtype="str"))
 
 
-def _by_host(events: pd.DataFrame) -> dict[Any, pd.DataFrame]:
-    return {
-        host: theirs.sort_values("time", kind="stable")
-        for host, theirs in events.groupby("local_ip")
-    }
+class _Logged:
+    """Events by host: those of an address, and of the host that had it then.
+
+    A host may have several addresses, and what says none stands under one of them.
+    """
+
+    def __init__(self, events: pd.DataFrame) -> None:
+        if not events["time"].is_monotonic_increasing:
+            events = events.sort_values("time", kind="stable")
+        self._events = events.reset_index(drop=True)
+        self._of_address = self._events.groupby("local_ip").indices
+        self._of_name = self._events.groupby("host").indices
+        self._known: dict[tuple[str, Any], tuple[pd.DataFrame, pd.DataFrame]] = {}
+
+    def of(
+        self, address: str | None, when: Any
+    ) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+        """Return what was started or made there, and who connected, in order of time."""
+        rows = self._of_address.get(address)
+        if address is None or rows is None or pd.isna(when):
+            return None, None
+        gap = (self._events["time"].iloc[rows] - when).abs().to_numpy()
+        name = self._events["host"].iloc[rows[int(gap.argmin())]]
+        if (address, name) not in self._known:
+            own = self._of_name.get(name, rows[:0])
+            mine = self._events.iloc[np.union1d(rows, own)]
+            started = mine["kind"].isin(["process", "file"]) & mine["detail"].notna()
+            connected = (mine["kind"] == "network") & mine["process"].notna()
+            self._known[address, name] = mine[started], mine[connected]
+        return self._known[address, name]
 
 
 def _remotes(cases: pd.DataFrame, hosts: list[str | None]) -> list[str | None]:

@@ -184,8 +184,13 @@ def _placed(events: pd.DataFrame, address: str | None) -> pd.DataFrame:
     events = events.take(order).reset_index(drop=True)
     local = events["local_ip"]
     told = local.where(~_loopback(local))
-    by_host = told.groupby(events["host"], sort=False)
-    near = by_host.ffill().fillna(by_host.bfill())
+    # Of a host with several addresses one of IPv4, and none that holds on a link only.
+    on_link = told.str.match(r"169\.254\.|fe[89ab]", case=False).fillna(False)
+    narrow = on_link | told.str.contains(":", regex=False).fillna(False)
+    near = pd.Series(pd.NA, index=events.index, dtype="str")
+    for some in (told.mask(narrow), told.mask(on_link), told):
+        by_host = some.groupby(events["host"], sort=False)
+        near = near.fillna(by_host.ffill()).fillna(by_host.bfill())
     if address is not None:
         near = near.fillna(address)
     return events.assign(local_ip=local.fillna(near).astype("str"))

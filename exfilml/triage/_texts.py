@@ -77,7 +77,9 @@ def texts(
     ExfilmlError
         Of the class given, if one cannot be read.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    given = list(paths) if isinstance(paths, Iterable) else [paths]
+    if isinstance(paths, str | os.PathLike):
+        given = [paths]
     if not given:
         raise error(f"got no path, expected {expected}.")
     for path in given:

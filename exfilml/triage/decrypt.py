@@ -107,6 +107,7 @@ def try_keys(
         If cryptography is not installed.
     """
     where, counts, more = _checked(data, offsets, iterations, salts)
+    keys = _texts(keys)
     try:
         ciphers, missing = all_ciphers()
     except ImportError as error:
@@ -155,6 +156,8 @@ def _checked(
     iterations: Iterable[int],
     salts: Iterable[bytes],
 ) -> tuple[list[int], list[int], list[bytes]]:
+    if not isinstance(data, bytes):
+        raise OptionError(f"data: expected bytes, got {type(data).__name__}.")
     if len(data) < LEAST_BYTES:
         raise OptionError(
             f"{len(data)} bytes of data: expected {LEAST_BYTES} or more, fewer cannot "
@@ -168,6 +171,16 @@ def _checked(
     if len(more) > _MOST_SALTS:
         raise OptionError(f"{len(more)} salts: expected at most {_MOST_SALTS}.")
     return where, counts, more
+
+
+def _texts(keys: Iterable[str]) -> list[str]:
+    """Return keys, unless they are none; one text alone would be read by letters."""
+    given = list(keys) if isinstance(keys, Iterable) else [keys]
+    if isinstance(keys, str | bytes) or not all(isinstance(k, str) for k in given):
+        raise OptionError(
+            "keys: expected a list of texts; bytes as hex, such as ['hex:00ff…']."
+        )
+    return given
 
 
 def _attempts(
