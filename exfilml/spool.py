@@ -39,6 +39,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
+from exfilml import __version__
 from exfilml.chunks import CHUNK, LEARNED, starts
 from exfilml.columns import DTYPES
 from exfilml.exceptions import (
@@ -392,7 +393,7 @@ class Spool:
         if asked["columns"] is not None and not asked["columns"].covers(path):
             asked["columns"] = None
         told = f"{self.span!r}\t{asked}"
-        text = f"{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{told}"
+        text = f"{__version__}\t{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{told}"
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8)
         return digest.hexdigest()
 
