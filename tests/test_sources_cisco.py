@@ -162,7 +162,7 @@ def test_bad_lines_are_named(tmp_path):
             st.integers(1, 4),
             st.sampled_from(["Built", "Teardown"]),
             st.sampled_from(["inbound", "outbound"]),
-            st.integers(0, 10**12),
+            st.integers(0, 10**9),
         ),
         min_size=1,
     ),
