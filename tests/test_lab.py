@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,9 @@ def can_make_namespaces():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_make_namespaces(), reason="namespaces need root on Linux")
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("ip", "ping"))), reason="ip or ping is not installed"
+)
 def test_a_server_may_send_first(tmp_path):
     """The way out does not wait for a session of an office host."""
     from sample_lab.network import Network
