@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from exfilml.persistence import save_state as save_state
     from exfilml.policy import Policy as Policy
     from exfilml.quarantine import clean_baseline as clean_baseline
+    from exfilml.ranking import flows_of_case as flows_of_case
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
@@ -63,6 +64,7 @@ _HOME = {
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
+    "flows_of_case": "ranking",
     "inject": "inject",
     "iter_flows": "sources",
     "load_model": "persistence",
@@ -98,6 +100,7 @@ __all__ = [
     "drift",
     "duplicate_flows",
     "evaluate",
+    "flows_of_case",
     "inject",
     "iter_flows",
     "load_model",

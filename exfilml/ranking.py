@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import BARE
+from exfilml.baseline import BARE, Observed
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import CapabilityWarning, OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
-from exfilml.features.cases import largest_of_case
+from exfilml.features.cases import Cases, largest_of_case
 from exfilml.names import Names
+from exfilml.places import orient
 from exfilml.policy import Policy
 from exfilml.ruling import Ruling
 from exfilml.schema import (
     CAPABILITIES,
     capability_level,
+    validate_flows,
     warn_of_doubtful_rows,
 )
 from exfilml.tally import grouped
@@ -316,6 +318,47 @@ def rank_cases(
         columns[name] = leading[name].array
     table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
     return _noted(_typed(table), judged, by_case=True)
+
+
+def flows_of_case(
+    detector: Detector,
+    flows: pd.DataFrame,
+    case: str,
+    *,
+    policy: Policy | str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """Return the flows of one case, by the name that a ranking gives it.
+
+    Parameters
+    ----------
+    detector, flows, policy
+        As they were ranked: a case is named by host, place and service, and what is
+        local, and whether the baseline knows the service, depend on them.
+    case
+        As in the column ``case`` of `rank_flows` and `rank_cases`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of `flows`, in their order; none if there is no such case among them.
+
+    Raises
+    ------
+    FlowsError
+        If `flows` is no flows table.
+    """
+    declared = None if policy is None else Policy.of(policy)
+    oriented = orient(validate_flows(flows), at_home(detector, declared).home_)
+    observed = Observed.of(oriented, kinds=())
+    asked = Asked(oriented, observed, detector.baseline_, detector.known_)
+    keys, code = np.unique(Cases.of(asked).keys, return_inverse=True)
+    named = [case_name(key) == case for key in keys.tolist()]
+    return oriented.flows[np.array(named, dtype=bool)[code]]
+
+
+def case_name(key: int) -> str:
+    """Return the short name of a case by its key, the same from run to run."""
+    return f"{key >> 24:010x}"
 
 
 def check_options(
@@ -636,8 +679,7 @@ def _alerts(
 
 
 def _case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
-    """Short names of the cases of some flows, the same from run to run."""
-    return [f"{k >> 24:010x}" for k in scored.case_key[rows].tolist()]
+    return [case_name(key) for key in scored.case_key[rows].tolist()]
 
 
 def _capability(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names:
