@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class TriageFileError(ExfilmlError, ValueError):
+    """A file of a triage is foreign, damaged or of a newer version."""
+
+
 class ColumnMapError(ExfilmlError, ValueError):
     """A column map cannot be read, or says what no column map can say."""
 

@@ -262,7 +262,8 @@ class Case:
 # Columns of a flow that a case tells of.
 _TOLD: Final = (
     *("start", "duration_s", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"),
-    *("app", "server_name", "uid", "local_ip", "remote_ip", "place", "service"),
+    *("app", "server_name", "fingerprint", "user_agent", "uid", "local_ip"),
+    *("remote_ip", "place", "service"),
     *("direction", "up_bytes", "down_bytes", "suspicion", "concealed", "hidden_bytes"),
 )
 
