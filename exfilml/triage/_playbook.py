@@ -150,7 +150,8 @@ def _strength(fact: Fact) -> float:
 def _varied(facts: list[Fact]) -> list[Fact]:
     """Put the strongest fact of each family of evidence before the others."""
     families: set[str] = set()
-    first, rest = [], []
+    first: list[Fact] = []
+    rest: list[Fact] = []
     for fact in sorted(facts, key=_strength):
         family = _FAMILIES[fact.name.removeprefix("evidence.")]
         (rest if family in families else first).append(fact)
