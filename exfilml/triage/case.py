@@ -18,7 +18,7 @@ import pandas as pd
 YES: Final = "yes"
 NO: Final = "no"
 NOT_VISIBLE: Final = "not visible"
-MOST_TOLD: Final = 3
+MOST_TOLD: Final = 2
 """Reasons that a sentence names; `Case.evidence` has all."""
 LEVELS: Final = ("close", "watch", "L1", "T2", "incident")
 """Whom a case goes to, from nobody to the incident response."""
