@@ -3,6 +3,8 @@
 A `Case` holds answers, each with the `Fact`s it rests on, and a fact names the flows
 and the numbers behind it. `Case.evidence` lists them all, so that nothing is said that
 cannot be looked up. What was not visible is answered so, never with "no".
+
+One file because all of it is one shape, which is written as JSON and read again.
 """
 
 from __future__ import annotations
