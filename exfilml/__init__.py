@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.handover import read_triage as read_triage
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
     from exfilml.hosts import read_host_events as read_host_events
@@ -77,6 +78,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "read_triage": "handover",
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
@@ -114,6 +116,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "read_triage",
     "save_model",
     "save_state",
     "score_flows",

@@ -16,6 +16,7 @@ import click
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
 from exfilml.cli._extract import doctor, flows, sources
+from exfilml.cli._handover import handover
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
@@ -40,6 +41,7 @@ for _command in (
     train,
     rank,
     triage,
+    handover,
     evaluate,
     blindspots,
     drift,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from exfilml.cli._handover import FORMS, TLP, chosen_form, hand_over, of_cases
 from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
 from exfilml.cli._options import (
     FILE,
@@ -59,12 +59,14 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print the triage.",
+    type=click.Choice(["table", *FORMS]),
+    help="How to show or hand over the triage.  [default: what --out ends with, else "
+    "table]",
 )
-@click.option("--out", type=FILE, help="Write the answers to a .json file.")
+@click.option(
+    "--out", type=FILE, help="Write it to a file: .json, .csv, .md, .stix.json …"
+)
+@TLP
 @HOST_EVENTS
 @QUIET
 def triage(
@@ -78,8 +80,9 @@ def triage(
     fdr: float | None,
     home: tuple[str, ...],
     policy: Path | None,
-    form: str,
+    form: str | None,
     out: Path | None,
+    tlp: str | None,
     *,
     quiet: bool,
 ) -> None:
@@ -93,10 +96,12 @@ def triage(
 
     if out is not None:
         check_writable(out, source, model, policy, *intel, *assets, *event_logs())
+    if form == "table" and out is not None:
+        raise OptionError(f"--format table --out {out}: a table is for the terminal.")
+    form = "table" if form == "table" else chosen_form(form, out, tlp) or "table"
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     declared = declared_policy(policy, home)
     detector = load(model, home)
-    from exfilml.export import complete_file
     from exfilml.terminal import triage_text
     from exfilml.triage.assets import read_assets
     from exfilml.triage.intel import read_intel
@@ -115,35 +120,12 @@ def triage(
         intel=known,
         assets=owners,
     )
-    if case is not None:
-        _check_case(case, [one.name for one in found])
-    text = triage_text(found, case) if form == "table" else _json(found)
-    if out is not None:
-        with complete_file(out) as part:
-            part.write_text(_json(found), encoding="utf-8")
-        say(f"{len(found):,} cases written to {out}")
+    shown = of_cases(found, () if case is None else (case,))
+    if form == "table":
+        click.echo(triage_text(found, case), nl=False)
     else:
-        click.echo(text, nl=False)
+        hand_over(shown, form, out, tlp)
     _say_counts(found)
-
-
-def _check_case(case: str, names: list[str]) -> None:
-    """Refuse a name that no case has, with those that are like it."""
-    if case in names:
-        return
-    like = get_close_matches(case, names, n=3)
-    near = f"; like it: {', '.join(like)}" if like else ""
-    raise OptionError(
-        f"--case {case}: none of the {len(names):,} cases has this name{near}. Names "
-        "depend on the model and the home networks: give those of the ranking, or a "
-        "larger --top."
-    )
-
-
-def _json(found: Triage) -> str:
-    from exfilml.export import json_text
-
-    return json_text(found.to_dict()) + "\n"
 
 
 def _say_counts(found: Triage) -> None:

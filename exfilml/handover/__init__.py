@@ -9,17 +9,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from exfilml.exceptions import OptionError
+from exfilml.exceptions import DependencyError, OptionError
 from exfilml.export import complete_file
 from exfilml.handover import _csv, _ecs, _json, _ocsf, _stix, _ticket
 from exfilml.handover._read import read_triage
-from exfilml.handover._told import Given
+from exfilml.handover._told import Given, only
 from exfilml.triage.case import Triage
 
-__all__ = ["FORMATS", "FORMS", "Form", "read_triage", "to_text", "write"]
+__all__ = [
+    "FORMATS",
+    "FORMS",
+    "Form",
+    "form_of",
+    "only",
+    "read_triage",
+    "to_text",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,29 @@ def write(
     text = to_text(triage, form or form_of(path), tlp=tlp, digests=digests)
     with complete_file(Path(path)) as part:
         part.write_text(text, encoding="utf-8", newline="")
+
+
+def check_form(form: str) -> None:
+    """Refuse a format that cannot be made here, before the work.
+
+    Raises
+    ------
+    DependencyError
+        If it needs a library that is missing.
+    """
+    if form == "stix" and find_spec("stix2") is None:
+        raise DependencyError(_stix.MISSING)
+
+
+def check_tlp(label: str | None) -> None:
+    """Refuse a label that the Traffic Light Protocol does not know.
+
+    Raises
+    ------
+    OptionError
+        If it is none.
+    """
+    Given(label)
 
 
 def form_of(path: str | os.PathLike[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 
 from exfilml.export import to_text
-from exfilml.handover._told import Given, known, records
+from exfilml.handover._told import Given, known, records, row_of
 from exfilml.triage.case import Case, Triage
 
 _FIRST: Final = ("rank", "case", "level", "why", "incident")
@@ -22,7 +22,7 @@ def text(triage: Triage, _given: Given) -> str:
 
 
 def _row(case: Case) -> dict[str, Any]:
-    row, asset = known(case.row), known(case.asset)
+    row, asset = row_of(case), known(case.asset)
     asked = (*case.indicators, *case.questions)
     return {
         **{name: row.get(name) for name in map(str, case.row)},

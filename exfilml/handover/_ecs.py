@@ -14,6 +14,7 @@ from exfilml.handover._attack import is_part, parent_of, tactic_of
 from exfilml.handover._told import (
     PROTOCOLS,
     Given,
+    deciding,
     flows_of,
     identity,
     is_ja3,
@@ -24,6 +25,7 @@ from exfilml.handover._told import (
     ports_of,
     present,
     records,
+    row_of,
     seen,
     sent,
     title,
@@ -50,12 +52,12 @@ def text(triage: Triage, given: Given) -> str:
 
 
 def _alert(triage: Triage, case: Case, given: Given) -> dict[str, Any]:
-    row, asset = known(case.row), known(case.asset)
+    row, asset = row_of(case), known(case.asset)
     time, (first, last) = made(triage, case), seen(case)
     flows = flows_of(case)
     agents = _all(flows, "user_agent")
     prints = [f for f in _all(flows, "fingerprint") if is_ja3(f)]
-    rule = case.decision.rules[-1] if case.decision.rules else None
+    rule = deciding(case)
     marking = given.marking(case)
     up_down = [row[n] for n in ("up_bytes", "down_bytes") if n in row]
     labels = {f"host_{name}": asset.get(name) for name in _LABELS}
@@ -88,9 +90,9 @@ def _alert(triage: Triage, case: Case, given: Given) -> dict[str, Any]:
             ),
             "rule": present(
                 {
-                    "name": rule.name if rule else None,
-                    "description": rule.text if rule else None,
-                    "ruleset": "exfilml escalation" if rule else None,
+                    "name": rule.name,
+                    "description": rule.text,
+                    "ruleset": "exfilml escalation",
                     "version": known(triage.about).get("version"),
                 }
             ),
@@ -130,7 +132,7 @@ def _alert(triage: Triage, case: Case, given: Given) -> dict[str, Any]:
 
 def _ends(case: Case, flows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return source and destination: of a case, those of its largest upload."""
-    row = known(case.row)
+    row = row_of(case)
     sides = sent(row)
     # Of several flows, the initiator's ports are many.
     port = ports_of(flows[0]).get("src_port") if len(case.flows) == 1 else None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+import sys
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from exfilml.columns import FIRST_YEAR, LAST_YEAR
 from exfilml.schema import are_addresses
+
+MOST_DEPTH: Final = 8
 
 
 class DamagedError(Exception):
@@ -84,7 +87,7 @@ class Node:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.fail("a number")
         # Also of a number that has too many digits.
-        if not -np.finfo(float).max <= self.value <= np.finfo(float).max:
+        if not -sys.float_info.max <= self.value <= sys.float_info.max:
             raise self.fail("a number")
         return self.value
 
@@ -110,12 +113,14 @@ class Node:
             raise self.fail("an address")
         return self.text()
 
-    def scalar(self) -> Any:
-        """Return text, a number, a flag or nothing; of a list, a tuple of such."""
+    def scalar(self, depth: int = 0) -> Any:
+        """Return text, a number, a flag or nothing; also lists and records of such."""
+        if isinstance(self.value, list | dict) and depth > MOST_DEPTH:
+            raise self.fail("values that are nested less deeply")
         if isinstance(self.value, list):
-            return tuple(part.scalar() for part in self.items())
+            return tuple(part.scalar(depth + 1) for part in self.items())
         if isinstance(self.value, dict):
-            raise self.fail("a value")
+            return {name: part.scalar(depth + 1) for name, part in self.named()}
         if isinstance(self.value, int | float) and not isinstance(self.value, bool):
             return self.number()
         return self.value

@@ -7,6 +7,8 @@ https://schema.ocsf.io/1.5.0/classes/detection_finding.
 playbook's indicators and questions that were answered yes, in percent; what was not
 visible adds nothing. Answers and techniques with their reasons stand in
 ``enrichments``, because ``attacks`` has no place for a reason.
+
+One file because it is the map of one class of that schema.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from exfilml.handover._told import (
     ports_of,
     present,
     records,
+    row_of,
     seen,
     sent,
     title,
@@ -66,7 +69,7 @@ def text(triage: Triage, given: Given) -> str:
 
 
 def _finding(triage: Triage, case: Case, given: Given) -> dict[str, Any]:
-    row = known(case.row)
+    row = row_of(case)
     time, (first, last) = made(triage, case), seen(case)
     level = LEVELS.index(case.decision.level)
     asked = (*case.indicators, *case.questions)
@@ -150,7 +153,7 @@ def _info(triage: Triage, case: Case) -> dict[str, Any]:
         {
             "uid": case.name,
             "title": title(case),
-            "desc": known(case.row).get("reasons"),
+            "desc": row_of(case).get("reasons"),
             "created_time": milliseconds(made(triage, case)),
             "first_seen_time": milliseconds(first),
             "last_seen_time": milliseconds(last),
@@ -229,7 +232,7 @@ def _evidence(flow: dict[str, Any]) -> dict[str, Any]:
 def _resource(case: Case) -> dict[str, Any]:
     asset = known(case.asset)
     owner, department = asset.get("owner"), asset.get("department")
-    address = known(case.row)["local_ip"]
+    address = row_of(case)["local_ip"]
     return present(
         {
             "uid": address,

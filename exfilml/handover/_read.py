@@ -224,6 +224,7 @@ def _flows(data: Node) -> pd.DataFrame:
         raise data.fail("at least one flow")
     table["start"] = pd.DatetimeIndex(table["start"]).as_unit("us")
     table = table.astype({n: t for n, t in _ORIENTED.items() if n in table})
+    table = table.infer_objects()
     try:
         # Bytes by end are told as up and down.
         checked = validate_flows(table.assign(src_bytes=0, dst_bytes=0))
@@ -237,15 +238,15 @@ def _maybe(kind: Callable[[Node], Any]) -> Callable[[Node], Any]:
     return lambda value: kind(value) if value.is_there else None
 
 
-def _bytes(value: Node) -> int:
-    # Sums of a case can exceed what one flow may have.
-    return value.whole(1 << 62)
+def _bytes(value: Node) -> float:
+    # Sums of a case can exceed what one flow may have; 5.0 stays 5.0.
+    value.whole(1 << 62)
+    return value.number()
 
 
 # What a case's flows have beside the columns of the flows table.
 _ORIENTED: Final = {
     **dict.fromkeys(("local_ip", "remote_ip", "place", "service", "direction"), "str"),
-    **dict.fromkeys(("up_bytes", "down_bytes", "hidden_bytes"), "Int64"),
     "suspicion": "float64",
     "concealed": "boolean",
 }
@@ -254,7 +255,7 @@ _PARTS: Final = frozenset(
     {"decision", "indicators", "questions", "against", "contributions", "techniques"}
 ) | {"asset", "intel", "history", "scope", "incident", "next_steps", "flow_table"}
 _ROW: Final[dict[str, Callable[[Node], Any]]] = {
-    "rank": _bytes,
+    "rank": lambda value: value.whole(1 << 62),
     "suspicion": _maybe(Node.number),
     "p_value": _maybe(Node.number),
     "alert": Node.flag,
@@ -268,7 +269,7 @@ _ROW: Final[dict[str, Callable[[Node], Any]]] = {
     "protocol": lambda value: value.whole(255),
     "app": _TEXT,
     "server_name": _TEXT,
-    "flows": _bytes,
+    "flows": lambda value: value.whole(1 << 62),
     "first_seen": Node.time,
     "last_seen": Node.time,
     "up_bytes": _maybe(_bytes),

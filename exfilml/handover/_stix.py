@@ -27,12 +27,12 @@ from exfilml.handover._told import (
     Given,
     flows_of,
     identity,
-    known,
     made,
     moment,
     ports_of,
     present,
     records,
+    row_of,
     seen,
     sent,
     title,
@@ -41,6 +41,7 @@ from exfilml.handover._told import (
 from exfilml.triage._stix import TLP_2_IDS
 from exfilml.triage.case import Case, Incident, Technique, Triage
 
+MISSING: Final = "STIX needs stix2; install it with pip install 'exfilml[triage]'."
 MOST_FLOWS: Final = 20
 """Flows of a case in a bundle; consumers keep each as objects of their own."""
 _TLP_EXTENSION: Final = "extension-definition--60a3c5c5-0d10-413e-aab3-9e08dde9e88d"
@@ -59,9 +60,7 @@ def text(triage: Triage, given: Given) -> str:
     try:
         from stix2 import v21
     except ImportError as error:
-        raise DependencyError(
-            "STIX needs stix2; install it with pip install 'exfilml[triage]'."
-        ) from error
+        raise DependencyError(MISSING) from error
     bundle = _Bundle(v21, triage, given)
     for case in triage:
         bundle.add_case(case)
@@ -142,13 +141,14 @@ class _Bundle:
         )
         first, last = seen(case)
         key = (case.name, self._time)
-        row = known(case.row)
+        row = row_of(case)
         observed = self._say(
             "observed-data",
             key,
             created_by_ref=self._me,
             first_observed=first,
             last_observed=last,
+            external_references=[{"source_name": "exfilml", "external_id": case.name}],
             number_observed=min(max(int(row["flows"]), 1), _MOST_OBSERVED),
             object_refs=list(dict.fromkeys(self._traffic(case))),
         )
@@ -242,7 +242,7 @@ class _Bundle:
                 src_ref=source,
                 dst_ref=target,
                 **ports_of(flow),
-                protocols=[f"ipv{version}", PROTOCOLS.get(number, f"ip-{number}")],
+                protocols=[f"ipv{version}", *_named(number)],
                 src_byte_count=sides.get("src"),
                 dst_byte_count=sides.get("dst"),
             )
@@ -297,6 +297,10 @@ class _Bundle:
         return list(dict.fromkeys(met))
 
 
+def _named(protocol: int) -> list[str]:
+    return [PROTOCOLS[protocol]] if protocol in PROTOCOLS else []
+
+
 def _address(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
         return ipaddress.ip_network(text, strict=False)
@@ -329,8 +333,8 @@ def _pattern_of_match(match: dict[str, Any]) -> str | None:
 
 
 def _note(case: Case) -> str:
-    row = known(case.row)
-    parts = [f"Decision {case.decision.text}"]
+    row = row_of(case)
+    parts = [f"Case {case.name}, decision {case.decision.text}"]
     parts += [f"{a.question} {a.text}" for a in (*case.indicators, *case.questions)]
     parts += [f"Against: {fact.text}" for fact in case.against]
     parts += [f"Scope: {fact.text}" for fact in case.scope]

@@ -16,6 +16,7 @@ from exfilml.handover._markdown import bullets, code, fenced, link, table, text
 from exfilml.handover._told import (
     PROTOCOLS,
     Given,
+    deciding,
     flows_of,
     hidden_questions,
     known,
@@ -23,6 +24,7 @@ from exfilml.handover._told import (
     moment,
     ports_of,
     records,
+    row_of,
     seen,
 )
 from exfilml.triage.case import Answer, Case, Fact, Incident, Triage
@@ -67,7 +69,7 @@ def _incident(incident: Incident) -> str:
 
 
 def _case(triage: Triage, case: Case, given: Given) -> Iterator[str]:
-    row = known(case.row)
+    row = row_of(case)
     first, last = seen(case)
     where = f" to {text(row['place'])}" if "place" in row else ""
     yield f"# Case {text(case.name)}: {text(row['local_ip'])}{where}"
@@ -144,8 +146,8 @@ def _flows(case: Case) -> Iterator[str]:
             code(_end(flow, "dst")),
             text(PROTOCOLS.get(flow["protocol"], str(flow["protocol"]))),
             code(flow.get("server_name", "")),
-            f"{flow['up_bytes']:,}" if "up_bytes" in flow else "—",
-            f"{flow['down_bytes']:,}" if "down_bytes" in flow else "—",
+            _count(flow.get("up_bytes")),
+            _count(flow.get("down_bytes")),
             {True: "yes", False: "no"}.get(flow.get("concealed", ""), "—"),
             code(flow["flow"]),
         ]
@@ -197,7 +199,7 @@ def _steps(case: Case) -> Iterator[str]:
 
 def _legal(case: Case, given: Given) -> str:
     """Say what a notification asks for, and what is not known of it."""
-    row, asset = known(case.row), known(case.asset)
+    row, asset = row_of(case), known(case.asset)
     first, last = seen(case)
     remotes = sorted({str(f["remote_ip"]) for f in flows_of(case) if "remote_ip" in f})
     facts = [
@@ -248,10 +250,9 @@ def _lessons(triage: Triage, case: Case) -> str:
     first, _ = seen(case)
     hours = (made(triage, case) - first).total_seconds() / 3600
     hidden = hidden_questions(case)
-    last = case.decision.rules[-1].name if case.decision.rules else None
     told = {
         "From the first flow to this triage": f"{hours:,.1f} hours",
-        "Rule that decided": code(last) if last else None,
+        "Rule that decided": code(deciding(case).name),
         "Techniques to plan for": ", ".join(text(t.id) for t in case.techniques),
         "Questions that could not be answered here": "; ".join(map(text, hidden)),
         "What argued against it": "; ".join(text(f.text) for f in case.against),
@@ -263,5 +264,9 @@ def _time(time: pd.Timestamp) -> str:
     return f"{time.tz_convert('UTC'):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _bytes(number: float | None) -> str | None:
+def _count(number: int | None) -> str:
+    return "—" if number is None else f"{number:,}"
+
+
+def _bytes(number: int | None) -> str | None:
     return None if number is None else f"{number:,} IP bytes"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from exfilml.exceptions import OptionError
 from exfilml.triage._claims import TLP, strictest, tlp_of
-from exfilml.triage.case import NOT_VISIBLE, Case, Fact, Triage, plain
+from exfilml.triage.case import NOT_VISIBLE, Case, Fact, Rule, Triage, plain
 
 MOST_FLOWS: Final = 50
 """Flows that are told one by one; those with the largest uploads of a case."""
@@ -78,9 +78,13 @@ class Given:
 
 
 def known(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record says in values that JSON knows."""
+    """Return what a record says in values that JSON knows; bytes are whole."""
     told = {str(name): plain(value) for name, value in record.items()}
-    return {name: v for name, v in told.items() if v is not None and v != ""}
+    return {
+        name: int(v) if name.endswith("_bytes") and isinstance(v, float) else v
+        for name, v in told.items()
+        if v is not None and v != ""
+    }
 
 
 def present(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +106,23 @@ def flows_of(case: Case, most: int = MOST_FLOWS) -> list[dict[str, Any]]:
     largest = case.flows["up_bytes"].astype("float64").fillna(-1.0).to_numpy()
     chosen = sorted((-largest).argsort(kind="stable")[:most].tolist())
     told = case.flows.iloc[chosen]
-    for each, label in zip(
-        found := records(told[list(_FLOW)]), told.index.tolist(), strict=True
-    ):
-        each["flow"] = plain(label)
-    return found
+    labels = map(plain, told.index.tolist())
+    return [
+        {**_without_no_ports(flow), "flow": label}
+        for flow, label in zip(records(told[list(_FLOW)]), labels, strict=True)
+    ]
+
+
+def row_of(case: Case) -> dict[str, Any]:
+    """Return what is known of a case in its ranking."""
+    return _without_no_ports(known(case.row))
+
+
+def _without_no_ports(record: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the 0 that stands for the ports of protocols without any."""
+    if record.get("protocol") in WITH_PORTS:
+        return record
+    return {n: v for n, v in record.items() if n not in {"src_port", "dst_port"}}
 
 
 _FLOW: Final = (
@@ -139,13 +155,13 @@ def moment(value: Any) -> pd.Timestamp:
 
 def made(triage: Triage, case: Case) -> pd.Timestamp:
     """Return when the triage was made; of one that does not say, the case's end."""
-    about, row = known(triage.about), known(case.row)
+    about, row = known(triage.about), row_of(case)
     return moment(about.get("made", row["last_seen"]))
 
 
 def seen(case: Case) -> tuple[pd.Timestamp, pd.Timestamp]:
     """Return when the first flow of a case began and the last one ended."""
-    row = known(case.row)
+    row = row_of(case)
     return moment(row["first_seen"]), moment(row["last_seen"])
 
 
@@ -161,7 +177,7 @@ def identity(*parts: object) -> uuid.UUID:
 
 def title(case: Case) -> str:
     """Say in a line what a case is."""
-    row = known(case.row)
+    row = row_of(case)
     where = f" to {row['place']}" if "place" in row else ""
     return f"Possible exfiltration from {row['local_ip']}{where}"
 
@@ -177,6 +193,29 @@ def facts_of(case: Case) -> list[Fact]:
     """Return all that is stated of a case."""
     asked = (*case.indicators, *case.questions)
     return [*(f for a in asked for f in a.facts), *case.against, *case.scope]
+
+
+def deciding(case: Case) -> Rule:
+    """Return the rule that set the level, as `Decision.text` tells it."""
+    rules = case.decision.rules
+    since = len(rules) - 1
+    while since > 0 and rules[since - 1].level == case.decision.level:
+        since -= 1
+    return rules[since]
+
+
+def only(triage: Triage, names: Iterable[str]) -> Triage:
+    """Return a triage of some of its cases, with the incidents that they belong to.
+
+    Raises
+    ------
+    KeyError
+        If no case has one of the names.
+    """
+    cases = tuple(triage[name] for name in dict.fromkeys(names))
+    chosen = {case.name for case in cases}
+    incidents = tuple(i for i in triage.incidents if chosen.intersection(i.cases))
+    return Triage(cases, incidents, triage.about)
 
 
 def hidden_questions(case: Case) -> list[str]:
