@@ -30,6 +30,7 @@ from exfilml.handover._told import (
     sent,
     title,
 )
+from exfilml.triage._claims import tlp_of
 from exfilml.triage.case import LEVELS, Answer, Case, Technique, Triage, plain
 
 VERSION: Final = "9.4.0"
@@ -205,7 +206,7 @@ def _columns(named: list[tuple[str, str | None, str]]) -> dict[str, Any]:
 
 def _match(match: dict[str, Any]) -> dict[str, Any]:
     value = str(match.get("indicator", match.get("value", "")))
-    tlp, address = match.get("tlp"), _address(value)
+    tlp, address = tlp_of(match.get("tlp")), _address(value)
     kind = (
         f"ipv{address.version}-addr" if address else _KINDS.get(match.get("kind", ""))
     )

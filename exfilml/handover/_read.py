@@ -3,6 +3,8 @@
 The file is JSON of the format ``exfilml-triage-1``, as `Triage.to_dict` gives it. It
 may have lain anywhere since, so everything that the formats build on is checked, and an
 error names the place: ``cases[3].decision.level``.
+
+One file because it is the shape of `exfilml.triage.case`, read back.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import pandas as pd
 from exfilml.columns import DTYPES
 from exfilml.exceptions import FlowsError, TriageFileError
 from exfilml.handover._node import DamagedError, Node
+from exfilml.handover._told import whole
 from exfilml.schema import validate_flows
 from exfilml.triage.case import (
     FORMAT,
@@ -41,9 +44,6 @@ from exfilml.triage.case import (
 LARGEST_FILE: Final = 512 << 20
 _FAMILY: Final = FORMAT.rpartition("-")[0]
 _TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
-_TIMES: Final = frozenset(
-    {"first_seen", "last_seen", "first", "last", "baseline_first", "baseline_last"}
-) | {"made"}
 
 
 def read_triage(path: str | os.PathLike[str]) -> Triage:
@@ -98,7 +98,7 @@ def _load(path: Path) -> Any:
             f"{path}: more than {LARGEST_FILE >> 20} MiB; write fewer cases (--top)."
         )
     try:
-        return json.loads(content, parse_constant=_refuse)
+        return whole(json.loads(content, parse_constant=_refuse))
     except (ValueError, RecursionError) as error:
         raise TriageFileError(
             f"{path}: no JSON: {error}; expected a triage of format {FORMAT!r}, whole."
@@ -121,10 +121,7 @@ def _triage(data: Node) -> Triage:
             )
             for one in data["incidents"].items()
         ),
-        about={
-            name: value.time() if name in _TIMES and value.is_there else value.scalar()
-            for name, value in data["about"].named()
-        },
+        about={n: _ABOUT.get(n, Node.scalar)(v) for n, v in data["about"].named()},
     )
 
 
@@ -153,7 +150,7 @@ def _case(data: Node) -> Case:
             )
             for one in data["techniques"].items()
         ),
-        asset={name: value.scalar() for name, value in data["asset"].named()},
+        asset={n: _ASSET.get(n, Node.scalar)(v) for n, v in data["asset"].named()},
         intel=_table(data["intel"], _MATCH),
         history=_table(data["history"], {}, labels=False),
         scope=_facts(data["scope"]),
@@ -276,6 +273,16 @@ _ROW: Final[dict[str, Callable[[Node], Any]]] = {
     "down_bytes": _maybe(_bytes),
     "not_visible": _TEXT,
     "reasons": _TEXT,
+}
+_ABOUT: Final[dict[str, Callable[[Node], Any]]] = {
+    **dict.fromkeys(("first", "last", "made"), _maybe(Node.time)),
+    **dict.fromkeys(("baseline_first", "baseline_last"), _maybe(Node.time)),
+    "version": _TEXT,
+}
+_ASSET: Final[dict[str, Callable[[Node], Any]]] = {
+    "known": _maybe(Node.flag),
+    **dict.fromkeys(("by", "entry", "hostname", "owner", "department"), _TEXT),
+    **dict.fromkeys(("role", "criticality", "inherited", "source"), _TEXT),
 }
 _MATCH: Final[dict[str, Callable[[Node], Any]]] = {
     **dict.fromkeys(("indicator", "kind", "matched", "value", "source"), _TEXT),

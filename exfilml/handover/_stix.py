@@ -10,6 +10,8 @@ the indicators of the site's intelligence that it met, and a note. A case whose 
 is to close it gives no indicator: nobody should act on its place. Identifiers follow
 from the triage, so that the same triage gives the same bundle, and a second import
 changes nothing.
+
+One file because the objects of a bundle refer to each other.
 """
 
 from __future__ import annotations
