@@ -91,6 +91,10 @@ def damaged(tmp_path, change):
             lambda d: d["cases"][0].update(first_seen="yesterday"),
             'cases[0].first_seen is "yesterday", expected a time in UTC',
         ),
+        (
+            lambda d: d["cases"][0].update(last_seen="2026-03-01T00:00:00Z"),
+            "expected a time that is not before first_seen",
+        ),
         (lambda d: d["cases"][0].pop("local_ip"), "cases[0].local_ip is missing"),
         (
             lambda d: d["cases"][0]["flow_table"][0].update(dst_ip="here"),

@@ -91,7 +91,7 @@ def said(tokens):
     ]
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(given=TEXTS)
 @example(given="`@` a@@b ``")
 def test_no_text_acts(given):

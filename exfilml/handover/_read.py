@@ -131,6 +131,8 @@ def _case(data: Node) -> Case:
     for name in _ROW:
         if name not in row:
             data[name]  # Says where it is missing.
+    if row["last_seen"] < row["first_seen"]:
+        raise data["last_seen"].fail("a time that is not before first_seen")
     return Case(
         row=row,
         flows=_flows(data["flow_table"]),
