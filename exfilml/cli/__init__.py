@@ -16,6 +16,7 @@ import click
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
 from exfilml.cli._extract import doctor, flows, sources
+from exfilml.cli._history import history
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
@@ -41,6 +42,7 @@ for _command in (
     evaluate,
     blindspots,
     drift,
+    history,
     inspect,
     doctor,
 ):

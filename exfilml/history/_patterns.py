@@ -78,8 +78,9 @@ class Patterns:
         if self.kept is not None:
             keys = zip(self.kept["case"], self.kept["day"].tolist(), strict=True)
             self.days.update(keys)
-            for day, rows in self.kept.groupby("day"):
-                _stage_day(stage, int(day), rows)
+            days = self.kept["day"].to_numpy()
+            for day in np.unique(days).tolist():
+                _stage_day(stage, day, self.kept[days == day])
             self.kept = None
         return len(self.days)
 
@@ -93,7 +94,9 @@ class Patterns:
                 "case": [f"{k >> 24:010x}" for k in scored.case_key[worst].tolist()],
                 "day": start // DAY_US,
                 "model": self.model,
-                "start": pd.Series(start).astype("datetime64[us]").dt.tz_localize("UTC"),
+                "start": pd.Series(start)
+                .astype("datetime64[us]")
+                .dt.tz_localize("UTC"),
                 "payload": payload,
                 "inside": scored.apart[scored.case[worst]],
                 **{name: oriented[name].array for name in _TEXTS},
@@ -138,9 +141,8 @@ class Patterns:
 
 def features_of(table: pd.DataFrame) -> list[str]:
     """Return the features that a table of patterns has columns of evidence for."""
-    return [
-        name.removeprefix(EVIDENCE) for name in table if name.startswith(EVIDENCE)
-    ]
+    names = (str(name) for name in table.columns)
+    return [n.removeprefix(EVIDENCE) for n in names if n.startswith(EVIDENCE)]
 
 
 def _worst_flows(scored: Scored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

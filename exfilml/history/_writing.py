@@ -11,17 +11,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from exfilml.exceptions import HistoryError
-from exfilml.history._engine import engine
+from exfilml.history._engine import engine, frame
 from exfilml.history._locks import unread, unwritable
 from exfilml.history._manifest import (
-    DAY_US,
     Manifest,
     Part,
     clean,
@@ -140,9 +139,21 @@ class Stage:
         return after
 
     def discard(self) -> None:
-        """Remove what was staged."""
+        """Remove what was staged and is no part of the store.
+
+        What the manifest on disk says counts: Ctrl-C may come when it is just written.
+
+        Raises
+        ------
+        OSError, HistoryError
+            If that cannot be told; the next writer removes it.
+        """
+        if not self.new:
+            return
+        stands = {part.path for part in Manifest.read(self.folder).parts}
         for part in self.new:
-            (self.folder / part.path).unlink(missing_ok=True)
+            if part.path not in stands:
+                (self.folder / part.path).unlink(missing_ok=True)
 
     def _check_days(self, days: set[int]) -> None:
         every = {part.day for part in self.current("flows")} | days
@@ -171,12 +182,13 @@ class Stage:
             connection.register(
                 "incoming", asked.append_column("row", _numbers(len(table)))
             )
-            found = connection.sql(
+            found = frame(
+                connection,
                 "WITH s AS (SELECT * FROM flows WHERE start >= make_timestamptz($low) "
                 "AND start <= make_timestamptz($high)) "
-                f"SELECT n.row FROM incoming n SEMI JOIN s ON {same}",
-                params={"low": low, "high": high},
-            ).to_arrow_table()
+                f"SELECT n.row FROM incoming n SEMI JOIN s ON {same}",  # noqa: S608
+                {"low": low, "high": high},
+            )
         kept = np.ones(len(table), dtype=bool)
         kept[found.column("row").to_numpy()] = False
         return table if kept.all() else table.filter(kept)
@@ -219,8 +231,11 @@ class Stage:
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
-    """Remove files that are not part of the store, if nobody is reading."""
-    with unread(folder) as free:
+    """Remove files that are not part of the store, if nobody is reading.
+
+    What cannot be removed is left to the next writer.
+    """
+    with suppress(OSError), unread(folder) as free:
         if free:
             clean(folder, manifest)
 
@@ -242,4 +257,3 @@ def _numbers(n: int) -> Any:
     import pyarrow as pa
 
     return pa.array(np.arange(n, dtype=np.int64))
-
