@@ -106,6 +106,8 @@ class Patterns:
                 "down_bytes": oriented["down_bytes"].to_numpy(),
                 "suspicion": np.nan,
                 "threshold": np.nan,
+                "raw": np.nan,
+                "tie": scored.asked.tie[worst],
             }
         )
         for name, learned in self.detector.learned_.items():
@@ -114,6 +116,7 @@ class Patterns:
                 continue
             evidence = learned.features.matrix(scored.asked.only(worst[mine]))
             raw = learned.parts(evidence).raw
+            table.loc[mine, "raw"] = raw
             table.loc[mine, "suspicion"] = learned.cases.suspicion(raw)
             table.loc[mine, "threshold"] = self._limit(name)
             for at, feature in enumerate(learned.features.names):
@@ -166,9 +169,12 @@ def _worst_flows(scored: Scored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 
 def _worst(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the most suspicious row of each case, day and model; ties by content."""
-    order = ["suspicion", "start", "remote_ip", "up_bytes"]
-    rows = rows.sort_values(order, ascending=[False, True, True, True], kind="stable")
+    """Keep the worst row of each case, day and model, as one scoring of all would.
+
+    A flow that shows payload comes before one that does not; ties are told by content.
+    """
+    order = ["payload", "raw", "tie"]
+    rows = rows.sort_values(order, ascending=[False, False, True], kind="stable")
     return rows.drop_duplicates(_KEYS, ignore_index=True)
 
 

@@ -81,13 +81,15 @@ def seen(connection: duckdb.DuckDBPyConnection, subjects: pd.DataFrame) -> pd.Da
     parts = []
     for by, columns in BY.items():
         found = to_pandas(connection.sql(_query(columns)).to_arrow_table())
+        # Before rows are missing: as float64 large sums would be rounded.
+        found = found.astype(dict.fromkeys(_COUNTS, "Int64"))
         found = found.set_index("asker").reindex(range(len(subjects)))
         found.index.name = None
         found.insert(0, "by", by)
         found.insert(0, "case", subjects["case"])
         told = subjects[list(columns)].notna().all(axis=1)
         for name in _COUNTS:
-            found[name] = found[name].astype("Int64").fillna(0)
+            found[name] = found[name].fillna(0)
             found.loc[~told, name] = pd.NA
         found["asker"] = np.arange(len(subjects))
         parts.append(found)

@@ -177,18 +177,19 @@ class Stage:
         if not near:
             return table
         same = " AND ".join(f"n.{name} = s.{name}" for name in IDENTITY)
-        asked = table.select(list(IDENTITY))
+        query = f"""
+            WITH s AS (
+                SELECT * FROM flows WHERE start >= make_timestamptz($low)
+                AND start <= make_timestamptz($high)
+            )
+            SELECT n.row FROM incoming n SEMI JOIN s ON {same}
+        """  # noqa: S608 - names of columns only
+        incoming = table.select(list(IDENTITY)).append_column(
+            "row", _numbers(len(table))
+        )
         with engine(self.folder, near) as connection:
-            connection.register(
-                "incoming", asked.append_column("row", _numbers(len(table)))
-            )
-            found = frame(
-                connection,
-                "WITH s AS (SELECT * FROM flows WHERE start >= make_timestamptz($low) "
-                "AND start <= make_timestamptz($high)) "
-                f"SELECT n.row FROM incoming n SEMI JOIN s ON {same}",  # noqa: S608
-                {"low": low, "high": high},
-            )
+            connection.register("incoming", incoming)
+            found = frame(connection, query, {"low": low, "high": high})
         kept = np.ones(len(table), dtype=bool)
         kept[found.column("row").to_numpy()] = False
         return table if kept.all() else table.filter(kept)
