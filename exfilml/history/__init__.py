@@ -172,15 +172,11 @@ class History:
         check_installed()
         path = Path(folder)
         networks = None if home is None else parse_networks(home)
-        try:
-            if create and not (path / NAME).exists():
-                _make(path, networks, wait_s)
-            manifest = Manifest.read(path)
-        except ValueError as error:
-            # A NUL in a path.
-            raise HistoryError(
-                f"{str(path)!r}: no folder can have this name."
-            ) from error
+        if "\0" in str(path):
+            raise HistoryError(f"{str(path)!r}: no folder can have this name.")
+        if create and not (path / NAME).exists():
+            _make(path, networks, wait_s)
+        manifest = Manifest.read(path)
         if networks is not None:
             _check_home(path, manifest.home, networks, "given")
         return cls(path, manifest.home, wait_s)
