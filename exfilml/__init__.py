@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from exfilml.persistence import save_state as save_state
     from exfilml.policy import Policy as Policy
     from exfilml.quarantine import clean_baseline as clean_baseline
+    from exfilml.ranking import flows_of_case as flows_of_case
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from exfilml.triage.decrypt import try_keys as try_keys
     from exfilml.triage.intel import Intel as Intel
     from exfilml.triage.intel import read_intel as read_intel
+    from exfilml.triage.playbook import triage_cases as triage_cases
 
 _HOME = {
     "Assets": "triage.assets",
@@ -65,6 +67,7 @@ _HOME = {
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
+    "flows_of_case": "ranking",
     "inject": "inject",
     "iter_flows": "sources",
     "load_model": "persistence",
@@ -79,6 +82,7 @@ _HOME = {
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
+    "triage_cases": "triage.playbook",
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
     "write_flows": "sources",
@@ -101,6 +105,7 @@ __all__ = [
     "drift",
     "duplicate_flows",
     "evaluate",
+    "flows_of_case",
     "inject",
     "iter_flows",
     "load_model",
@@ -115,6 +120,7 @@ __all__ = [
     "save_model",
     "save_state",
     "score_flows",
+    "triage_cases",
     "try_keys",
     "validate_flows",
     "write_flows",

@@ -404,7 +404,7 @@ def test_options_that_are_none_are_refused(history):
 
 def test_without_duckdb_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
-    with pytest.raises(DependencyError, match=r"pip install 'exfilml\[history\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'exfilml\[triage\]'"):
         exfilml.History.open(tmp_path / "h", create=True)
 
 
