@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
+    from exfilml.feedback import Feedback as Feedback
+    from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
@@ -52,6 +54,7 @@ _HOME = {
     "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Feedback": "feedback",
     "Intel": "triage.intel",
     "Policy": "policy",
     "State": "state",
@@ -76,6 +79,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
@@ -88,6 +92,7 @@ __all__ = [
     "Assets",
     "BaselineForest",
     "Detector",
+    "Feedback",
     "Intel",
     "Policy",
     "State",
@@ -112,6 +117,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "rerank",
     "save_model",
     "save_state",
     "score_flows",
