@@ -16,6 +16,7 @@ import click
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
 from exfilml.cli._extract import doctor, flows, sources
+from exfilml.cli._feedback import feedback
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
@@ -42,6 +43,7 @@ for _command in (
     blindspots,
     drift,
     inspect,
+    feedback,
     doctor,
 ):
     app.add_command(_command)

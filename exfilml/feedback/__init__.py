@@ -9,12 +9,13 @@ from exfilml.feedback._cases import read_cases, read_judgements
 from exfilml.feedback._precision import Precision
 from exfilml.feedback._rerank import rerank
 from exfilml.feedback._store import Feedback
-from exfilml.feedback._suppress import Suppressions
+from exfilml.feedback._suppress import Suppressions, check_draft
 
 __all__ = [
     "Feedback",
     "Precision",
     "Suppressions",
+    "check_draft",
     "read_cases",
     "read_judgements",
     "rerank",

@@ -27,6 +27,8 @@ from exfilml.feedback._facts import COLUMNS, TIME
 APPLICATION: Final = 0x45584642
 VERSION: Final = 1
 PATIENCE_S: Final = 10.0
+# What a foreign file defines is not run.
+SETTINGS: Final = ("trusted_schema = OFF",)
 
 _SQL_TYPES: Final = {
     "str": "TEXT",
@@ -127,8 +129,8 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         isolation_level=None,
     )
     try:
-        # What a foreign file defines is not run.
-        base.execute("PRAGMA trusted_schema = OFF")
+        for setting in SETTINGS:
+            base.execute(f"PRAGMA {setting}")
         yield base
     finally:
         base.close()
@@ -180,7 +182,9 @@ def _told(path: Path) -> Iterator[None]:
         known = next((text for n, text in _ADVICE.items() if name.startswith(n)), None)
         said = known or f"cannot be used as a feedback store: {_line(error)}"
         raise FeedbackError(f"{path}: {said}.") from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, FeedbackError):
+            raise
         reason = getattr(error, "strerror", None) or _line(error)
         raise FeedbackError(f"{path}: cannot be used: {reason}.") from error
 

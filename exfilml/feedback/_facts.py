@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -85,18 +85,21 @@ def check_cases(cases: Any, needed: tuple[str, ...]) -> None:
         )
 
 
-def facts_of(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns `FACTS` of cases in their dtypes; missing where there is none.
+def facts_of(cases: pd.DataFrame, names: Iterable[str] = tuple(FACTS)) -> pd.DataFrame:
+    """Return columns of `FACTS` of cases in their dtypes; missing where there is none.
 
     Columns may be texts, as CSV has them. What cannot be read as what it should be is
     missing: a judgement stands without it.
     """
     return pd.DataFrame(
         {
-            name: _typed(cases[name], kind)
-            if name in cases.columns
-            else _typed(pd.Series(pd.NA, index=cases.index, dtype="object"), kind)
-            for name, kind in FACTS.items()
+            name: _typed(
+                cases[name]
+                if name in cases.columns
+                else pd.Series(pd.NA, index=cases.index, dtype="object"),
+                FACTS[name],
+            )
+            for name in names
         },
         index=cases.index,
     )

@@ -130,7 +130,7 @@ def said_of(
     said: list[dict[str, str]] = []
     bad: list[str] = []
     for row, given in zip(judgements.index, judgements.to_dict("records"), strict=True):
-        case, who = str(given["case"]).strip(), given.get("analyst")
+        case, who = printable(str(given["case"]).strip()), given.get("analyst")
         if not (isinstance(who, str) and who.strip()):
             who = analyst
         try:

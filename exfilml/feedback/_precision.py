@@ -201,7 +201,9 @@ def _raised(cases: pd.DataFrame, judged: pd.DataFrame) -> tuple[pd.DataFrame, in
         Judged alerts that are not among them.
     """
     check_cases(cases, ("case", "alert", "first_seen"))
-    facts = facts_of(cases).assign(case=cases["case"].astype("str"))
+    facts = facts_of(cases, ("alert", "first_seen")).assign(
+        case=cases["case"].astype("str")
+    )
     alerts = _alerts(facts[facts["alert"].fillna(value=False).astype(bool)])
     said = judged[["case", "first_seen", "true"]]
     found = alerts.merge(said, on=["case", "first_seen"], how="left")

@@ -64,6 +64,10 @@ HALF_LIFE_DAYS: Final = 30.0
 PRIOR: Final = 1.0
 NEEDED: Final = ("case", "suspicion", "local_ip", "place", "protocol", "dst_port")
 
+_USED: Final = (
+    *("local_ip", "place", "direction", "protocol", "dst_port"),
+    *("suspicion", "alert", "rank"),
+)
 _PLACE: Final = ("place",)
 _SERVICE: Final = ("place", "service")
 _PAIR: Final = ("place", "local_ip")
@@ -122,7 +126,7 @@ def rerank(
     latest = Feedback.of(feedback).latest(at=at)
     now = moment_of(at)
     _warn_of_clocks(latest, now)
-    facts = facts_of(cases)
+    facts = facts_of(cases, _USED)
     bits, reasons = _moved(_ends(facts), _ends(latest), latest, now)
     told = cases.assign(
         feedback_bits=bits, feedback_reason=pd.array(reasons, dtype="str")

@@ -19,6 +19,7 @@ import pandas as pd
 
 from exfilml.declarations import quoted
 from exfilml.exceptions import FeedbackError, FeedbackWarning
+from exfilml.export import printable
 from exfilml.feedback import _database
 from exfilml.feedback._facts import FACTS, check_cases, facts_of, positions
 from exfilml.feedback._judgement import (
@@ -66,7 +67,8 @@ class Feedback:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, str | os.PathLike):
+        # SQLite would take what stands before a NUL for the name.
+        if not isinstance(path, str | os.PathLike) or "\0" in str(path):
             raise FeedbackError(
                 f"feedback: got {quoted(path)}, expected the path of a feedback store."
             )
@@ -130,7 +132,8 @@ class Feedback:
             return 0
         if not all(isinstance(name, str) for name in names):
             raise FeedbackError(f"case: got {quoted(case)}, expected ids of cases.")
-        names = list(dict.fromkeys(name.strip() for name in names))
+        # A terminal can give what is no text, and no table holds.
+        names = list(dict.fromkeys(printable(name.strip()) for name in names))
         said = pd.DataFrame({"case": names})
         said["verdict"] = verdict_of(verdict)
         said["reason"] = line_of("reason", reason, LONGEST_REASON)
@@ -206,7 +209,7 @@ class Feedback:
         """
         line = line_of("reason", reason, LONGEST_REASON)
         who = line_of("analyst", analyst, LONGEST_NAME)
-        moment = past(at)
+        moment, case = past(at), printable(str(case).strip())
         _database.read(self.path)
         with _database.writing(self.path) as base:
             table = table_of(self.path, _database.rows_of(base))

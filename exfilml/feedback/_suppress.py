@@ -53,8 +53,8 @@ MARK: Final = "# A draft of approvals, made by exfilml feedback from judgements.
 _HEADER: Final = (
     MARK,
     "# Nothing is in force yet: read each one, then give this file to --policy, or copy",
-    "# what you agree with into the policy of the site. An approval re-arms when host,",
-    "# destination, service, payload or volume change, and after it expires.",
+    "# what you agree with into the policy of the site. An approval holds only while",
+    "# host, destination, service, payload and volume stay what they were.",
 )
 
 
@@ -130,9 +130,9 @@ class Suppressions:
     def lines(self) -> list[str]:
         """Say what was drafted and what was not, with counts."""
         counts = Counter(self.left_out["reason"])
-        drafted = f"{len(self):,} approvals drafted"
+        missing = f"false positives without one: {len(self.left_out):,}"
         return [
-            f"{drafted}, {len(self.left_out):,} false positives without one",
+            f"approvals drafted: {len(self):,}; {missing}",
             *(f"not approved: {n:,}: {reason}" for reason, n in counts.most_common()),
         ]
 
