@@ -5,15 +5,12 @@ from __future__ import annotations
 import getpass
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from exfilml.cli._options import FILE, MAYBE_SOURCES, OTHER_HOME, QUIET, load, read
 from exfilml.cli._output import check_plottable, check_writable, draw, say
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _JUDGE: Final = "judge"
 
@@ -47,12 +44,6 @@ STORE = click.option(
 )
 ANALYST = click.option(
     "--analyst", metavar="NAME", help="Who judges.  [default: the user logged in]"
-)
-FEEDBACK = click.option(
-    "--feedback",
-    type=FILE,
-    metavar="FILE",
-    help="Store of judgements: similar cases move up to 3 bits; no alert changes.",
 )
 
 
@@ -256,19 +247,6 @@ def suppress(
 
 
 _MOST_NAMED: Final = 20
-
-
-def with_feedback(ranking: pd.DataFrame, store: Path, top: int | None) -> pd.DataFrame:
-    """Order ranked cases by what was judged of similar ones, and say so."""
-    from exfilml.feedback import rerank
-
-    found = rerank(ranking, store, top=top)
-    moved = int((found["feedback_bits"] != 0.0).sum())
-    say(
-        f"feedback: {moved:,} of {len(found):,} cases shown moved by similar ones that "
-        "were judged; # is the place without it, and no alert changes"
-    )
-    return found
 
 
 def _incomplete(word: str | None) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from exfilml.cli._feedback import FEEDBACK, with_feedback
 from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_context, with_processes
 from exfilml.cli._options import (
     FILE,
@@ -21,6 +20,7 @@ from exfilml.cli._options import (
     read,
 )
 from exfilml.cli._output import check_writable, drop_stdout, say
+from exfilml.cli._reranked import FEEDBACK, with_feedback
 
 if TYPE_CHECKING:
     import pandas as pd

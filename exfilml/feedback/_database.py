@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from exfilml.feedback._facts import COLUMNS, TIME
 APPLICATION: Final = 0x45584642
 VERSION: Final = 1
 PATIENCE_S: Final = 10.0
+# SQLite itself waits no longer: while it does, no signal is seen.
+_BREATH_S: Final = 0.1
 # What a foreign file defines is not run.
 SETTINGS: Final = ("trusted_schema = OFF",)
 
@@ -81,9 +84,9 @@ def read(path: Path) -> list[Row]:
         # A writer's journal that a crash left can only be undone by who may write.
         mode = "rw" if os.access(path, os.W_OK) else "ro"
         with _opened(path, mode) as base:
-            if _is_new(path, base):
-                return []
-            return base.execute(_SELECT).fetchall()
+            base.execute("BEGIN")
+            _patiently(base, "SELECT count(*) FROM sqlite_master")
+            return [] if _is_new(path, base) else rows_of(base)
 
 
 @contextlib.contextmanager
@@ -98,16 +101,16 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         If it cannot be written.
     """
     with _told(path), _opened(path, "rwc") as base:
-        base.execute("BEGIN IMMEDIATE")
+        _patiently(base, "BEGIN IMMEDIATE")
         try:
             if _is_new(path, base):
                 for statement in _SCHEMA:
                     base.execute(statement)
             yield base
+            _patiently(base, "COMMIT")
         except BaseException:
             base.rollback()
             raise
-        base.commit()
 
 
 def add(base: sqlite3.Connection, rows: list[Row]) -> None:
@@ -125,7 +128,7 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     base = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
-        timeout=PATIENCE_S,
+        timeout=_BREATH_S,
         isolation_level=None,
     )
     try:
@@ -134,6 +137,20 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         yield base
     finally:
         base.close()
+
+
+def _patiently(base: sqlite3.Connection, statement: str) -> None:
+    """Run a statement, and wait for who holds the file; Ctrl-C ends the wait."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            base.execute(statement)
+        except sqlite3.OperationalError as error:
+            name = error.sqlite_errorname
+            if not name.startswith("SQLITE_BUSY") or time.monotonic() > end:
+                raise
+        else:
+            return
 
 
 def _is_new(path: Path, base: sqlite3.Connection) -> bool:
