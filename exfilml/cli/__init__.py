@@ -20,6 +20,7 @@ from exfilml.cli._feedback import feedback
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
+from exfilml.cli._triage import triage
 from exfilml.exceptions import ExfilmlError, ExfilmlWarning
 
 __all__ = ["app", "main", "run"]
@@ -39,6 +40,7 @@ for _command in (
     sources,
     train,
     rank,
+    triage,
     evaluate,
     blindspots,
     drift,

@@ -138,9 +138,9 @@ def withdraw(case: str, reason: str, store: Path, analyst: str | None) -> None:
 )
 def show(store: Path, form: str, *, history: bool) -> None:
     """Show the judgements that count."""
-    from exfilml.cli._feedback_text import judgements_text
     from exfilml.export import to_text
     from exfilml.feedback import Feedback
+    from exfilml.terminal import judgements_text
 
     kept = Feedback(store)
     table = kept.history() if history else kept.latest()
@@ -170,8 +170,8 @@ def precision(
 
     import pandas as pd
 
-    from exfilml.cli._feedback_text import precision_text
     from exfilml.feedback import Feedback, read_cases
+    from exfilml.terminal import precision_text
 
     if plot is not None:
         check_plottable(plot, (), store, *cases)
