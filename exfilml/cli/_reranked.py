@@ -21,6 +21,18 @@ FEEDBACK = click.option(
 )
 
 
+def check_feedback(store: Path | None, by: str) -> None:
+    """Refuse a store that cannot be read before the work, not after it."""
+    from exfilml.exceptions import OptionError
+    from exfilml.feedback import Feedback
+
+    if store is None:
+        return
+    if by == "flow":
+        raise OptionError("--feedback orders cases; leave it out, or take --by case.")
+    Feedback(store).latest()
+
+
 def with_feedback(ranking: pd.DataFrame, store: Path, top: int | None) -> pd.DataFrame:
     """Order ranked cases by what was judged of similar ones, and say so."""
     from exfilml.feedback import rerank
