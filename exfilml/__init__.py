@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from exfilml.feedback import Feedback as Feedback
     from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
     from exfilml.hosts import read_host_events as read_host_events
@@ -56,6 +57,7 @@ _HOME = {
     "BaselineForest": "forest",
     "Detector": "detector",
     "Feedback": "feedback",
+    "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
     "State": "state",
@@ -95,6 +97,7 @@ __all__ = [
     "BaselineForest",
     "Detector",
     "Feedback",
+    "History",
     "Intel",
     "Policy",
     "State",

@@ -47,6 +47,7 @@ FLOORS = {
     "ruling": 4,
     "ranking": 5,
     "feedback": 5,
+    "history": 5,
     "persistence": 6,
     "evaluation": 6,
     "blindspots": 6,
