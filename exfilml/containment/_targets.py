@@ -1,0 +1,467 @@
+"""What of a case can be contained: addresses, names, ports; and what cannot, and why.
+
+Never a target are the site's own networks and what the policy declares (resolvers,
+proxies, mail relays, translated addresses), a proxy that the flows went through, and
+networks of special use: what is meant lies behind them. A name that was asked for there
+still is one.
+
+Nor is the resolver or the mail server that was given a name: the name is.
+
+*Shared* is what others need: what the policy approves, a place that at least
+`MANY_HOSTS` other hosts of the site used before, a web service (ATT&CK T1567), a network
+of a cloud or a CDN, a host for the sites of others. It is left to alerts about this one
+host, and never blocked.
+
+One file because what is drafted and what is refused is one decision.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import pandas as pd
+
+from exfilml.containment._names import (
+    host_name,
+    hosts_others,
+    why_many_owners,
+    why_nobodys,
+)
+from exfilml.domains import registered_domain
+from exfilml.networks import SPECIAL_NETWORKS, Networks
+from exfilml.policy import Policy
+from exfilml.triage.case import Case
+
+MANY_HOSTS: Final = 5
+"""Other hosts of the site that used a place before, from which on it is shared."""
+MOST_ADDRESSES: Final = 64
+MOST_NAMES: Final = 20
+MOST_PORTS: Final = 8
+
+_SPECIAL: Final = Networks(SPECIAL_NETWORKS)
+_MAIL: Final = frozenset({"smtp", "submission", "submissions"})
+_DNS: Final = "domain"
+# What nDPI calls addresses and names of clouds, CDNs and services that everyone uses,
+# as they begin (https://github.com/ntop/nDPI, ndpi_protocol_ids.h).
+_SHARED_APPS: Final = (
+    *("AWS", "Akamai", "Alibaba", "Amazon", "Apple", "Azure", "Cloudflare"),
+    *(
+        "DigitalOcean",
+        "Discord",
+        "Dropbox",
+        "DropBox",
+        "Edgecast",
+        "Facebook",
+        "GitHub",
+    ),
+    *("GitLab", "Google", "MS_OneDrive", "Microsoft", "Oracle", "Pastebin"),
+    *("Salesforce", "Slack", "Teams", "Telegram", "Tencent", "Yandex", "iCloud"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """An address or a name that data went to.
+
+    Attributes
+    ----------
+    value
+        An address in canonical notation, or a name as `host_name` gives it.
+    is_name
+        Which of the two.
+    below
+        Whether the names below a name are meant as well.
+    is_mail
+        Whether the name is a recipient's domain.
+    up_bytes
+        IP bytes sent there.
+    first, last
+        Start of the first and of the last flow to it.
+    shared
+        Why others need it, empty if nothing says so.
+    """
+
+    value: str
+    is_name: bool
+    below: bool
+    is_mail: bool
+    up_bytes: int
+    first: pd.Timestamp
+    last: pd.Timestamp
+    shared: str = ""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A port that data went over.
+
+    Attributes
+    ----------
+    protocol
+        IANA number.
+    port
+        The responder's; `None` where there is none, or too many.
+    from_remote
+        Whether the remote side opened the connection.
+    concealed
+        Whether the upload of a flow was opaque outside any handshake.
+    to_own
+        Whether all flows ended at the site's own relay or proxy.
+    """
+
+    protocol: int
+    port: int | None
+    from_remote: bool
+    concealed: bool
+    to_own: bool
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What of one case can be contained.
+
+    Attributes
+    ----------
+    case
+        The case.
+    hosts
+        Its local addresses.
+    found
+        Addresses first, each the largest upload first.
+    streams
+        The largest upload first.
+    left_out
+        What is no target, and why.
+    others
+        A sentence on who else uses the place.
+    """
+
+    case: Case
+    hosts: tuple[str, ...]
+    found: tuple[Target, ...]
+    streams: tuple[Stream, ...]
+    left_out: tuple[tuple[str, str], ...]
+    others: str
+
+    def only(self, *, names: bool, shared: bool = False) -> tuple[Target, ...]:
+        """Return addresses or names, that others need or that are the case's alone."""
+        return tuple(
+            t for t in self.found if t.is_name == names and bool(t.shared) == shared
+        )
+
+    def sharing(self, shared: Mapping[str, str]) -> Targets:
+        """Return them with what other cases know to be shared."""
+        found = tuple(
+            t if t.shared else replace(t, shared=shared.get(t.value, ""))
+            for t in self.found
+        )
+        return replace(self, found=found)
+
+    @property
+    def told(self) -> tuple[tuple[str, str], ...]:
+        """What is left out, or not for blocking, and why."""
+        shared = ((t.value, f"shared: {t.shared}") for t in self.found if t.shared)
+        return (*self.left_out, *shared)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What of the site is never a target, and what it approves.
+
+    Attributes
+    ----------
+    own
+        Its networks, and its resolvers, proxies, relays and translated addresses.
+    policy
+        What it declares.
+    at
+        The time of the draft: approvals that ended before approve nothing.
+    """
+
+    own: Networks
+    policy: Policy
+    at: pd.Timestamp
+
+    def why_approved(self, value: str) -> str:
+        """Say which approval an address or a name falls under; else empty."""
+        for approval in self.policy.approvals:
+            if approval.expires < self.at.date():
+                continue
+            name = value
+            if approval.networks and _is_address(value):
+                met = approval.networks.covers(value)
+            else:
+                met = any(f".{name}".endswith(f".{p}") for p in approval.places)
+            if met:
+                return f"the policy approves transfers there ({approval.reason})"
+        return ""
+
+
+@dataclass
+class _Gathered:
+    """Targets of one case, while they are gathered."""
+
+    site: Site
+    proxies: set[str]
+    shared_place: str
+    found: dict[tuple[str, bool], Target] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, target: Target) -> None:
+        shared = target.shared or self.site.why_approved(target.value)
+        self.found[target.value, target.is_name] = replace(target, shared=shared)
+
+    def why_own(self, address: str) -> str:
+        if address in self.proxies:
+            return "the proxy that the flows went through, never a target"
+        if self.site.own.covers(address):
+            return "the site's own network, resolver, proxy or relay, never a target"
+        if _SPECIAL.covers(address):
+            return "an address of special use (RFC 6890), never a target"
+        return ""
+
+
+def targets_of(case: Case, site: Site) -> Targets:
+    """Say what of a case can be contained."""
+    flows = case.flows.reset_index(drop=True)
+    # A proxy is named by its log, whatever network it stands in.
+    proxies = set(flows["via"].dropna().map(lambda via: via.removeprefix("proxy ")))
+    shared = _why_place_is_shared(case) or site.why_approved(str(case.row["place"]))
+    gathered = _Gathered(site, proxies, shared)
+    remote = flows["remote_ip"].map(_canonical)
+    is_own = remote.map(lambda address: bool(gathered.why_own(address)))
+    _add_addresses(case, flows, remote, gathered)
+    _add_names(flows, gathered)
+    return Targets(
+        case=case,
+        hosts=tuple(sorted(set(flows["local_ip"].dropna().map(_canonical)))),
+        found=tuple(sorted(gathered.found.values(), key=_order)),
+        streams=tuple(_streams(flows, is_own)),
+        left_out=tuple(gathered.left_out.items()),
+        others=_others(case),
+    )
+
+
+def _add_addresses(
+    case: Case, flows: pd.DataFrame, remote: pd.Series, gathered: _Gathered
+) -> None:
+    shared = gathered.shared_place or _why_address_is_shared(case)
+    carries = flows["place"] != flows["remote_ip"]
+    service = flows["service"].fillna("")
+    relays = {
+        "a resolver that was asked for the name: the name is the target": (
+            carries & service.str.startswith(_DNS)
+        ),
+        "a mail server of the domain: the domain is the target": (
+            carries & service.isin(_MAIL)
+        ),
+    }
+    for address, rows in _largest(flows, remote, MOST_ADDRESSES, gathered):
+        why = gathered.why_own(address)
+        for reason, mask in relays.items():
+            why = why or (reason if mask[rows.index].all() else "")
+        if why:
+            gathered.left_out[address] = why
+        else:
+            gathered.add(_target(address, rows, shared=shared))
+
+
+def _order(target: Target) -> tuple[bool, int, str]:
+    return target.is_name, -target.up_bytes, target.value
+
+
+def _target(
+    value: str,
+    rows: pd.DataFrame,
+    *,
+    is_name: bool = False,
+    below: bool = False,
+    is_mail: bool = False,
+    shared: str = "",
+) -> Target:
+    return Target(
+        value=value,
+        is_name=is_name,
+        below=below,
+        is_mail=is_mail,
+        up_bytes=int(rows["up_bytes"].sum()),
+        first=rows["start"].min(),
+        last=rows["start"].max(),
+        shared=shared,
+    )
+
+
+def _is_address(value: str) -> bool:
+    """Tell an address from a host name, whose last label is no number."""
+    return value[-1].isdigit() or ":" in value
+
+
+def _canonical(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _largest(
+    flows: pd.DataFrame, key: pd.Series, most: int, gathered: _Gathered
+) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Give the flows of each value of a key, the largest upload first, up to `most`."""
+    sums = flows["up_bytes"].groupby(key).sum()
+    order = sorted(sums.items(), key=lambda item: (-int(item[1]), str(item[0])))
+    for value, _ in order[:most]:
+        yield value, flows[(key == value).to_numpy()]
+    rest = len(order) - most
+    if rest > 0:
+        gathered.left_out[f"{rest:,} more"] = (
+            f"of {len(order):,} destinations the {most} with the largest upload are "
+            "drafted"
+        )
+
+
+def _add_names(flows: pd.DataFrame, gathered: _Gathered) -> None:
+    """Add the names that were asked for."""
+    service = flows["service"].fillna("")
+    asked = flows["server_name"]
+    is_dns = service.str.startswith(_DNS)
+    # Below its registered domain a tunnel asks for a new name each time.
+    asked = asked.where(~is_dns, asked.map(registered_domain, na_action="ignore"))
+    carried = flows["src_domain"].where(
+        flows["src_domain"].notna(), flows["dst_domain"]
+    )
+    asked = asked.where(asked.notna(), carried)
+    known = asked.notna()
+    if not known.any():
+        return
+    flows, asked, is_dns = flows[known], asked[known], is_dns[known]
+    valid = asked.map(_host)
+    for text in asked[valid.isna()].unique():
+        gathered.left_out[text] = "no host name (RFC 1123)"
+    is_mail = service[known].isin(_MAIL)
+    good = valid.notna()
+    whole = valid[good]
+    if whole.nunique() > MOST_NAMES:
+        # So many names are generated: what is registered stands for them.
+        whole = whole.map(lambda name: registered_domain(name) or name)
+        is_dns = is_dns | True
+    flows = flows[good]
+    for name, rows in _largest(flows, whole, MOST_NAMES, gathered):
+        if _is_address(name):
+            why = gathered.why_own(name)
+            if why:
+                gathered.left_out[name] = why
+            elif (name, False) not in gathered.found:
+                gathered.add(_target(name, rows, shared=gathered.shared_place))
+            continue
+        why = why_nobodys(name)
+        if why:
+            gathered.left_out[name] = why
+            continue
+        gathered.add(
+            _target(
+                name,
+                rows,
+                is_name=True,
+                below=bool(is_dns[rows.index].any()),
+                is_mail=bool(is_mail[rows.index].all()),
+                shared=why_many_owners(name) or gathered.shared_place,
+            )
+        )
+
+
+def _host(text: str) -> str | None:
+    """Return a name, or the address that stands for one."""
+    bare = text.strip()
+    bare = bare[1:].partition("]")[0] if bare.startswith("[") else bare
+    bare = bare.rpartition(":")[0] if bare.count(":") == 1 else bare
+    try:
+        return _canonical(bare)
+    except ValueError:
+        return host_name(text)
+
+
+def _streams(flows: pd.DataFrame, is_own: pd.Series) -> Iterator[Stream]:
+    """Give the ports of a case, one for each protocol where there are too many."""
+    table = pd.DataFrame(
+        {
+            "protocol": flows["protocol"].to_numpy(),
+            "port": flows["dst_port"].to_numpy(),
+            "from_remote": (flows["direction"] == "inbound").to_numpy(),
+            "concealed": flows["concealed"].fillna(value=False).to_numpy(dtype=bool),
+            "own": is_own.to_numpy(dtype=bool),
+            "up": flows["up_bytes"].to_numpy(),
+        }
+    )
+    many = table.groupby(["protocol", "from_remote"])["port"].transform("nunique")
+    none = (many > MOST_PORTS) | ~table["protocol"].isin((6, 17))
+    table["port"] = table["port"].mask(none, -1)
+    grouped = table.groupby(["protocol", "port", "from_remote"], as_index=False).agg(
+        concealed=("concealed", "any"), own=("own", "all"), up=("up", "sum")
+    )
+    grouped = grouped.sort_values("up", ascending=False, kind="stable")
+    columns = (grouped[c].tolist() for c in grouped.columns[:5])
+    for protocol, port, from_remote, concealed, to_own in zip(*columns, strict=True):
+        yield Stream(
+            protocol=protocol,
+            port=None if port < 0 else port,
+            from_remote=from_remote,
+            concealed=concealed,
+            to_own=to_own,
+        )
+
+
+def _why_place_is_shared(case: Case) -> str:
+    """Say why others need the place of a case, by whatever address; else empty."""
+    web = next((t.id for t in case.techniques if t.id.startswith("T1567")), "")
+    if web:
+        return f"a web service that others use too (ATT&CK {web})"
+    others = other_hosts(case)
+    if others is not None and others >= MANY_HOSTS:
+        return f"{others:,} other hosts of the site used it before"
+    return ""
+
+
+def _why_address_is_shared(case: Case) -> str:
+    """Say why others need the addresses of a case, if not the place; else empty."""
+    for app in case.flows["app"].dropna().unique():
+        names = [p for p in str(app).split(".") if p.startswith(_SHARED_APPS)]
+        if names:
+            return f"in the networks of {names[0]}, as nDPI knows them"
+    for text in case.flows["server_name"].dropna().unique():
+        name = host_name(text)
+        if name and hosts_others(name):
+            return f"the host of {name} hosts the sites of others (Public Suffix List)"
+    return ""
+
+
+def other_hosts(case: Case) -> int | None:
+    """Return how many other hosts used the place before; `None` if no fact tells.
+
+    By the baseline (facts on the ``destination``) and the history.
+    """
+    known = []
+    facts = [
+        *case.against,
+        *(f for a in (*case.questions, *case.indicators) for f in a.facts),
+    ]
+    for fact in facts:
+        hosts = fact.numbers.get("hosts_of_the_site")
+        if fact.name.startswith("destination.") and hosts is not None:
+            # The host itself is one of them, unless the place is new to it.
+            itself = 0 if fact.numbers.get("new_to_host") else 1
+            known.append(max(int(hosts) - itself, 0))
+    history = case.history
+    if {"hosts", "place"} <= set(history.columns) and len(history):
+        same = history[history["place"] == case.row["place"]]["hosts"].dropna()
+        known += [max(int(same.max()) - 1, 0)] if len(same) else []
+    return max(known) if known else None
+
+
+def _others(case: Case) -> str:
+    others = other_hosts(case)
+    if others is None:
+        return "how many other hosts use the place is not known here"
+    if others == 0:
+        return "no other host of the site used the place before, as far as is known"
+    return f"{others:,} other hosts of the site used the place before"
