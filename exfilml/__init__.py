@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
     from exfilml.hosts import read_host_events as read_host_events
@@ -48,11 +49,13 @@ if TYPE_CHECKING:
     from exfilml.triage.decrypt import try_keys as try_keys
     from exfilml.triage.intel import Intel as Intel
     from exfilml.triage.intel import read_intel as read_intel
+    from exfilml.triage.playbook import triage_cases as triage_cases
 
 _HOME = {
     "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
     "State": "state",
@@ -81,6 +84,7 @@ _HOME = {
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
+    "triage_cases": "triage.playbook",
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
     "write_flows": "sources",
@@ -90,6 +94,7 @@ __all__ = [
     "Assets",
     "BaselineForest",
     "Detector",
+    "History",
     "Intel",
     "Policy",
     "State",
@@ -118,6 +123,7 @@ __all__ = [
     "save_model",
     "save_state",
     "score_flows",
+    "triage_cases",
     "try_keys",
     "validate_flows",
     "write_flows",

@@ -161,7 +161,7 @@ def score_flows(
         If the state was begun with another model.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    judged = judged_here(detector, flows, state, alerts_per_day, fdr, policy)
     scored = judged.scored
     table = pd.DataFrame(
         {
@@ -210,12 +210,13 @@ def rank_flows(
         where there is a policy, ``policy`` has `Ruling.counts`.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    judged = judged_here(
+        detector, flows, state, alerts_per_day, fdr, policy, ranked=True
+    )
     scored = judged.scored
     oriented = scored.asked.oriented
     flows = oriented.flows
-    _warn_of_flows(detector, flows)
-    begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    begin = _begin(flows)
     ranked = judged.ranked_flows
     order = _order(ranked, scored.asked.up, begin, scored.asked.tie, top)
     chosen = flows.iloc[order]
@@ -268,17 +269,31 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    judged = judged_here(
+        detector, flows, state, alerts_per_day, fdr, policy, ranked=True
+    )
+    return case_table(detector, judged, case_order(judged, top))
+
+
+def case_order(judged: Judged, top: int | None = None) -> NDArray[np.int64]:
+    """Return cases, the worst first."""
     scored = judged.scored
-    flows = scored.asked.oriented.flows
-    _warn_of_flows(detector, flows)
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
     up = np.bincount(code, asked.up, minlength=n_cases)
-    begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    begin = _begin(asked.oriented.flows)
     first_seen = np.full(n_cases, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, code, begin)
-    order = _order(judged.ranked_cases, up, first_seen, np.arange(n_cases), top)
+    return _order(judged.ranked_cases, up, first_seen, np.arange(n_cases), top)
+
+
+def case_table(
+    detector: Detector, judged: Judged, order: NDArray[np.int64]
+) -> pd.DataFrame:
+    """Return the rows of some cases, as `rank_cases` does, in the order given."""
+    scored = judged.scored
+    asked, code = scored.asked, scored.case
+    flows, n_cases = asked.oriented.flows, len(scored.case_suspicion)
     largest = largest_of_case(asked.up, code, asked.tie)[order]
     leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
     # Only the flows of ranked cases are summed up, each case under its rank.
@@ -443,7 +458,7 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
     A conversation that goes on while a baseline ends is no such case: it takes
     `LEAST_OVERLAP` of the flows.
     """
-    warn_of_doubtful_rows(flows, stacklevel=4)
+    warn_of_doubtful_rows(flows, stacklevel=5)
     named = sum(detector.shown_.get(name, 0) for name in CAPABILITIES[2:])
     nameless = flows[["app", "server_name"]].isna().all(axis=None)
     if nameless and len(flows) >= FEWEST_TO_CROSS and named > detector.n_flows_ / 2:
@@ -453,7 +468,7 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
             "places that it knows by name look new, and more cases alert than the "
             "budget says. Train a model on flows of the kind that it is to rank.",
             CapabilityWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     first, last = detector.window_
     learned = flows["start"].between(first, last).to_numpy()
@@ -464,7 +479,7 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
             "what the model learned from them it finds normal. Rank flows of a later "
             "time; if these are, look at the clock of the sensor.",
             SiteWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -577,15 +592,20 @@ def _with_bits(scored: Scored, ruling: Ruling) -> Scored:
     )
 
 
-def _judged_here(
+def judged_here(
     detector: Detector,
     flows: pd.DataFrame,
     state: State | None,
     alerts_per_day: float | None,
     fdr: float | None,
     policy: Policy | str | os.PathLike[str] | None,
+    *,
+    ranked: bool = False,
 ) -> Judged:
-    """Judge flows, and warn if they are not of the detector's site."""
+    """Judge flows, and warn if they are not of the detector's site.
+
+    `ranked` warns of all that makes a ranking doubtful.
+    """
     declared = None if policy is None else Policy.of(policy)
     judged = judge(
         detector,
@@ -597,7 +617,13 @@ def _judged_here(
     )
     home = at_home(detector, declared).home_
     _warn_if_elsewhere(judged.scored.asked, home)
+    if ranked:
+        _warn_of_flows(detector, judged.scored.asked.oriented.flows)
     return judged
+
+
+def _begin(flows: pd.DataFrame) -> NDArray[np.int64]:
+    return flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
 
 
 def _order(

@@ -1,0 +1,191 @@
+"""What was seen before, of many cases at once.
+
+Each case asks about the time before its own begin. Flows are therefore first added up
+by day, and on days in which some case begins also by which of the begins they precede:
+flow and begin then compare as whole numbers, and each case adds up a few rows instead
+of all flows. How many that are does not depend on the number of cases.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from exfilml.columns import START_DTYPE
+from exfilml.exceptions import OptionError
+from exfilml.history._engine import MOST_BYTES, saturated, to_pandas
+from exfilml.history._manifest import DAY_US
+
+if TYPE_CHECKING:
+    import duckdb
+    from numpy.typing import NDArray
+
+SUBJECT: Final = ("case", "local_ip", "place", "service", "fingerprint", "before")
+BY: Final = {
+    "host_place_service": ("local_ip", "place", "service"),
+    "host_place": ("local_ip", "place"),
+    "place": ("place",),
+    "host_service": ("local_ip", "service"),
+    "host": ("local_ip",),
+    "fingerprint": ("fingerprint",),
+}
+SEEN: Final = (
+    *("case", "by", "flows", "days", "hosts", "first_seen", "last_seen"),
+    *("up_bytes", "largest_day_up_bytes"),
+)
+_COUNTS: Final = ("flows", "days", "hosts", "up_bytes", "largest_day_up_bytes")
+_KEYS: Final = ("local_ip", "place", "service", "fingerprint")
+
+
+def check_subjects(subjects: pd.DataFrame) -> pd.DataFrame:
+    """Return what is asked about, with its columns typed, and rows numbered.
+
+    Raises
+    ------
+    OptionError
+        If it is no such table.
+    """
+    if not isinstance(subjects, pd.DataFrame):
+        raise OptionError(
+            f"subjects: got {type(subjects).__name__}, expected a table with the "
+            f"columns {', '.join(SUBJECT)}."
+        )
+    missing = [name for name in SUBJECT if name not in subjects]
+    if missing:
+        raise OptionError(
+            f"subjects: columns missing: {', '.join(missing)}; expected "
+            f"{', '.join(SUBJECT)}."
+        )
+    before = subjects["before"]
+    if not isinstance(before.dtype, pd.DatetimeTZDtype) or before.isna().any():
+        raise OptionError(
+            f"subjects: before is {before.dtype}"
+            f"{', with gaps' * bool(before.isna().any())}; expected times with a zone "
+            f"({START_DTYPE}) in every row."
+        )
+    table = pd.DataFrame({name: subjects[name].astype("str") for name in SUBJECT[:-1]})
+    table["before"] = before.astype(START_DTYPE)
+    return table.reset_index(drop=True)
+
+
+def seen(
+    connection: duckdb.DuckDBPyConnection, subjects: pd.DataFrame
+) -> pd.DataFrame:
+    """Add up what each case asks about, see `History.seen`."""
+    begins = subjects["before"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    distinct, turn = np.unique(begins, return_inverse=True)
+    _ask(connection, subjects, turn)
+    _add_up(connection, distinct)
+    parts = []
+    for by, columns in BY.items():
+        found = to_pandas(connection.sql(_query(columns)).to_arrow_table())
+        found = found.set_index("asker").reindex(range(len(subjects)))
+        found.index.name = None
+        found.insert(0, "by", by)
+        found.insert(0, "case", subjects["case"])
+        told = subjects[list(columns)].notna().all(axis=1)
+        for name in _COUNTS:
+            found[name] = found[name].astype("Int64").fillna(0).where(told, pd.NA)
+        found["asker"] = np.arange(len(subjects))
+        parts.append(found)
+    table = pd.concat(parts).sort_values("asker", kind="stable", ignore_index=True)
+    for name in ("first_seen", "last_seen"):
+        table[name] = table[name].astype(START_DTYPE)
+    return table[list(SEEN)].astype({"case": "str", "by": "str"})
+
+
+def _ask(
+    connection: duckdb.DuckDBPyConnection,
+    subjects: pd.DataFrame,
+    turn: NDArray[np.int64],
+) -> None:
+    """Make the table ``asked``: who asks about what, and before which begin."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {
+        name: pa.array(subjects[name].astype(object), pa.string(), from_pandas=True)
+        for name in _KEYS
+    }
+    columns["asker"] = pa.array(np.arange(len(subjects)), pa.int64())
+    columns["turn"] = pa.array(turn, pa.int64())
+    connection.register("asked_rows", pa.table(columns))
+    connection.execute("CREATE TEMP TABLE asked AS SELECT * FROM asked_rows")
+
+
+def _add_up(
+    connection: duckdb.DuckDBPyConnection, begins: NDArray[np.int64]
+) -> None:
+    """Make the table ``near``: sums by host, place, service, fingerprint and day.
+
+    ``turn`` is how many begins are not after a flow: one precedes the k-th begin if it
+    is at most k.
+    """
+    import pyarrow as pa
+
+    connection.register(
+        "begins", pa.table({"moment": pa.array(begins), "turn": np.arange(len(begins)) + 1})
+    )
+    # Days without a begin in their midst need no comparison by flow.
+    inside = np.unique(begins[begins % DAY_US != 0] // DAY_US)
+    connection.register("split_days", pa.table({"day": pa.array(inside, pa.int64())}))
+    connection.execute(
+        f"""
+        CREATE TEMP TABLE near AS
+        WITH mine AS (
+            SELECT local_ip, place, service, fingerprint, up_bytes,
+                epoch_us(start) AS moment, epoch_us(start) // {DAY_US} AS day
+            FROM flows
+            WHERE start < make_timestamptz({int(begins[-1])}) AND (
+                local_ip IN (SELECT local_ip FROM asked WHERE local_ip IS NOT NULL)
+                OR place IN (SELECT place FROM asked WHERE place IS NOT NULL)
+                OR fingerprint IN
+                    (SELECT fingerprint FROM asked WHERE fingerprint IS NOT NULL))
+        ), whole AS (
+            SELECT local_ip, place, service, fingerprint, day, count(*) AS n,
+                sum(up_bytes) AS up, min(moment) AS first, max(moment) AS last
+            FROM mine WHERE day NOT IN (SELECT day FROM split_days) GROUP BY ALL
+        ), parts AS (
+            SELECT local_ip, place, service, fingerprint, day,
+                coalesce(b.turn, 0) AS turn, count(*) AS n,
+                sum(up_bytes) AS up, min(mine.moment) AS first, max(mine.moment) AS last
+            FROM (SELECT * FROM mine WHERE day IN (SELECT day FROM split_days)) mine
+            ASOF LEFT JOIN begins b ON mine.moment >= b.moment GROUP BY ALL
+        )
+        SELECT whole.*, coalesce(b.turn, 0) AS turn
+        FROM whole ASOF LEFT JOIN begins b ON whole.first >= b.moment
+        UNION ALL BY NAME SELECT * FROM parts
+        """  # noqa: S608 - whole numbers only
+    )
+
+
+def _query(columns: tuple[str, ...]) -> str:
+    """Write the query that adds up for each asker what its columns name."""
+    keys = ", ".join(columns)
+    hosts = "least(sum(n), 1)" if "local_ip" in columns else "any_value(h.hosts)"
+    return f"""
+        WITH mine AS (
+            SELECT {keys}, day, turn, sum(n) AS n, sum(up) AS up,
+                min(first) AS first, max(last) AS last
+            FROM near SEMI JOIN asked USING ({keys}) GROUP BY {keys}, day, turn
+        ), daily AS (
+            SELECT asker, day, sum(n) AS n, sum(up) AS up,
+                min(first) AS first, max(last) AS last
+            FROM asked a JOIN mine m USING ({keys}) WHERE m.turn <= a.turn
+            GROUP BY asker, day
+        ), met AS (
+            SELECT {keys}, local_ip AS own, min(turn) AS turn
+            FROM near SEMI JOIN asked USING ({keys}) GROUP BY {keys}, own
+        ), h AS (
+            SELECT asker, count(*) AS hosts
+            FROM asked a JOIN met m USING ({keys}) WHERE m.turn <= a.turn
+            GROUP BY asker
+        )
+        SELECT asker, CAST(sum(n) AS BIGINT) AS flows, count(*) AS days,
+            CAST({hosts} AS BIGINT) AS hosts,
+            make_timestamptz(min(first)) AS first_seen,
+            make_timestamptz(max(last)) AS last_seen, {saturated("up")} AS up_bytes,
+            CAST(least(max(up), {MOST_BYTES}) AS BIGINT) AS largest_day_up_bytes
+        FROM daily LEFT JOIN h USING (asker) GROUP BY asker
+    """  # noqa: S608 - names of columns only
