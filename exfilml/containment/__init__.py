@@ -10,7 +10,7 @@ For cases that go to L1 or higher: rules of Suricata (``CASE.rules``), of nftabl
 why.
 
 A block of what others need does more harm than the case. What is shared
-(`exfilml.containment._targets`) is in no block, no list and no intelligence; rules that
+(`exfilml.containment._sharing`) is in no block, no list and no intelligence; rules that
 alert about it name the case's own host. The site's own addresses, and the proxy or
 resolver that data went through, are in no draft at all.
 """
@@ -30,7 +30,8 @@ import pandas as pd
 
 from exfilml.containment import _nftables, _sigma, _suricata, _zeek
 from exfilml.containment._draft import Draft, stamp
-from exfilml.containment._targets import Site, targets_of
+from exfilml.containment._site import Site
+from exfilml.containment._targets import targets_of
 from exfilml.containment._texts import plain
 from exfilml.exceptions import OptionError, OutputError
 from exfilml.export import complete_file, to_text

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from exfilml.containment._draft import Draft
-from exfilml.containment._targets import Stream, Target
+from exfilml.containment._ports import Stream
+from exfilml.containment._targets import Target
 from exfilml.containment._texts import quoted_rule
 
 FIRST_SID: Final = 1_100_000

@@ -7,12 +7,10 @@ still is one.
 
 Nor is the resolver or the mail server that was given a name: the name is.
 
-*Shared* is what others need: what the policy approves, a place that at least
-`MANY_HOSTS` other hosts of the site used before, a web service (ATT&CK T1567), a network
-of a cloud or a CDN, a host for the sites of others. It is left to alerts about this one
-host, and never blocked.
-
-One file because what is drafted and what is refused is one decision.
+*Shared* is what others need: what the policy approves, a place that several other hosts
+of the site used before, a web service (ATT&CK T1567), a network of a cloud or a CDN, a
+host for the sites of others (`exfilml.containment._sharing`). It is left to alerts about
+this one host, and never blocked.
 """
 
 from __future__ import annotations
@@ -24,42 +22,22 @@ from typing import Any, Final
 
 import pandas as pd
 
-from exfilml.containment._names import (
-    host_name,
-    hosts_others,
-    why_many_owners,
-    why_nobodys,
+from exfilml.containment._names import host_name, why_many_owners, why_nobodys
+from exfilml.containment._ports import Stream, streams_of
+from exfilml.containment._sharing import (
+    others_told,
+    why_address_is_shared,
+    why_place_is_shared,
 )
+from exfilml.containment._site import Site, is_address
 from exfilml.domains import registered_domain
-from exfilml.networks import SPECIAL_NETWORKS, Networks
-from exfilml.policy import Policy
 from exfilml.triage.case import Case
 
-MANY_HOSTS: Final = 5
-"""Other hosts of the site that used a place before, from which on it is shared."""
 MOST_ADDRESSES: Final = 64
 MOST_NAMES: Final = 20
-MOST_PORTS: Final = 8
 
-_SPECIAL: Final = Networks(SPECIAL_NETWORKS)
 _MAIL: Final = frozenset({"smtp", "submission", "submissions"})
 _DNS: Final = "domain"
-# What nDPI calls addresses and names of clouds, CDNs and services that everyone uses,
-# as they begin (https://github.com/ntop/nDPI, ndpi_protocol_ids.h).
-_SHARED_APPS: Final = (
-    *("AWS", "Akamai", "Alibaba", "Amazon", "Apple", "Azure", "Cloudflare"),
-    *(
-        "DigitalOcean",
-        "Discord",
-        "Dropbox",
-        "DropBox",
-        "Edgecast",
-        "Facebook",
-        "GitHub",
-    ),
-    *("GitLab", "Google", "MS_OneDrive", "Microsoft", "Oracle", "Pastebin"),
-    *("Salesforce", "Slack", "Teams", "Telegram", "Tencent", "Yandex", "iCloud"),
-)
 
 
 @dataclass(frozen=True)
@@ -92,31 +70,6 @@ class Target:
     first: pd.Timestamp
     last: pd.Timestamp
     shared: str = ""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A port that data went over.
-
-    Attributes
-    ----------
-    protocol
-        IANA number.
-    port
-        The responder's; `None` where there is none, or too many.
-    from_remote
-        Whether the remote side opened the connection.
-    concealed
-        Whether the upload of a flow was opaque outside any handshake.
-    to_own
-        Whether all flows ended at the site's own relay or proxy.
-    """
-
-    protocol: int
-    port: int | None
-    from_remote: bool
-    concealed: bool
-    to_own: bool
 
 
 @dataclass(frozen=True)
@@ -167,39 +120,6 @@ class Targets:
         return (*self.left_out, *shared)
 
 
-@dataclass(frozen=True)
-class Site:
-    """What of the site is never a target, and what it approves.
-
-    Attributes
-    ----------
-    own
-        Its networks, and its resolvers, proxies, relays and translated addresses.
-    policy
-        What it declares.
-    at
-        The time of the draft: approvals that ended before approve nothing.
-    """
-
-    own: Networks
-    policy: Policy
-    at: pd.Timestamp
-
-    def why_approved(self, value: str) -> str:
-        """Say which approval an address or a name falls under; else empty."""
-        for approval in self.policy.approvals:
-            if approval.expires < self.at.date():
-                continue
-            name = value
-            if approval.networks and _is_address(value):
-                met = approval.networks.covers(value)
-            else:
-                met = any(f".{name}".endswith(f".{p}") for p in approval.places)
-            if met:
-                return f"the policy approves transfers there ({approval.reason})"
-        return ""
-
-
 @dataclass
 class _Gathered:
     """Targets of one case, while they are gathered."""
@@ -217,11 +137,7 @@ class _Gathered:
     def why_own(self, address: str) -> str:
         if address in self.proxies:
             return "the proxy that the flows went through, never a target"
-        if self.site.own.covers(address):
-            return "the site's own network, resolver, proxy or relay, never a target"
-        if _SPECIAL.covers(address):
-            return "an address of special use (RFC 6890), never a target"
-        return ""
+        return self.site.why_own(address)
 
 
 def targets_of(case: Case, site: Site) -> Targets:
@@ -229,7 +145,7 @@ def targets_of(case: Case, site: Site) -> Targets:
     flows = case.flows.reset_index(drop=True)
     # A proxy is named by its log, whatever network it stands in.
     proxies = set(flows["via"].dropna().map(lambda via: via.removeprefix("proxy ")))
-    shared = _why_place_is_shared(case) or site.why_approved(str(case.row["place"]))
+    shared = why_place_is_shared(case) or site.why_approved(str(case.row["place"]))
     gathered = _Gathered(site, proxies, shared)
     remote = flows["remote_ip"].map(_canonical)
     is_own = remote.map(lambda address: bool(gathered.why_own(address)))
@@ -239,16 +155,16 @@ def targets_of(case: Case, site: Site) -> Targets:
         case=case,
         hosts=tuple(sorted(set(flows["local_ip"].dropna().map(_canonical)))),
         found=tuple(sorted(gathered.found.values(), key=_order)),
-        streams=tuple(_streams(flows, is_own)),
+        streams=tuple(streams_of(flows, is_own)),
         left_out=tuple(gathered.left_out.items()),
-        others=_others(case),
+        others=others_told(case),
     )
 
 
 def _add_addresses(
     case: Case, flows: pd.DataFrame, remote: pd.Series, gathered: _Gathered
 ) -> None:
-    shared = gathered.shared_place or _why_address_is_shared(case)
+    shared = gathered.shared_place or why_address_is_shared(case)
     carries = flows["place"] != flows["remote_ip"]
     service = flows["service"].fillna("")
     relays = {
@@ -292,11 +208,6 @@ def _target(
         last=rows["start"].max(),
         shared=shared,
     )
-
-
-def _is_address(value: str) -> bool:
-    """Tell an address from a host name, whose last label is no number."""
-    return value[-1].isdigit() or ":" in value
 
 
 def _canonical(text: str) -> str:
@@ -347,7 +258,7 @@ def _add_names(flows: pd.DataFrame, gathered: _Gathered) -> None:
         is_dns = is_dns | True
     flows = flows[good]
     for name, rows in _largest(flows, whole, MOST_NAMES, gathered):
-        if _is_address(name):
+        if is_address(name):
             why = gathered.why_own(name)
             if why:
                 gathered.left_out[name] = why
@@ -379,89 +290,3 @@ def _host(text: str) -> str | None:
         return _canonical(bare)
     except ValueError:
         return host_name(text)
-
-
-def _streams(flows: pd.DataFrame, is_own: pd.Series) -> Iterator[Stream]:
-    """Give the ports of a case, one for each protocol where there are too many."""
-    table = pd.DataFrame(
-        {
-            "protocol": flows["protocol"].to_numpy(),
-            "port": flows["dst_port"].to_numpy(),
-            "from_remote": (flows["direction"] == "inbound").to_numpy(),
-            "concealed": flows["concealed"].fillna(value=False).to_numpy(dtype=bool),
-            "own": is_own.to_numpy(dtype=bool),
-            "up": flows["up_bytes"].to_numpy(),
-        }
-    )
-    many = table.groupby(["protocol", "from_remote"])["port"].transform("nunique")
-    none = (many > MOST_PORTS) | ~table["protocol"].isin((6, 17))
-    table["port"] = table["port"].mask(none, -1)
-    grouped = table.groupby(["protocol", "port", "from_remote"], as_index=False).agg(
-        concealed=("concealed", "any"), own=("own", "all"), up=("up", "sum")
-    )
-    grouped = grouped.sort_values("up", ascending=False, kind="stable")
-    columns = (grouped[c].tolist() for c in grouped.columns[:5])
-    for protocol, port, from_remote, concealed, to_own in zip(*columns, strict=True):
-        yield Stream(
-            protocol=protocol,
-            port=None if port < 0 else port,
-            from_remote=from_remote,
-            concealed=concealed,
-            to_own=to_own,
-        )
-
-
-def _why_place_is_shared(case: Case) -> str:
-    """Say why others need the place of a case, by whatever address; else empty."""
-    web = next((t.id for t in case.techniques if t.id.startswith("T1567")), "")
-    if web:
-        return f"a web service that others use too (ATT&CK {web})"
-    others = other_hosts(case)
-    if others is not None and others >= MANY_HOSTS:
-        return f"{others:,} other hosts of the site used it before"
-    return ""
-
-
-def _why_address_is_shared(case: Case) -> str:
-    """Say why others need the addresses of a case, if not the place; else empty."""
-    for app in case.flows["app"].dropna().unique():
-        names = [p for p in str(app).split(".") if p.startswith(_SHARED_APPS)]
-        if names:
-            return f"in the networks of {names[0]}, as nDPI knows them"
-    for text in case.flows["server_name"].dropna().unique():
-        name = host_name(text)
-        if name and hosts_others(name):
-            return f"the host of {name} hosts the sites of others (Public Suffix List)"
-    return ""
-
-
-def other_hosts(case: Case) -> int | None:
-    """Return how many other hosts used the place before; `None` if no fact tells.
-
-    By the baseline (facts on the ``destination``) and the history.
-    """
-    known = []
-    facts = [
-        *case.against,
-        *(f for a in (*case.questions, *case.indicators) for f in a.facts),
-    ]
-    for fact in facts:
-        hosts = fact.numbers.get("hosts_of_the_site")
-        if fact.name.startswith("destination.") and hosts is not None:
-            # The host itself is one of them, unless the place is new to it.
-            itself = 0 if fact.numbers.get("new_to_host") else 1
-            known.append(max(int(hosts) - itself, 0))
-    history = case.history
-    if {"hosts", "place"} <= set(history.columns) and len(history):
-        same = history[history["place"] == case.row["place"]]["hosts"].dropna()
-        known += [max(int(same.max()) - 1, 0)] if len(same) else []
-    return max(known) if known else None
-
-
-def _others(case: Case) -> str:
-    others = other_hosts(case)
-    if others is None:
-        return "how many other hosts use the place is not known here"
-    if others == 0:
-        return "no other host of the site used the place before, as far as is known"
-    return f"{others:,} other hosts of the site used the place before"

@@ -78,8 +78,12 @@ class Added:
     def __str__(self) -> str:
         text = f"{self.added:,} of {self.read:,} flows added"
         if self.known:
-            text += f", {self.known:,} were known (same start, ends, protocol and bytes)"
-        return text + (f"; patterns of {self.patterns:,} case-days" * (self.patterns > 0))
+            text += (
+                f", {self.known:,} were known (same start, ends, protocol and bytes)"
+            )
+        return text + (
+            f"; patterns of {self.patterns:,} case-days" * (self.patterns > 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,9 @@ class History:
             manifest = Manifest.read(path)
         except ValueError as error:
             # A NUL in a path.
-            raise HistoryError(f"{str(path)!r}: no folder can have this name.") from error
+            raise HistoryError(
+                f"{str(path)!r}: no folder can have this name."
+            ) from error
         if networks is not None:
             _check_home(path, manifest.home, networks, "given")
         return cls(path, manifest.home, wait_s)
@@ -476,7 +482,9 @@ class History:
             If the store cannot be written; it stands as it was.
         """
         if keep_days is None and not damaged:
-            raise OptionError("Expected days to keep, or that damaged files be dropped.")
+            raise OptionError(
+                "Expected days to keep, or that damaged files be dropped."
+            )
         if keep_days is not None and (isinstance(keep_days, bool) or keep_days < 1):
             raise OptionError(f"keep_days={keep_days!r}: expected days, 1 or more.")
         today = (now or datetime.now(UTC)).timestamp() * 1e6 // DAY_US

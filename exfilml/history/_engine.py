@@ -155,9 +155,7 @@ def _missing(folder: Path, part: Part) -> str:
     return "" if size == part.size else f"{size:,} bytes, expected {part.size:,}"
 
 
-def _view(
-    connection: duckdb.DuckDBPyConnection, kind: str, paths: list[Path]
-) -> None:
+def _view(connection: duckdb.DuckDBPyConnection, kind: str, paths: list[Path]) -> None:
     if not paths:
         import pyarrow as pa
 

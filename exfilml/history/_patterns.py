@@ -93,7 +93,9 @@ class Patterns:
                 "case": [f"{k >> 24:010x}" for k in scored.case_key[worst].tolist()],
                 "day": start // DAY_US,
                 "model": self.model,
-                "start": pd.Series(start).astype("datetime64[us]").dt.tz_localize("UTC"),
+                "start": pd.Series(start)
+                .astype("datetime64[us]")
+                .dt.tz_localize("UTC"),
                 "payload": payload,
                 "inside": scored.apart[scored.case[worst]],
                 **{name: oriented[name].array for name in _TEXTS},
@@ -138,9 +140,7 @@ class Patterns:
 
 def features_of(table: pd.DataFrame) -> list[str]:
     """Return the features that a table of patterns has columns of evidence for."""
-    return [
-        name.removeprefix(EVIDENCE) for name in table if name.startswith(EVIDENCE)
-    ]
+    return [name.removeprefix(EVIDENCE) for name in table if name.startswith(EVIDENCE)]
 
 
 def _worst_flows(scored: Scored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

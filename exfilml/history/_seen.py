@@ -70,9 +70,7 @@ def check_subjects(subjects: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def seen(
-    connection: duckdb.DuckDBPyConnection, subjects: pd.DataFrame
-) -> pd.DataFrame:
+def seen(connection: duckdb.DuckDBPyConnection, subjects: pd.DataFrame) -> pd.DataFrame:
     """Add up what each case asks about, see `History.seen`."""
     begins = subjects["before"].to_numpy(dtype="datetime64[us]").astype(np.int64)
     distinct, turn = np.unique(begins, return_inverse=True)
@@ -114,9 +112,7 @@ def _ask(
     connection.execute("CREATE TEMP TABLE asked AS SELECT * FROM asked_rows")
 
 
-def _add_up(
-    connection: duckdb.DuckDBPyConnection, begins: NDArray[np.int64]
-) -> None:
+def _add_up(connection: duckdb.DuckDBPyConnection, begins: NDArray[np.int64]) -> None:
     """Make the table ``near``: sums by host, place, service, fingerprint and day.
 
     ``turn`` is how many begins are not after a flow: one precedes the k-th begin if it
@@ -125,7 +121,8 @@ def _add_up(
     import pyarrow as pa
 
     connection.register(
-        "begins", pa.table({"moment": pa.array(begins), "turn": np.arange(len(begins)) + 1})
+        "begins",
+        pa.table({"moment": pa.array(begins), "turn": np.arange(len(begins)) + 1}),
     )
     # Days without a begin in their midst need no comparison by flow.
     inside = np.unique(begins[begins % DAY_US != 0] // DAY_US)

@@ -99,9 +99,7 @@ def nearest(
     point = mine[names].to_numpy(dtype=float)
     matrix = patterns[[EVIDENCE + name for name in names]].to_numpy(dtype=float)
     shared = np.isfinite(matrix).sum(axis=1)
-    rows = np.flatnonzero(
-        among & (shared >= max(LEAST_SHARED * len(names), 1))
-    )
+    rows = np.flatnonzero(among & (shared >= max(LEAST_SHARED * len(names), 1)))
     if len(rows) == 0 or not names:
         return _table(patterns.iloc[:0], np.zeros(0), np.zeros(0, int), [], [])
     neighbours = NearestNeighbors(

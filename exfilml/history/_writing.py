@@ -21,7 +21,6 @@ from exfilml.exceptions import HistoryError
 from exfilml.history._engine import engine
 from exfilml.history._locks import unread, unwritable
 from exfilml.history._manifest import (
-    DAY_US,
     Manifest,
     Part,
     clean,
@@ -242,4 +241,3 @@ def _numbers(n: int) -> Any:
     import pyarrow as pa
 
     return pa.array(np.arange(n, dtype=np.int64))
-
