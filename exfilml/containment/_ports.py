@@ -51,16 +51,16 @@ def streams_of(flows: pd.DataFrame, is_own: pd.Series) -> Iterator[Stream]:
     many = table.groupby(["protocol", "from_remote"])["port"].transform("nunique")
     none = (many > MOST_PORTS) | ~table["protocol"].isin((6, 17))
     table["port"] = table["port"].mask(none, -1)
-    grouped = table.groupby(["protocol", "port", "from_remote"], as_index=False).agg(
-        concealed=("concealed", "any"), own=("own", "all"), up=("up", "sum")
-    )
+    table["other"] = ~table["own"]
+    grouped = table.groupby(["protocol", "port", "from_remote"], as_index=False).sum()
     grouped = grouped.sort_values("up", ascending=False, kind="stable")
-    columns = (grouped[c].tolist() for c in grouped.columns[:5])
-    for protocol, port, from_remote, concealed, to_own in zip(*columns, strict=True):
+    names = ("protocol", "port", "from_remote", "concealed", "other")
+    columns = (grouped[name].tolist() for name in names)
+    for protocol, port, from_remote, concealed, other in zip(*columns, strict=True):
         yield Stream(
             protocol=protocol,
             port=None if port < 0 else port,
             from_remote=from_remote,
-            concealed=concealed,
-            to_own=to_own,
+            concealed=concealed > 0,
+            to_own=other == 0,
         )

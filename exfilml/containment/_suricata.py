@@ -7,7 +7,10 @@ keeps its id; of two that would have the same one takes the next. The revision i
 day of the draft.
 
 Suricata 7 cannot ask whether bytes look random; what it can say of opaque bytes is that
-no protocol was recognised in them (``app-layer-protocol:failed``).
+no protocol was recognised in them (``app-layer-protocol:failed``). It says so when both
+sides sent something, or one side 100 kB, and the rule holds for packets after that.
+``dsize`` makes it a rule about packets: without it Suricata asks once, of the packet
+that follows its own verdict, which `flow` then rules out.
 
 Rules about what others need name the case's own host as their source.
 """
@@ -125,7 +128,7 @@ def _opaque(draft: Draft) -> Iterator[_Rule]:
             f"opaque {_named(stream)}",
             _head(stream, targets.hosts, ()),
             f"no known protocol on {_named(stream)} from {targets.hosts[0]} (alert only)",
-            (*_from_opener(stream), "app-layer-protocol:failed"),
+            (*_from_opener(stream), "dsize:>0", "app-layer-protocol:failed"),
         )
 
 

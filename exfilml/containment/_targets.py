@@ -36,6 +36,27 @@ from exfilml.triage.case import Case
 MOST_ADDRESSES: Final = 64
 MOST_NAMES: Final = 20
 
+# Of the hundred columns of a flow.
+_ASKED: Final = (
+    *(
+        "start",
+        "dst_port",
+        "protocol",
+        "server_name",
+        "via",
+        "src_domain",
+        "dst_domain",
+    ),
+    *(
+        "local_ip",
+        "remote_ip",
+        "place",
+        "service",
+        "direction",
+        "up_bytes",
+        "concealed",
+    ),
+)
 _MAIL: Final = frozenset({"smtp", "submission", "submissions"})
 _DNS: Final = "domain"
 
@@ -142,7 +163,7 @@ class _Gathered:
 
 def targets_of(case: Case, site: Site) -> Targets:
     """Say what of a case can be contained."""
-    flows = case.flows.reset_index(drop=True)
+    flows = case.flows[list(_ASKED)].reset_index(drop=True)
     # A proxy is named by its log, whatever network it stands in.
     proxies = set(flows["via"].dropna().map(lambda via: via.removeprefix("proxy ")))
     shared = why_place_is_shared(case) or site.why_approved(str(case.row["place"]))
