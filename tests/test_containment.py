@@ -445,6 +445,16 @@ def test_few_others_are_told_and_the_tenant_of_a_host_keeps_its_name():
     assert "For others: 3 other hosts of the site used the place" in text_of(
         drafts, ".nft"
     )
+    usual = dataclasses.replace(
+        known(0, new=False),
+        numbers={
+            **known(0, new=False).numbers,
+            "flows_of_host": 31.0,
+            "days_of_host": 9,
+        },
+    )
+    told = "the case's own host used it in 31 flows on 9 days of the baseline"
+    assert told in text_of(draft(against=(usual,)), ".nft")
     assert "not known" in text_of(draft(), ".nft")
     assert "no other host of the site" in text_of(draft(against=(known(0),)), ".nft")
     assert watched(draft({"server_name": "thief.github.io"})) == {"thief.github.io"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from exfilml.containment._names import host_name, hosts_others
-from exfilml.triage.case import Case
+from exfilml.triage.case import Case, Fact
 
 MANY_HOSTS: Final = 5
 """Other hosts of the site that used a place before, from which on it is shared."""
@@ -19,16 +19,8 @@ MANY_HOSTS: Final = 5
 # as they begin (https://github.com/ntop/nDPI, ndpi_protocol_ids.h).
 _SHARED_APPS: Final = (
     *("AWS", "Akamai", "Alibaba", "Amazon", "Apple", "Azure", "Cloudflare"),
-    *(
-        "DigitalOcean",
-        "Discord",
-        "Dropbox",
-        "DropBox",
-        "Edgecast",
-        "Facebook",
-        "GitHub",
-    ),
-    *("GitLab", "Google", "MS_OneDrive", "Microsoft", "Oracle", "Pastebin"),
+    *("DigitalOcean", "Discord", "DropBox", "Dropbox", "Edgecast", "Facebook"),
+    *("GitHub", "GitLab", "Google", "MS_OneDrive", "Microsoft", "Oracle", "Pastebin"),
     *("Salesforce", "Slack", "Teams", "Telegram", "Tencent", "Yandex", "iCloud"),
 )
 
@@ -63,16 +55,10 @@ def other_hosts(case: Case) -> int | None:
     By the baseline (facts on the ``destination``) and the history.
     """
     known = []
-    facts = [
-        *case.against,
-        *(f for a in (*case.questions, *case.indicators) for f in a.facts),
-    ]
-    for fact in facts:
-        hosts = fact.numbers.get("hosts_of_the_site")
-        if fact.name.startswith("destination.") and hosts is not None:
-            # The host itself is one of them, unless the place is new to it.
-            itself = 0 if fact.numbers.get("new_to_host") else 1
-            known.append(max(int(hosts) - itself, 0))
+    for fact in _destination(case):
+        # The host itself is one of them, unless the place is new to it.
+        itself = 0 if fact.numbers.get("new_to_host") else 1
+        known.append(max(int(fact.numbers["hosts_of_the_site"]) - itself, 0))
     history = case.history
     if {"by", "hosts"} <= set(history.columns):
         seen = history[history["hosts"].notna()].groupby("by")["hosts"].max()
@@ -82,10 +68,32 @@ def other_hosts(case: Case) -> int | None:
     return max(known) if known else None
 
 
+def _destination(case: Case) -> list[Fact]:
+    """Return facts on how well the site and the host know where data went."""
+    answers = (*case.questions, *case.indicators)
+    facts = [*case.against, *(fact for answer in answers for fact in answer.facts)]
+    return [
+        fact
+        for fact in facts
+        if fact.name.startswith("destination.") and "hosts_of_the_site" in fact.numbers
+    ]
+
+
 def others_told(case: Case) -> str:
+    """Say who else uses the place of a case, and whether its host did before."""
     others = other_hosts(case)
     if others is None:
-        return "how many other hosts use the place is not known here"
-    if others == 0:
-        return "no other host of the site used the place before, as far as is known"
-    return f"{others:,} other hosts of the site used the place before"
+        told = "how many other hosts use the place is not known here"
+    elif others == 0:
+        told = "no other host of the site used the place before, as far as is known"
+    else:
+        told = f"{others:,} other hosts of the site used the place before"
+    for fact in _destination(case):
+        flows = fact.numbers.get("flows_of_host")
+        if flows:
+            days = int(fact.numbers["days_of_host"])
+            return (
+                f"{told}; the case's own host used it in {flows:,.0f} flows on {days:,} "
+                "days of the baseline"
+            )
+    return told
