@@ -515,6 +515,7 @@ def test_what_one_case_knows_to_be_shared_holds_for_all():
         ".".join(["a" * 60] * 5) + ".example",
         "\u202eelpmaxe.live",
         "evil.example\\",
+        "fe80::1%}; drop",
     ],
 )
 def test_names_that_are_none_are_left_out_and_told(name):
@@ -527,6 +528,26 @@ def test_names_that_are_none_are_left_out_and_told(name):
     assert len(drafts.left_out) == 1
     for text in drafts.files.values():
         assert text.isascii()
+
+
+def test_names_that_are_none_are_counted_where_there_are_many():
+    drafts = draft(*({"server_name": f"n {n}"} for n in range(50)))
+    assert left_out(drafts)["30 more that were asked for"] == "no host names (RFC 1123)"
+    assert len(drafts.left_out) == 21
+
+
+def test_the_zone_of_an_address_is_no_part_of_it():
+    """Python takes any text after a percent sign for one."""
+    drafts = draft({"server_name": '2001:db8::7%"; sid:7; } drop'})
+    assert blocked(drafts) == watched(drafts) == {ADDRESS, "2001:db8::7"}
+    assert all("sid:7" not in text for text in drafts.files.values())
+
+
+def test_a_last_label_may_end_in_a_digit():
+    drafts = draft({"server_name": "evil.x1"})
+    assert {row["indicator_type"] for row in zeek_of(drafts)} == {
+        *("Intel::ADDR", "Intel::DOMAIN")
+    }
 
 
 def test_international_names_stand_as_packets_carry_them():
@@ -826,6 +847,7 @@ TEXT = st.one_of(
             "x\ntable inet filter { chain input { policy drop; } }",
             "evil.example\t-\t-\n8.8.8.8\tIntel::ADDR",
             "--- \nkey: [",
+            "2001:db8::7%} drop; #",
         ]
     ),
 )
@@ -843,7 +865,7 @@ def may_stand_for(text):
     found = set()
     for bare in (text, re.sub(r":[0-9]{1,5}$", "", text)):
         with contextlib.suppress(ValueError):
-            found.add(str(ipaddress.ip_address(bare.strip("[]"))))
+            found.add(str(ipaddress.ip_address(bare.strip("[]").split("%")[0])))
         with contextlib.suppress(UnicodeError):
             name = bare.removesuffix(".").encode("idna").decode()
             found |= {name} if is_name(name) else set()

@@ -1,4 +1,4 @@
-"""Commands that read: `flows`, `sources` and `doctor`."""
+"""Commands that read: `flows` and `sources`."""
 
 from __future__ import annotations
 
@@ -68,13 +68,3 @@ def sources(source: tuple[str, ...], form: str, *, quiet: bool) -> None:
         click.echo(survey_text(table), nl=False)
     else:
         click.echo(to_text(table, form), nl=False)
-
-
-@click.command()
-def doctor() -> None:
-    """Show how captures are read on this machine: the fast way or not, and why."""
-    from exfilml.export import printable
-    from exfilml.sources import examine
-
-    for name, value in examine().items():
-        click.echo(f"{name + ':':<15} {printable(value)}")

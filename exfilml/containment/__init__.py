@@ -30,8 +30,8 @@ import pandas as pd
 
 from exfilml.containment import _nftables, _sigma, _suricata, _zeek
 from exfilml.containment._draft import Draft, stamp
+from exfilml.containment._gathering import targets_of
 from exfilml.containment._site import Site
-from exfilml.containment._targets import targets_of
 from exfilml.containment._texts import plain
 from exfilml.exceptions import OptionError, OutputError
 from exfilml.export import complete_file, to_text

@@ -1,4 +1,4 @@
-"""Host names as rules may hold them.
+"""Host names and addresses as rules may hold them.
 
 A name in a packet is whatever its sender wrote. What is drafted is a name by RFC 1123
 and RFC 5891 alone, with underscores, which occur in DNS: letters, digits, hyphens and
@@ -7,6 +7,7 @@ dots, so that nothing in it means anything to the programs that read it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -44,6 +45,36 @@ def host_name(text: str) -> str | None:
         except UnicodeError:
             return None
     return name if len(name) <= LONGEST and _NAME.fullmatch(name) else None
+
+
+def canonical(text: str) -> str:
+    """Return an address as rules may hold it.
+
+    Without a zone (RFC 4007): that is any text after a percent sign.
+
+    Raises
+    ------
+    ValueError
+        If it is no address.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def is_address(value: str) -> bool:
+    """Tell what `canonical` gave from what `host_name` gave."""
+    return ":" in value or value.replace(".", "").isdigit()
+
+
+def host_or_address(text: str) -> str | None:
+    """Return a host name, or an address that stands for one; `None` for neither."""
+    bare = text.strip()
+    bare = bare[1:].partition("]")[0] if bare.startswith("[") else bare
+    bare = bare.rpartition(":")[0] if bare.count(":") == 1 else bare
+    try:
+        return canonical(bare)
+    except ValueError:
+        return host_name(text)
 
 
 def why_nobodys(name: str) -> str:

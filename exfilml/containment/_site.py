@@ -7,15 +7,11 @@ from typing import Final
 
 import pandas as pd
 
+from exfilml.containment._names import is_address
 from exfilml.networks import SPECIAL_NETWORKS, Networks
 from exfilml.policy import Policy
 
 _SPECIAL: Final = Networks(SPECIAL_NETWORKS)
-
-
-def is_address(value: str) -> bool:
-    """Tell an address from a host name, whose last label is no number."""
-    return value[-1].isdigit() or ":" in value
 
 
 @dataclass(frozen=True)
