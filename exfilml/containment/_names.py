@@ -7,11 +7,13 @@ dots, so that nothing in it means anything to the programs that read it.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from typing import Final
 
 from exfilml.domains import (
+    REMEMBERED,
     are_public_suffixes,
     is_public_suffix,
     registered_domain,
@@ -106,6 +108,7 @@ def hosts_others(name: str) -> bool:
     return _is_suffix(suffix) and not is_public_suffix(suffix)
 
 
+@functools.lru_cache(REMEMBERED)
 def _is_suffix(name: str) -> bool:
     import pyarrow as pa
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 MOST_PORTS: Final = 8
@@ -38,29 +39,27 @@ class Stream:
 
 def streams_of(flows: pd.DataFrame, is_own: pd.Series) -> Iterator[Stream]:
     """Give the ports of a case, one for each protocol where there are too many."""
-    table = pd.DataFrame(
-        {
-            "protocol": flows["protocol"].to_numpy(),
-            "port": flows["dst_port"].to_numpy(),
-            "from_remote": (flows["direction"] == "inbound").to_numpy(),
-            "concealed": flows["concealed"].fillna(value=False).to_numpy(dtype=bool),
-            "own": is_own.to_numpy(dtype=bool),
-            "up": flows["up_bytes"].to_numpy(),
-        }
+    protocol = flows["protocol"].to_numpy(dtype=np.int64)
+    port = flows["dst_port"].to_numpy(dtype=np.int64)
+    inbound = (flows["direction"] == "inbound").to_numpy(dtype=bool)
+    kind = protocol * 2 + inbound
+    found, at = np.unique(kind * 65536 + port, return_inverse=True)
+    kinds, counts = np.unique(found // 65536, return_counts=True)
+    many = [k for k, n in zip(kinds, counts, strict=True) if n > MOST_PORTS]
+    no_port = np.isin(kind, many) | ~np.isin(protocol, (6, 17))
+    found, at = np.unique(
+        kind * 65537 + np.where(no_port, 65536, port), return_inverse=True
     )
-    many = table.groupby(["protocol", "from_remote"])["port"].transform("nunique")
-    none = (many > MOST_PORTS) | ~table["protocol"].isin((6, 17))
-    table["port"] = table["port"].mask(none, -1)
-    table["other"] = ~table["own"]
-    grouped = table.groupby(["protocol", "port", "from_remote"], as_index=False).sum()
-    grouped = grouped.sort_values("up", ascending=False, kind="stable")
-    names = ("protocol", "port", "from_remote", "concealed", "other")
-    columns = (grouped[name].tolist() for name in names)
-    for protocol, port, from_remote, concealed, other in zip(*columns, strict=True):
+    up = np.bincount(at, flows["up_bytes"].to_numpy(dtype=np.float64))
+    hidden = flows["concealed"].fillna(value=False).to_numpy(dtype=bool)
+    concealed = np.bincount(at, hidden) > 0
+    beyond = np.bincount(at, ~is_own.to_numpy(dtype=bool)) > 0
+    for row in np.lexsort((found, -up)).tolist():
+        kind_of, port_of = divmod(int(found[row]), 65537)
         yield Stream(
-            protocol=protocol,
-            port=None if port < 0 else port,
-            from_remote=from_remote,
-            concealed=concealed > 0,
-            to_own=other == 0,
+            protocol=kind_of // 2,
+            port=None if port_of == 65536 else port_of,
+            from_remote=bool(kind_of % 2),
+            concealed=bool(concealed[row]),
+            to_own=not beyond[row],
         )
