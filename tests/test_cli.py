@@ -621,7 +621,7 @@ def test_a_closed_stream_does_not_break_the_run(site, closed):
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(run, monkeypatch, site):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("exfilml.cli._doctor.find_spec", lambda name: None)
+    monkeypatch.setattr("exfilml.cli._doctor.find_spec", lambda _: None)
     status, out, _ = run("doctor", "--model", str(site / "m.exfilml"))
     assert status == 0
     assert "not installed (apt install nfdump): reads nfdump's own files" in out

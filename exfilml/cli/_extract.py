@@ -22,7 +22,7 @@ from exfilml.cli._output import as_given, check_writable, say
 def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     """Extract flows with payload evidence from captures, and flows from logs.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input.
     """
     from exfilml.exceptions import OutputError

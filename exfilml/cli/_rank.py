@@ -94,7 +94,7 @@ def rank(
 ) -> None:
     """Rank flows or cases by suspicion, with reasons.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input.
     """
     from exfilml.export import output_format, to_text, write_table

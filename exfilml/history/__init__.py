@@ -7,6 +7,9 @@ fingerprint been seen before, when, how much, and has anything looked like this.
 One writer at a time; any number of readers meanwhile, who see the store as it was
 before or as it is after a change, never between. A process that dies in the middle of
 adding leaves the store as it was.
+
+One file because `History` is what its methods say together; how each is done stands
+beside it.
 """
 
 from __future__ import annotations
@@ -169,15 +172,11 @@ class History:
         check_installed()
         path = Path(folder)
         networks = None if home is None else parse_networks(home)
-        try:
-            if create and not (path / NAME).exists():
-                _make(path, networks, wait_s)
-            manifest = Manifest.read(path)
-        except ValueError as error:
-            # A NUL in a path.
-            raise HistoryError(
-                f"{str(path)!r}: no folder can have this name."
-            ) from error
+        if "\0" in str(path):
+            raise HistoryError(f"{str(path)!r}: no folder can have this name.")
+        if create and not (path / NAME).exists():
+            _make(path, networks, wait_s)
+        manifest = Manifest.read(path)
         if networks is not None:
             _check_home(path, manifest.home, networks, "given")
         return cls(path, manifest.home, wait_s)
@@ -513,14 +512,13 @@ class History:
             manifest = Manifest.read(self.folder)
             stage = Stage(self.folder, manifest)
             try:
-                with told(self.folder):
-                    # What one that died left.
-                    sweep(self.folder, manifest)
+                # What one that died left.
+                sweep(self.folder, manifest)
                 yield stage
                 with told(self.folder):
                     stage.commit()
             finally:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, HistoryError):
                     stage.discard()
 
     @contextlib.contextmanager

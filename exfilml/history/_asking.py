@@ -146,7 +146,8 @@ def _quoted(name: str) -> str:
 def _conditions(
     equal: dict[str, str | None], span: Span
 ) -> tuple[list[str], dict[str, Any]]:
-    where, values = [], {}
+    where: list[str] = []
+    values: dict[str, Any] = {}
     for column, text in equal.items():
         if text is not None:
             where.append(f"{column} = ${column}")

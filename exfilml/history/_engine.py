@@ -42,7 +42,7 @@ def check_installed() -> None:
     except ImportError as error:
         raise DependencyError(
             "A history of flows needs duckdb; install it with "
-            "pip install 'exfilml[history]'."
+            "pip install 'exfilml[triage]'."
         ) from error
 
 

@@ -11,6 +11,7 @@ off, or name files outside the folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -169,7 +170,9 @@ class Manifest:
             partial.replace(folder / NAME)
         finally:
             partial.unlink(missing_ok=True)
-        sync(folder)
+        # From here on it stands, whether or not the disk knows already.
+        with contextlib.suppress(OSError):
+            sync(folder)
 
     def with_parts(self, gone: set[Part], new: list[Part]) -> Manifest:
         """Return the next state, without some files and with others."""

@@ -78,8 +78,9 @@ class Patterns:
         if self.kept is not None:
             keys = zip(self.kept["case"], self.kept["day"].tolist(), strict=True)
             self.days.update(keys)
-            for day, rows in self.kept.groupby("day"):
-                _stage_day(stage, int(day), rows)
+            days = self.kept["day"].to_numpy()
+            for day in np.unique(days).tolist():
+                _stage_day(stage, day, self.kept[days == day])
             self.kept = None
         return len(self.days)
 
@@ -105,6 +106,8 @@ class Patterns:
                 "down_bytes": oriented["down_bytes"].to_numpy(),
                 "suspicion": np.nan,
                 "threshold": np.nan,
+                "raw": np.nan,
+                "tie": scored.asked.tie[worst],
             }
         )
         for name, learned in self.detector.learned_.items():
@@ -113,6 +116,7 @@ class Patterns:
                 continue
             evidence = learned.features.matrix(scored.asked.only(worst[mine]))
             raw = learned.parts(evidence).raw
+            table.loc[mine, "raw"] = raw
             table.loc[mine, "suspicion"] = learned.cases.suspicion(raw)
             table.loc[mine, "threshold"] = self._limit(name)
             for at, feature in enumerate(learned.features.names):
@@ -140,7 +144,8 @@ class Patterns:
 
 def features_of(table: pd.DataFrame) -> list[str]:
     """Return the features that a table of patterns has columns of evidence for."""
-    return [name.removeprefix(EVIDENCE) for name in table if name.startswith(EVIDENCE)]
+    names = (str(name) for name in table.columns)
+    return [n.removeprefix(EVIDENCE) for n in names if n.startswith(EVIDENCE)]
 
 
 def _worst_flows(scored: Scored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -164,9 +169,12 @@ def _worst_flows(scored: Scored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 
 def _worst(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the most suspicious row of each case, day and model; ties by content."""
-    order = ["suspicion", "start", "remote_ip", "up_bytes"]
-    rows = rows.sort_values(order, ascending=[False, True, True, True], kind="stable")
+    """Keep the worst row of each case, day and model, as one scoring of all would.
+
+    A flow that shows payload comes before one that does not; ties are told by content.
+    """
+    order = ["payload", "raw", "tie"]
+    rows = rows.sort_values(order, ascending=[False, False, True], kind="stable")
     return rows.drop_duplicates(_KEYS, ignore_index=True)
 
 

@@ -31,6 +31,7 @@ FOUND: Final = (
     *("direction", "dst_port", "app", "up_bytes", "down_bytes", "suspicion"),
     *("alerted", "agrees", "differs", "model", "uid"),
 )
+_FAMILIES: Final = {f.name: f.family for f in FEATURES}
 _UNITS: Final = {f.name: f.unit for f in FEATURES}
 
 
@@ -66,7 +67,7 @@ def asked_evidence(
                 "case-days known). Patterns are stored when flows are added with a "
                 "model (exfilml history add --model)."
             )
-        worst = rows.loc[rows["suspicion"].idxmax()]
+        worst = rows.iloc[int(rows["suspicion"].to_numpy().argmax())]
         mine = pd.Series(
             {name: worst[EVIDENCE + name] for name in known}, dtype="float64"
         )
@@ -133,11 +134,14 @@ def _told(
     other = other[np.argsort(-apart[other], kind="stable")]
 
     def told(rows: NDArray[np.int64], word: str) -> str:
+        # One for each family: its columns rise together.
+        first = {_FAMILIES[names[i]]: i for i in rows[::-1].tolist()}
+        leading = [i for i in rows.tolist() if i in first.values()][:MOST_TOLD]
         parts = [
             f"{names[i]} {mine[i]:.1f} {word} {theirs[i]:.1f} {_UNITS[names[i]]}"
-            for i in rows[:MOST_TOLD]
+            for i in leading
         ]
-        more = len(rows) - MOST_TOLD
+        more = len(rows) - len(leading)
         return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
 
     return told(alike, "and"), told(other, "against")

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from exfilml.exceptions import HistoryError
-from exfilml.history._engine import engine
+from exfilml.history._engine import engine, frame
 from exfilml.history._locks import unread, unwritable
 from exfilml.history._manifest import (
     Manifest,
@@ -139,9 +139,21 @@ class Stage:
         return after
 
     def discard(self) -> None:
-        """Remove what was staged."""
+        """Remove what was staged and is no part of the store.
+
+        What the manifest on disk says counts: Ctrl-C may come when it is just written.
+
+        Raises
+        ------
+        OSError, HistoryError
+            If that cannot be told; the next writer removes it.
+        """
+        if not self.new:
+            return
+        stands = {part.path for part in Manifest.read(self.folder).parts}
         for part in self.new:
-            (self.folder / part.path).unlink(missing_ok=True)
+            if part.path not in stands:
+                (self.folder / part.path).unlink(missing_ok=True)
 
     def _check_days(self, days: set[int]) -> None:
         every = {part.day for part in self.current("flows")} | days
@@ -165,17 +177,19 @@ class Stage:
         if not near:
             return table
         same = " AND ".join(f"n.{name} = s.{name}" for name in IDENTITY)
-        asked = table.select(list(IDENTITY))
-        with engine(self.folder, near) as connection:
-            connection.register(
-                "incoming", asked.append_column("row", _numbers(len(table)))
+        query = f"""
+            WITH s AS (
+                SELECT * FROM flows WHERE start >= make_timestamptz($low)
+                AND start <= make_timestamptz($high)
             )
-            found = connection.sql(
-                "WITH s AS (SELECT * FROM flows WHERE start >= make_timestamptz($low) "
-                "AND start <= make_timestamptz($high)) "
-                f"SELECT n.row FROM incoming n SEMI JOIN s ON {same}",
-                params={"low": low, "high": high},
-            ).to_arrow_table()
+            SELECT n.row FROM incoming n SEMI JOIN s ON {same}
+        """  # noqa: S608 - names of columns only
+        incoming = table.select(list(IDENTITY)).append_column(
+            "row", _numbers(len(table))
+        )
+        with engine(self.folder, near) as connection:
+            connection.register("incoming", incoming)
+            found = frame(connection, query, {"low": low, "high": high})
         kept = np.ones(len(table), dtype=bool)
         kept[found.column("row").to_numpy()] = False
         return table if kept.all() else table.filter(kept)
@@ -218,8 +232,11 @@ class Stage:
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
-    """Remove files that are not part of the store, if nobody is reading."""
-    with unread(folder) as free:
+    """Remove files that are not part of the store, if nobody is reading.
+
+    What cannot be removed is left to the next writer.
+    """
+    with suppress(OSError), unread(folder) as free:
         if free:
             clean(folder, manifest)
 
