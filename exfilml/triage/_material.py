@@ -73,7 +73,7 @@ class Material:
         begin = self.asked.oriented["start"].to_numpy(dtype="datetime64[us]")
         order = np.lexsort((self.asked.tie, begin, self.case))
         ends = np.searchsorted(self.case[order], np.arange(1, self.n_cases))
-        return np.split(order, ends)
+        return np.split(order, ends)[: self.n_cases]
 
     @cached_property
     def features(self) -> FlowFeatures:

@@ -212,15 +212,18 @@ def _concealed_fact(
         "up_bytes": size,
     }
     text = (
-        f"{len(bare):,} of {len(seen):,} uploads that could be judged are opaque or "
-        f"obscured and no handshake explains it, {human_bytes(size)} in all"
+        f"{human_bytes(size)} opaque or obscured outside any handshake, in {len(bare):,} "
+        f"of {len(seen):,} uploads that could be judged"
     )
-    if not np.isnan(entropy).all():
-        numbers["entropy_bits_per_byte"] = float(np.nanmax(entropy))
-        text += f" ({np.nanmax(entropy):.2f} bits/byte at most)"
+    told = []
     if how:
         numbers["encoding"] = ", ".join(how)
-        text += f", {' and '.join(how)}"
+        told.append(" and ".join(how))
+    if not np.isnan(entropy).all():
+        numbers["entropy_bits_per_byte"] = float(np.nanmax(entropy))
+        told.append(f"up to {np.nanmax(entropy):.2f} bits/byte")
+    if told:
+        text += f" ({', '.join(told)})"
     return Fact("payload.concealed", text, numbers, material.labels(bare))
 
 
@@ -235,7 +238,7 @@ def _explained(
     names, counts = np.unique(kinds.astype(str), return_counts=True)
     numbers = dict(zip(names.tolist(), counts.tolist(), strict=True))
     parts = ", ".join(f"{count:,} {name}" for name, count in numbers.items())
-    text = f"the {len(seen):,} uploads that could be judged are explained: {parts}"
+    text = f"no upload that could be judged is opaque outside a handshake: {parts}"
     return Fact("payload.explained", text, numbers, material.labels(seen))
 
 
@@ -262,8 +265,8 @@ def _external_port(
         else:
             used = service in _ENCRYPTED_BY_REGISTRY
             text = (
-                f"{service} is {'' if used else 'not '}registered for encrypted "
-                f"traffic, and the baseline has {n:.0f} judged flows of it"
+                f"{service} is {'' if used else 'not '}registered as an encrypted "
+                f"service, and the baseline shows the payload of {n:.0f} flows of it"
             )
         fact = Fact("port.use", text, numbers, source="baseline")
         if rows[case]["direction"] in {"internal", "inbound"}:

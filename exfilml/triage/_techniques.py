@@ -76,7 +76,7 @@ def _how(sign: Answer, web_hosts: int, handshake: bool) -> Technique:
     """Return the technique that says how data left."""
     fact = sign.facts[0]
     if sign.answer == YES and fact.name == "payload.concealed":
-        return _named("T1048.001", f"outside any handshake {fact.text}")
+        return _named("T1048.001", fact.text)
     if sign.answer == YES:
         why = f"{fact.text}; whether these bytes are encrypted is not visible"
         return _named("T1048", why)

@@ -3,6 +3,8 @@
 A `Case` holds answers, each with the `Fact`s it rests on, and a fact names the flows
 and the numbers behind it. `Case.evidence` lists them all, so that nothing is said that
 cannot be looked up. What was not visible is answered so, never with "no".
+
+One file because all of it is one shape, which is written as JSON and read again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import pandas as pd
 YES: Final = "yes"
 NO: Final = "no"
 NOT_VISIBLE: Final = "not visible"
-MOST_TOLD: Final = 3
+MOST_TOLD: Final = 2
 """Reasons that a sentence names; `Case.evidence` has all."""
 LEVELS: Final = ("close", "watch", "L1", "T2", "incident")
 """Whom a case goes to, from nobody to the incident response."""

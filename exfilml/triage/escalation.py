@@ -167,7 +167,7 @@ def _habit(case: Situation, _: str) -> str:
 def _critical(case: Situation, level: str) -> str:
     important = case.criticality in {"high", "critical"}
     if important and LEVELS.index(level) >= LEVELS.index("L1"):
-        return f"the host is an asset of {case.criticality} criticality"
+        return f"one level higher: the criticality of the host is {case.criticality}"
     return ""
 
 
