@@ -110,7 +110,9 @@ def _hidden(flows: Traffic) -> Fact:
     if unseen and (n or unseen < len(flows)):
         text += f"; of {_count(unseen, 'flow')} no payload was seen"
     numbers = {"hidden_bytes": hidden, "hidden_flows": n, "unseen_flows": unseen}
-    return Fact("scope.hidden", text, numbers, flows.told(rows | ~flows.is_seen))
+    about = rows | ~flows.is_seen
+    labels = flows.told(about) if about.any() else flows.told()
+    return Fact("scope.hidden", text, numbers, labels)
 
 
 def _again(flows: Traffic, doubles: Doubles) -> Fact:
