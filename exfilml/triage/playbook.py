@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,8 +22,11 @@ from exfilml.ranking import (
     judged_here,
 )
 from exfilml.triage._against import arguments, habit
+from exfilml.triage._incidents import incidents
 from exfilml.triage._material import Material
 from exfilml.triage._playbook import ASKED, INDICATORS, WORTH, Answers, answer, by_case
+from exfilml.triage._scope import scope_of
+from exfilml.triage._steps import next_steps
 from exfilml.triage._techniques import techniques
 from exfilml.triage.assets import Assets
 from exfilml.triage.case import Case, Fact, Triage
@@ -118,10 +122,25 @@ def triage_cases(
             techniques=named[case],
             asset=owners[case],
             intel=_labelled(material, met[case]),
+            scope=scope_of(tables[case], owners[case]),
         )
         for case, row in enumerate(rows)
     )
-    return Triage(cases, about=_about(detector, judged, intel, assets))
+    declared = None if policy is None else Policy.of(policy)
+    found = incidents(cases, baseline=detector.known_, policy=declared)
+    whose = {name: incident.name for incident in found for name in incident.cases}
+    return Triage(
+        tuple(
+            replace(
+                case,
+                incident=whose.get(case.name, ""),
+                next_steps=next_steps(case),
+            )
+            for case in cases
+        ),
+        found,
+        _about(detector, judged, intel, assets),
+    )
 
 
 def _numbered(judged: Judged) -> pd.DataFrame:
