@@ -13,7 +13,8 @@ from exfilml.baseline import Baseline, Observed
 from exfilml.places import PRIVATE_NETWORKS, orient
 from exfilml.policy import Policy
 from exfilml.schema import validate_flows
-from exfilml.triage._incidents import incidents
+from exfilml.triage import _incidents
+from exfilml.triage._traffic import Traffic
 from exfilml.triage.case import Decision
 
 START = pd.Timestamp("2026-03-04T08:00:00Z")
@@ -77,6 +78,11 @@ def many(*given):
         decision = Decision(g.get("level", "L1"), ())
         cases.append(replace(whole, row=row, flows=flow, decision=decision))
     return cases
+
+
+def incidents(cases, **options):
+    traffic = [Traffic.of(one.flows) for one in cases]
+    return _incidents.incidents(cases, traffic, **options)
 
 
 def groups(*cases, known=BASELINE, **options):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exfilml.triage._doubles import Doubles
-from exfilml.triage._scope import MOST_PATHS, scope_of, scope_of_many, whose
+from exfilml.triage._scope import MOST_PATHS, scope_of, whose
 from exfilml.triage._traffic import Traffic
 
 START = pd.Timestamp("2026-03-04T22:10:00Z")
@@ -26,8 +26,12 @@ def paths(facts):
     ]
 
 
+def traffic(*cases):
+    return Traffic.join([Traffic.of(one.flows) for one in cases])
+
+
 def scope(*flows, asset=None):
-    return scope_of(case(*flows).flows, asset or {})
+    return scope_of(traffic(case(*flows)), {"10.20.0.17": asset} if asset else {})
 
 
 def to_proxy(**more):
@@ -174,7 +178,7 @@ def test_a_transfer_seen_on_both_sides_of_a_proxy_counts_once():
         from_proxy(start=START + pd.Timedelta(seconds=3), src_bytes=5_300_000), name="b"
     )
     outer.flows.index = [77]
-    facts = scope_of_many(Traffic.of_cases([outer, inner]), {})
+    facts = scope_of(traffic(outer, inner), {})
     assert fact(facts, "scope.bytes").numbers["up_bytes"] == 5_200_000
     assert fact(facts, "scope.bytes").flows == (0,)
     again = fact(facts, "scope.again")
@@ -194,15 +198,15 @@ def test_a_transfer_seen_on_both_sides_of_a_proxy_counts_once():
 )
 def test_what_only_looks_a_little_alike_counts_twice(differs):
     both = [case(to_proxy(), name="a"), case(from_proxy(**differs), name="b")]
-    flows = Traffic.of_cases(both)
+    flows = traffic(*both)
     assert Doubles.of(flows).counts.all()
-    total = fact(scope_of_many(flows, {}), "scope.bytes").numbers["flows"]
+    total = fact(scope_of(flows, {}), "scope.bytes").numbers["flows"]
     assert total == 2
 
 
 def test_the_log_of_a_proxy_and_the_packets_to_it_are_one_transfer():
     log = to_proxy(via=f"proxy {PROXY}", dst_ip="198.51.100.99", src_bytes=4_900_000)
-    facts = scope_of_many(Traffic.of_cases([case(to_proxy()), case(log)]), {})
+    facts = scope_of(traffic(case(to_proxy()), case(log)), {})
     assert fact(facts, "scope.bytes").numbers["flows"] == 1
     assert fact(facts, "scope.again").numbers["up_bytes"] == 4_900_000
 
@@ -218,7 +222,7 @@ def test_whose_host_it_is():
 
 
 def test_no_flows_no_scope():
-    assert scope_of(case().flows.iloc[:0], {}) == ()
+    assert scope_of(Traffic.of(case().flows.iloc[:0]), {}) == ()
 
 
 FLOWS = st.lists(
@@ -246,7 +250,7 @@ FLOWS = st.lists(
 @settings(max_examples=25, deadline=None)
 def test_counted_and_not_counted_flows_are_all_flows_in_any_order(flows, draw):
     table = case(*flows).flows
-    facts = scope_of(table, {})
+    facts = scope_of(Traffic.of(table), {})
     total = fact(facts, "scope.bytes")
     again = [f for f in facts if f.name == "scope.again"]
     named = [*total.flows, *(label for f in again for label in f.flows)]
@@ -261,5 +265,9 @@ def test_counted_and_not_counted_flows_are_all_flows_in_any_order(flows, draw):
     ]
     assert sum(len(part) for part in parts) == len(table)
     shuffled = table.sample(frac=1.0, random_state=draw.randrange(1000))
-    other = {f.name: f.numbers for f in scope_of(shuffled, {}) if "path" not in f.name}
+    other = {
+        f.name: f.numbers
+        for f in scope_of(Traffic.of(shuffled), {})
+        if "path" not in f.name
+    }
     assert {f.name: f.numbers for f in facts if "path" not in f.name} == other

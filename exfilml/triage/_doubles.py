@@ -65,6 +65,8 @@ class Doubles:
         rows = np.concatenate([into, np.flatnonzero(itself & (flows.through == ""))])
         side = np.full(len(flows), _FROM_RELAY)
         side[into] = np.where(flows.logged[into], _LOGGED, _TO_RELAY)
+        if len(np.unique(side[rows])) < 2:
+            return told
         relay = np.where(flows.through == "", flows.local, flows.through)
         table = pd.DataFrame(
             {

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from exfilml.triage._links import COMMON_HOSTS, Told
-from exfilml.triage._scope import scope_of_many
+from exfilml.triage._scope import scope_of
 from exfilml.triage._traffic import Traffic
 from exfilml.triage.case import LEVELS, Case, Fact, Incident
 
@@ -72,6 +72,7 @@ class _Link(NamedTuple):
 
 def incidents(
     cases: Sequence[Case],
+    traffic: Sequence[Traffic],
     *,
     baseline: Baseline | None = None,
     policy: Policy | None = None,
@@ -82,6 +83,8 @@ def incidents(
     ----------
     cases
         Triaged cases, in any order, which makes no difference.
+    traffic
+        The flows of each.
     baseline
         What the site usually does: `Detector.known_`. `None` if it is not known.
     policy
@@ -93,14 +96,15 @@ def incidents(
     tuple of Incident
         Of two cases or more each, that with the worst case first.
     """
-    ordered = sorted(
-        (case for case in cases if len(case.flows)),
-        key=lambda case: (int(case.row["rank"]), case.name),
+    order = sorted(
+        (i for i, flows in enumerate(traffic) if len(flows)),
+        key=lambda i: (int(cases[i].row["rank"]), cases[i].name),
     )
-    if len(ordered) < 2:
+    if len(order) < 2:
         return ()
-    flows = Traffic.of_cases(ordered)
-    of_case = np.repeat(np.arange(len(ordered)), [len(case.flows) for case in ordered])
+    ordered = [cases[i] for i in order]
+    flows = Traffic.join([traffic[i] for i in order])
+    of_case = np.repeat(np.arange(len(order)), [len(traffic[i]) for i in order])
     told = Told.of(ordered, flows, of_case, baseline, policy)
     assets = {str(case.row["local_ip"]): case.asset for case in ordered}
     reached = np.array([_level(case) >= _LEAST_LEVEL for case in ordered])
@@ -116,7 +120,7 @@ def incidents(
             f"i{ordered[rows[0]].name}",
             tuple(ordered[row].name for row in rows),
             tuple(because[number]),
-            scope_of_many(flows.rows(np.isin(of_case, rows)), assets),
+            scope_of(flows.rows(np.isin(of_case, rows)), assets),
         )
         for number, rows in members.items()
         if len(rows) > 1

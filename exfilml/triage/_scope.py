@@ -30,16 +30,18 @@ _HOUR_US: Final = 3_600_000_000
 _DAY_US: Final = 24 * _HOUR_US
 
 
-def scope_of(flows: pd.DataFrame, asset: Mapping[str, Any]) -> tuple[Fact, ...]:
-    """Say what one case exposes.
+def scope_of(
+    flows: Traffic, assets: Mapping[str, Mapping[str, Any]]
+) -> tuple[Fact, ...]:
+    """Say what one case, or several together, expose.
 
     Parameters
     ----------
     flows
-        As `exfilml.triage.case.Case.flows`.
-    asset
-        What is known of the local host, as `exfilml.Assets.of` gives it; empty if no
-        assets were given.
+        Of one case or of several, in any order.
+    assets
+        What is known of local hosts, as `exfilml.Assets.of` gives it; nothing, or
+        nothing of a host, if no assets were given.
 
     Returns
     -------
@@ -49,24 +51,8 @@ def scope_of(flows: pd.DataFrame, asset: Mapping[str, Any]) -> tuple[Fact, ...]:
         them, ``scope.addresses`` and ``scope.path`` for each data path, the largest
         first. None if there are no flows.
     """
-    if flows.empty:
+    if not len(flows):
         return ()
-    return tuple(_facts(Traffic.of(flows), {str(flows["local_ip"].iloc[0]): asset}))
-
-
-def scope_of_many(
-    flows: Traffic, assets: Mapping[str, Mapping[str, Any]]
-) -> tuple[Fact, ...]:
-    """Say what several cases expose together, as `scope_of` does for one.
-
-    Parameters
-    ----------
-    flows
-        Of all of them, at least one.
-    assets
-        By local host.
-    """
-    # In order of time, whatever the order of the cases they came in.
     order = np.lexsort((flows.up, flows.end, flows.start))
     return tuple(_facts(flows.rows(order), assets))
 

@@ -196,9 +196,8 @@ def _busiest(case: Case) -> pd.Timestamp:
 
 def _filter(case: Case) -> str:
     """Say how Wireshark and tshark show the packets, where that is short."""
-    pairs = case.flows[["local_ip", "remote_ip"]].drop_duplicates()
-    if len(pairs) != 1:
+    ends = [end for side in ("local_ip", "remote_ip") for end in set(case.flows[side])]
+    if len(ends) != 2:
         return ""
-    ends = [str(end) for end in pairs.iloc[0]]
     terms = [f"{'ipv6' if ':' in end else 'ip'}.addr == {end}" for end in ends]
     return f" (Wireshark: {' && '.join(terms)})"

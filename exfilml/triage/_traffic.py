@@ -19,8 +19,6 @@ import pandas as pd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exfilml.triage.case import Case
-
 _TRANSPORTS: Final = {6: "TCP", 17: "UDP", 1: "ICMP", 58: "ICMPv6", 132: "SCTP"}
 _ECHO: Final = (1, 58)
 # By the grammar at the start of a stream, and by the application, in lower case.
@@ -105,9 +103,8 @@ class Traffic:
         return len(self.start)
 
     @classmethod
-    def of_cases(cls, cases: Sequence[Case]) -> Self:
-        """Put the flows of cases, of which there is at least one, one after another."""
-        parts = [cls.of(case.flows) for case in cases]
+    def join(cls, parts: Sequence[Traffic]) -> Self:
+        """Put flows one after another; there is at least one part."""
         paths = tuple(sorted({path for part in parts for path in part.paths}))
         at = {path: i for i, path in enumerate(paths)}
         values = {

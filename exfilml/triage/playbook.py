@@ -105,10 +105,11 @@ def triage_cases(
         decide(situation)
         for situation in _situations(material, rows, answers, met, against, owners)
     ]
-    named, shares, tables = (
+    named, shares, tables, traffic = (
         techniques(material, answers),
         material.contributions(),
         material.tables(),
+        material.traffic(),
     )
     cases = tuple(
         Case(
@@ -122,12 +123,12 @@ def triage_cases(
             techniques=named[case],
             asset=owners[case],
             intel=_labelled(material, met[case]),
-            scope=scope_of(tables[case], owners[case]),
+            scope=scope_of(traffic[case], {row["local_ip"]: owners[case]}),
         )
         for case, row in enumerate(rows)
     )
     declared = None if policy is None else Policy.of(policy)
-    found = incidents(cases, baseline=detector.known_, policy=declared)
+    found = incidents(cases, traffic, baseline=detector.known_, policy=declared)
     whose = {name: incident.name for incident in found for name in incident.cases}
     return Triage(
         tuple(
