@@ -24,6 +24,8 @@ ENCRYPTED_PORTS = {22, 443, 465, 853, 993, 995, 8443, 8883}
 # Honest transfers whose payload is what it should be: nothing to be seen outside of a
 # handshake, or a format that says what it is.
 EXPLAINED = ("https", "wss", "ssh", "quic", "wireguard")
+# Levels that no specialist hears of.
+LOW = ("close", "watch", "L1")
 # A rise is one that nobody would argue about.
 RISE = 4.0
 
@@ -118,9 +120,7 @@ def _of_honest(carrier):
         why = f"honest {carrier}: a handshake explains the bytes"
         yield Check("encryption_signs", ("no", "not visible"), why)
         yield Check("nonstandard_encryption", ("no", "not visible"), why)
-    yield Check(
-        "level", ("close", "watch", "L1"), "honest, however much it looks like theft"
-    )
+    yield Check("level", LOW, "honest, however much it looks like theft")
 
 
 def _of_open(row, carrier):

@@ -6,6 +6,8 @@ not answered as expected is listed here with its reason; anything else is a fail
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,12 @@ import exfilml
 from exfilml.triage.case import LEVELS
 
 LAB = Path(__file__).parent.parent / "datasets" / "lab"
+REAL = os.environ.get("EXFILML_REAL_DATA")
 TOP = 100
+
+sys.path.insert(0, str(LAB.parent))
+
+from lab import attacks  # noqa: E402
 
 # Answers that the checklist does not expect, and why they stand.
 KNOWN = {
@@ -30,8 +37,6 @@ KNOWN = {
         ("tcp-as-https-a", "technique"),
         # The site's relay does not show where this mail goes: the place is the relay.
         ("mail-relay-a", "unexpected_transfer"),
-        # The server opens the data connection of active FTP.
-        ("ftp-active-a", "external_port"),
     },
 }
 
@@ -197,6 +202,47 @@ def test_scope_holds_what_the_transfer_carried(lab):
         for name in mine["case"].unique():
             (total,) = [f for f in lab.triage[name].scope if f.name == "scope.bytes"]
             assert total.numbers["up_bytes"] >= row.bytes, row.scenario
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    REAL is None, reason="EXFILML_REAL_DATA names no folder of real captures"
+)
+def test_real_attacks_over_the_lab(lab):
+    """What was ranked of real tunnels goes to T2; what goes higher than L1 says why."""
+    flows, _ = attacks.overlay(LAB / lab.split, Path(REAL))
+    found = exfilml.triage_cases(lab.detector, flows, top=150)
+    whose = {label: case.name for case in found for label in case.flows.index}
+    marked = flows[flows["label"].notna()]
+    cases = marked.groupby(["label", "scenario"]).apply(
+        lambda rows: {whose[i] for i in rows.index if i in whose}
+    )
+    tunnels = [
+        found[name]
+        for (label, scenario), names in cases.items()
+        for name in names
+        if label in {"exfil", "exfil-like"}
+        and ("ICMP" in scenario or "DNS tunnel" in scenario)
+    ]
+    assert len(tunnels) >= 8
+    for case in tunnels:
+        assert case.answer("encryption_signs").answer == "yes"
+        assert case.answer("unexpected_transfer").answer == "yes"
+        assert case.decision.level == "T2"
+    honest = [
+        (scenario, found[name])
+        for (label, scenario), names in cases.items()
+        for name in names
+        if label == "hard-negative"
+    ]
+    higher = [(s, c) for s, c in honest if c.decision.level not in checklist.LOW]
+    print(f"\n{len(honest)} honest cases, {len(higher)} above L1:")
+    for scenario, case in higher:
+        print(f"  {scenario}: {case.decision.text}")
+        assert checklist.explained(case)
+        # Nothing but opaque bytes without any handshake.
+        assert case.answer("encryption_signs").answer == "yes", scenario
+    assert len(higher) <= 0.2 * len(honest)
 
 
 def test_the_checklist_is_data_with_a_reason_for_each_expectation():
