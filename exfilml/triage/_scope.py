@@ -47,9 +47,9 @@ def scope_of(
     -------
     tuple of Fact
         ``scope.bytes``, ``scope.hidden``, ``scope.again`` (transfers seen twice),
-        ``scope.time``, ``scope.busiest``, ``scope.hosts``, ``scope.host`` for each of
-        them, ``scope.addresses`` and ``scope.path`` for each data path, the largest
-        first. None if there are no flows.
+        ``scope.time``, ``scope.busiest`` (where it is more than one hour),
+        ``scope.hosts``, ``scope.host`` for each of them, ``scope.addresses`` and
+        ``scope.path`` for each data path, the largest first. None if there are no flows.
     """
     if not len(flows):
         return ()
@@ -74,7 +74,8 @@ def _facts(flows: Traffic, assets: Mapping[str, Mapping[str, Any]]) -> Iterator[
     if not counts.all():
         yield _again(flows, doubles)
     yield _time(once)
-    yield _busiest(once)
+    if once.start.min() // _HOUR_US != once.start.max() // _HOUR_US:
+        yield _busiest(once)
     yield from _hosts(once, assets)
     yield _addresses(once)
     yield from _paths(once)
@@ -167,6 +168,8 @@ def _hosts(flows: Traffic, assets: Mapping[str, Mapping[str, Any]]) -> Iterator[
     for name in names[:MOST_NAMED]:
         rows = flows.local == name
         asset = assets.get(name, {})
+        if len(names) == 1 and not asset:
+            return
         up = int(flows.up[rows].sum())
         yield Fact(
             "scope.host",

@@ -25,6 +25,8 @@ import exfilml
 SIZE = 10_000_000
 INDICATORS = 1_000_000
 CASES = 200
+# Indicators that a flow meets.
+MET = 20
 FLOWS = 100_000
 # What "Must hold" asks for, on two cores.
 MOST_S = 30.0
@@ -60,7 +62,10 @@ def main(n: int) -> None:
         folder = Path(name)
         history = exfilml.History.open(folder / "history", create=True)
         timed(f"history of {n:,} flows filled", lambda: history.add(blocks(n)))
-        listed = list_of(np.random.default_rng(1), INDICATORS)
+        flows = day(DAYS - 1, FLOWS)
+        names = flows["server_name"].value_counts()
+        listed = list_of(np.random.default_rng(1), INDICATORS - MET)
+        listed += sorted(names.index[names == 1])[:MET]
         (folder / "indicators.txt").write_text("\n".join(listed), encoding="utf-8")
         intel = timed(
             f"{INDICATORS:,} indicators read",
@@ -75,7 +80,8 @@ def main(n: int) -> None:
         timed(
             "rank_cases alone", lambda: exfilml.rank_cases(detector, flows, top=CASES)
         )
-        options = {"top": CASES, "alerts_per_day": 0.01}
+        # About as many alert, so that they are looked at for incidents, too.
+        options = {"top": CASES, "alerts_per_day": CASES - MET}
         timed(
             "triage of 200 cases, nothing else given",
             lambda: exfilml.triage_cases(detector, flows, **options),
