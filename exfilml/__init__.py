@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
+    from exfilml.containment import draft_containment as draft_containment
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
@@ -67,6 +68,7 @@ _HOME = {
     "blindspots": "blindspots",
     "clean_baseline": "quarantine",
     "case_context": "hosts",
+    "draft_containment": "containment",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
@@ -107,6 +109,7 @@ __all__ = [
     "blindspots",
     "case_context",
     "clean_baseline",
+    "draft_containment",
     "drift",
     "duplicate_flows",
     "evaluate",

@@ -54,6 +54,7 @@ FLOORS = {
     "drift": 6,
     "quarantine": 6,
     "triage": 6,
+    "containment": 7,
     "terminal": 7,
     "cli": 8,
     "__main__": 9,

@@ -102,6 +102,19 @@ def check_writable(path: Path, source: tuple[str, ...], *others: Path | None) ->
         )
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a folder to write files into before the work; it may be made later."""
+    from exfilml.exceptions import OutputError
+
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise OutputError(f"{path}: {there} is no folder; give a folder's name.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder {there} may not be written to.")
+
+
 def check_plottable(path: Path, source: tuple[str, ...], *others: Path | None) -> None:
     from importlib.util import find_spec
 
