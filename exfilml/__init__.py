@@ -15,9 +15,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
+    from exfilml.containment import draft_containment as draft_containment
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
+    from exfilml.feedback import Feedback as Feedback
+    from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
     from exfilml.handover import read_triage as read_triage
     from exfilml.history import History as History
@@ -55,6 +58,7 @@ _HOME = {
     "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Feedback": "feedback",
     "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
@@ -65,6 +69,7 @@ _HOME = {
     "blindspots": "blindspots",
     "clean_baseline": "quarantine",
     "case_context": "hosts",
+    "draft_containment": "containment",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
@@ -81,6 +86,7 @@ _HOME = {
     "read_intel": "triage.intel",
     "read_labels": "sources",
     "read_triage": "handover",
+    "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
@@ -94,6 +100,7 @@ __all__ = [
     "Assets",
     "BaselineForest",
     "Detector",
+    "Feedback",
     "History",
     "Intel",
     "Policy",
@@ -104,6 +111,7 @@ __all__ = [
     "blindspots",
     "case_context",
     "clean_baseline",
+    "draft_containment",
     "drift",
     "duplicate_flows",
     "evaluate",
@@ -120,6 +128,7 @@ __all__ = [
     "read_intel",
     "read_labels",
     "read_triage",
+    "rerank",
     "save_model",
     "save_state",
     "score_flows",

@@ -48,6 +48,10 @@ class TriageFileError(ExfilmlError, ValueError):
     """A file of a triage is foreign, damaged or of a newer version."""
 
 
+class FeedbackError(ExfilmlError, ValueError):
+    """A feedback store or a judgement cannot be read, written or understood."""
+
+
 class ColumnMapError(ExfilmlError, ValueError):
     """A column map cannot be read, or says what no column map can say."""
 
@@ -110,3 +114,7 @@ class IntelWarning(ExfilmlWarning):
 
 class AssetsWarning(ExfilmlWarning):
     """Some assets cannot be read, or contradict each other."""
+
+
+class FeedbackWarning(ExfilmlWarning):
+    """Some judgements cannot be read, or their clocks are wrong."""

@@ -20,11 +20,12 @@ from exfilml.cli._options import (
     load,
     read,
 )
-from exfilml.cli._output import check_writable, say, working
+from exfilml.cli._output import check_folder, check_writable, say, working
 from exfilml.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from exfilml.triage.case import Triage
+    from exfilml.policy import Policy
+    from exfilml.triage.case import Case, Triage
 
 
 @click.command()
@@ -73,6 +74,14 @@ if TYPE_CHECKING:
     "--out", type=FILE, help="Write it to a file: .json, .csv, .md, .stix.json …"
 )
 @TLP
+@click.option("--out", type=FILE, help="Write the answers to a .json file.")
+@click.option(
+    "--drafts",
+    type=FILE,
+    metavar="FOLDER",
+    help="Write drafts for containment into a folder, for review: Suricata, nftables, "
+    "Zeek, Sigma and a watch list. Nothing is applied.",
+)
 @HOST_EVENTS
 @QUIET
 def triage(
@@ -90,6 +99,7 @@ def triage(
     form: str | None,
     out: Path | None,
     tlp: str | None,
+    drafts: Path | None,
     *,
     quiet: bool,
 ) -> None:
@@ -106,6 +116,8 @@ def triage(
     if form == "table" and out is not None:
         raise OptionError(f"--format table --out {out}: a table is for the terminal.")
     form = "table" if form == "table" else chosen_form(form, out, tlp) or "table"
+    if drafts is not None:
+        check_folder(drafts)
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     declared = declared_policy(policy, home)
     detector = load(model, home)
@@ -140,6 +152,26 @@ def triage(
     else:
         hand_over(shown, form, out, tlp)
     _say_counts(found)
+    if drafts is not None:
+        from exfilml.ranking import at_home
+
+        home_ = at_home(detector, declared).home_
+        _draft(found if case is None else found[case], drafts, home_, declared)
+
+
+def _draft(
+    cases: Triage | Case, folder: Path, home: tuple[str, ...], policy: Policy | None
+) -> None:
+    """Write drafts for containment, and say where their reasons stand."""
+    from exfilml.containment import REVIEW, draft_containment
+
+    drafted = draft_containment(cases, home=home, policy=policy)
+    drafted.write(folder)
+    say(
+        f"{len(drafted.files):,} files for review in {folder}; nothing was applied. "
+        f"{folder / REVIEW} says what is in them, and what is not and why "
+        f"({len(drafted.left_out):,} entries)"
+    )
 
 
 def _say_counts(found: Triage) -> None:
