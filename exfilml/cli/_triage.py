@@ -74,7 +74,6 @@ if TYPE_CHECKING:
     "--out", type=FILE, help="Write it to a file: .json, .csv, .md, .stix.json …"
 )
 @TLP
-@click.option("--out", type=FILE, help="Write the answers to a .json file.")
 @click.option(
     "--drafts",
     type=FILE,
