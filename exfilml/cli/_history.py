@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from exfilml.history import History
 
 TABLE_ROWS: Final = 20
-LONGEST: Final = 40
-# Of neighbours: for other programs.
-UNTOLD: Final = ("model", "uid", "shared", "direction", "down_bytes")
 
 HISTORY: Final = click.option(
     "--history",
@@ -238,56 +235,7 @@ def _check_apart(source: tuple[str, ...], folder: Path) -> None:
 
 def _show(table: pd.DataFrame, form: str) -> None:
     from exfilml.export import to_text
+    from exfilml.terminal import history_text
 
-    text = _laid_out(table) if form == "table" else to_text(table, form)
+    text = history_text(table) if form == "table" else to_text(table, form)
     click.echo(text, nl=False)
-
-
-def _laid_out(table: pd.DataFrame) -> str:
-    """Lay out an answer: a line for each row, and under it what agrees and differs."""
-    import textwrap
-
-    from exfilml.export import printable
-    from exfilml.terminal import INDENT, WIDTH
-
-    if len(table) == 0:
-        return "nothing\n"
-    words = [name for name in ("agrees", "differs") if name in table]
-    shown = table.drop(columns=[*words, *(c for c in UNTOLD if c in table)])
-    cells = [[_cell(str(name), value) for value in shown[name]] for name in shown]
-    widths = [
-        max(len(str(name)), *map(len, column))
-        for name, column in zip(shown, cells, strict=True)
-    ]
-    header = "  ".join(str(n).ljust(w) for n, w in zip(shown, widths, strict=True))
-    lines = [click.style(header.rstrip(), underline=True)]
-    for at in range(len(table)):
-        row = (column[at].ljust(w) for column, w in zip(cells, widths, strict=True))
-        lines.append("  ".join(row).rstrip())
-        for name in words:
-            lines += textwrap.wrap(
-                printable(f"{name}: {table[name].iloc[at] or 'nothing'}"),
-                WIDTH,
-                initial_indent=INDENT,
-                subsequent_indent=INDENT,
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _cell(name: str, value: Any) -> str:
-    """Write a value as a reader wants it; names come from packets."""
-    import pandas as pd
-
-    from exfilml.export import printable
-    from exfilml.features import human_bytes
-
-    if pd.isna(value):
-        return "-"
-    if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d}" if name == "day" else f"{value:%Y-%m-%d %H:%M}"
-    if name.endswith("_bytes"):
-        return human_bytes(value)
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    text = printable(str(value))
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

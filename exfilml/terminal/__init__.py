@@ -17,6 +17,7 @@ import pandas as pd
 
 from exfilml.export import printable
 from exfilml.features import human_bytes
+from exfilml.terminal._history import history_text
 from exfilml.terminal._layout import WIDTH, laid_out, width_of_terminal
 from exfilml.terminal._triage import triage_text
 
@@ -30,6 +31,7 @@ __all__ = [
     "card_text",
     "drift_text",
     "evaluation_text",
+    "history_text",
     "ranking_text",
     "survey_text",
     "triage_text",
