@@ -145,8 +145,6 @@ def plot_calibration(
     OptionError
         If `by` or the capability is none.
     """
-    from scipy.stats import betabinom
-
     ax = axes_for(ax, (5.6, 5.0))
     _check_by(by)
     scored = detector.score(flows)
@@ -159,11 +157,7 @@ def plot_calibration(
     # Equal p-values come from one division: no tolerance is needed but rounding's.
     observed = np.searchsorted(np.sort(some.p_value), p + 1e-12, side="right") / m
     inside = ranks <= n
-    tails = ((1.0 - CONFIDENCE) / 2.0, (1.0 + CONFIDENCE) / 2.0)
-    low, high = (
-        betabinom.ppf(tail, m, ranks[inside], n + 1 - ranks[inside]) / m
-        for tail in tails
-    )
+    low, high = chance_band(n, m, ranks[inside])
     least = 0.5 / max(n + 1, m)
     what = "cases" if by == "case" else "flows"
     ax.fill_between(
@@ -194,6 +188,35 @@ def plot_calibration(
     )
     ax.legend(loc="lower right", fontsize=8)
     return ax
+
+
+def chance_band(
+    n: int, m: int, ranks: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return between which shares of m new scores are among the first ranks of n.
+
+    Of scores that are exchangeable with a block of n, the number that is at or above
+    the block's k-th highest is beta-binomial with k and n + 1 − k.
+
+    Parameters
+    ----------
+    n, m
+        Scores of the block, and new ones.
+    ranks
+        k, 1 … n.
+
+    Returns
+    -------
+    low, high : numpy.ndarray of float64, shape (n_ranks,)
+        Of the 90 % interval.
+    """
+    from scipy.stats import betabinom
+
+    outside = (1.0 - CONFIDENCE) / 2.0
+    low, high = (
+        betabinom.ppf(q, m, ranks, n + 1 - ranks) / m for q in (outside, 1.0 - outside)
+    )
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def plot_volumes(
 
     Each point is a flow. The band holds 5 to 95 % of single flows of the baseline: for
     a case, of its host and service if there are 20, else of the service, the host or
-    the site; for a host, of the host or the site. The line adds the flows up.
+    the site; for a host, of the host or the site. The line adds the flows up. Bytes are
+    of payload; where none was seen, IP bytes less the headers of the packets, as
+    volumes are judged.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def plot_volumes(
     ax.set_xlim(*_span(times))
     in_utc(ax.xaxis)
     in_bytes(ax.yaxis)
-    ax.set(ylabel="upload (IP bytes)", title=_title(asked, leading, local_ip))
+    ax.set(ylabel=_unit(asked), title=_title(asked, leading, local_ip))
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False)
     return ax
 
@@ -197,6 +199,11 @@ def _span(times: NDArray[Any]) -> tuple[float, float]:
     begin, end = (float(day) for day in date2num(times[[0, -1]]))
     margin = max((end - begin) * 0.05, LEAST_MARGIN)
     return begin - margin, end + margin
+
+
+def _unit(asked: Asked) -> str:
+    seen = ~np.isnan(asked.oriented.numbers("up_payload_bytes"))
+    return f"upload (payload bytes{'' if seen.all() else ', estimated'})"
 
 
 def _title(asked: Asked, leading: int, local_ip: str | None) -> str:
