@@ -489,15 +489,19 @@ class Evaluation:
         for k in CUTS:
             hit = self.cases[f"recall_at_{k}"], self.cases[f"precision_at_{k}"]
             said.setdefault(hit, []).append(k)
+        before, below = np.array([-1.0, -1.0]), True
         for hit, first in said.items():
+            # Points that stand close together are named above and below in turn.
+            near = np.abs(hit - before) < (0.12, 0.06)
+            below, before = not (near.all() and below), np.array(hit)
             ax.plot(*hit, "o", color="black", markersize=4)
             ax.annotate(
                 f"first {', '.join(map(str, first))}",
                 hit,
                 textcoords="offset points",
-                xytext=(-5, -4),
-                ha="right",
-                va="top",
+                xytext=(4, -4 if below else 4),
+                ha="left" if hit[0] < 0.15 else "right",
+                va="top" if below else "bottom",
                 fontsize=8,
             )
         ax.set(

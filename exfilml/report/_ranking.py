@@ -217,8 +217,9 @@ class _Column:
     cell: Callable[[dict[Any, Any]], str]
 
     def needs(self, ranking: pd.DataFrame) -> bool:
-        """Say whether a ranking has what the column is made of."""
-        return all(c in ranking for c in self.of)
+        """Say whether a ranking has what the column is made of; netflow has no app."""
+        there = all(c in ranking for c in self.of)
+        return there and (self.of != ("app",) or bool(ranking["app"].notna().any()))
 
 
 _COLUMNS: Final = (

@@ -166,10 +166,13 @@ class Explanation:
         low = float(min(ends.min(), 0.0))
         scale = max(float(ends.max()) - low, 1e-9)
         columns = self.table[self.table["number"] == at]
-        cells = []
+        cells, silent = [], {}
         for row, before, after in zip(
             rows.to_dict("records"), ends[:-1], ends[1:], strict=True
         ):
+            if abs(row["bits"]) < LEAST_DRAWN_BITS and not row["reason"]:
+                silent[row["family"]] = row["bits"]
+                continue
             mine = columns[columns["family"] == row["family"]]
             tips = [
                 f"{c['feature']}: {c['bits']:+.1f} bits"
@@ -186,6 +189,9 @@ class Explanation:
                     f'<div class="w">{told(row["reason"], LONGEST_SENTENCE)}</div>',
                 ]
             )
+        if silent:
+            rest = sum(silent.values())
+            cells.append(["others", "", f"{rest:+.1f}", told(", ".join(silent))])
         cells.append(
             [
                 "<strong>suspicion</strong>",
