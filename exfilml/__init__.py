@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from exfilml.persistence import save_state as save_state
     from exfilml.policy import Policy as Policy
     from exfilml.quarantine import clean_baseline as clean_baseline
+    from exfilml.ranking import flows_of_case as flows_of_case
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from exfilml.triage.decrypt import try_keys as try_keys
     from exfilml.triage.intel import Intel as Intel
     from exfilml.triage.intel import read_intel as read_intel
+    from exfilml.triage.playbook import triage_cases as triage_cases
 
 _HOME = {
     "Assets": "triage.assets",
@@ -70,6 +72,7 @@ _HOME = {
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
     "explain": "report.explanation",
+    "flows_of_case": "ranking",
     "inject": "inject",
     "iter_flows": "sources",
     "load_model": "persistence",
@@ -88,6 +91,7 @@ _HOME = {
     "save_state": "persistence",
     "score_flows": "ranking",
     "show": "report.display",
+    "triage_cases": "triage.playbook",
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
     "write_flows": "sources",
@@ -110,6 +114,7 @@ __all__ = [
     "duplicate_flows",
     "evaluate",
     "explain",
+    "flows_of_case",
     "inject",
     "iter_flows",
     "load_model",
@@ -128,6 +133,7 @@ __all__ = [
     "save_state",
     "score_flows",
     "show",
+    "triage_cases",
     "try_keys",
     "validate_flows",
     "write_flows",

@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from exfilml.baseline import BARE
+from exfilml.baseline import BARE, Observed
 from exfilml.calibration import check_budget, check_rate, false_discovery_threshold
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import CapabilityWarning, OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
-from exfilml.features.cases import largest_of_case
+from exfilml.features.cases import Cases, largest_of_case
 from exfilml.names import Names
+from exfilml.places import orient
 from exfilml.policy import Policy
 from exfilml.ruling import Ruling
 from exfilml.schema import (
     CAPABILITIES,
     capability_level,
+    validate_flows,
     warn_of_doubtful_rows,
 )
 from exfilml.tally import grouped
@@ -159,7 +161,7 @@ def score_flows(
         If the state was begun with another model.
     """
     check_options(alerts_per_day=alerts_per_day, fdr=fdr)
-    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    judged = judged_here(detector, flows, state, alerts_per_day, fdr, policy)
     scored = judged.scored
     table = pd.DataFrame(
         {
@@ -204,16 +206,18 @@ def rank_flows(
         further than is known (``windows_not_covered``), whether the flows go on where
         the state left off (``follows``), and by capability from which suspicion on a
         case alerts and how often normal operation then does (``thresholds``, see
-        `_alerts`). Cases that only an approval keeps from alerting are ``suppressed``;
+        `_alerts`), and how well the model fits the flows (``fit``, see
+        `how_well_it_fits`). Cases that only an approval keeps from alerting are ``suppressed``;
         where there is a policy, ``policy`` has `Ruling.counts`.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    judged = judged_here(
+        detector, flows, state, alerts_per_day, fdr, policy, ranked=True
+    )
     scored = judged.scored
     oriented = scored.asked.oriented
     flows = oriented.flows
-    _warn_of_flows(detector, flows)
-    begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    begin = _begin(flows)
     ranked = judged.ranked_flows
     order = _order(ranked, scored.asked.up, begin, scored.asked.tie, top)
     chosen = flows.iloc[order]
@@ -235,7 +239,9 @@ def rank_flows(
         },
         index=chosen.index,
     )
-    return _noted(_typed(table[list(FLOW_COLUMNS)]), judged, by_case=False)
+    return _fitted(
+        _noted(_typed(table[list(FLOW_COLUMNS)]), judged, by_case=False), judged
+    )
 
 
 def rank_cases(
@@ -266,17 +272,31 @@ def rank_cases(
         `rank_flows` gives to the case's flows; ``attrs`` as there.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
-    judged = _judged_here(detector, flows, state, alerts_per_day, fdr, policy)
+    judged = judged_here(
+        detector, flows, state, alerts_per_day, fdr, policy, ranked=True
+    )
+    return case_table(detector, judged, case_order(judged, top))
+
+
+def case_order(judged: Judged, top: int | None = None) -> NDArray[np.int64]:
+    """Return cases, the worst first."""
     scored = judged.scored
-    flows = scored.asked.oriented.flows
-    _warn_of_flows(detector, flows)
     asked, code = scored.asked, scored.case
     n_cases = len(scored.case_suspicion)
     up = np.bincount(code, asked.up, minlength=n_cases)
-    begin = flows["start"].to_numpy(dtype="datetime64[us]").astype("int64")
+    begin = _begin(asked.oriented.flows)
     first_seen = np.full(n_cases, np.iinfo(np.int64).max)
     np.minimum.at(first_seen, code, begin)
-    order = _order(judged.ranked_cases, up, first_seen, np.arange(n_cases), top)
+    return _order(judged.ranked_cases, up, first_seen, np.arange(n_cases), top)
+
+
+def case_table(
+    detector: Detector, judged: Judged, order: NDArray[np.int64]
+) -> pd.DataFrame:
+    """Return the rows of some cases, as `rank_cases` does, in the order given."""
+    scored = judged.scored
+    asked, code = scored.asked, scored.case
+    flows, n_cases = asked.oriented.flows, len(scored.case_suspicion)
     largest = largest_of_case(asked.up, code, asked.tie)[order]
     leading, ours = flows.iloc[largest], asked.oriented.rows(largest)
     # Only the flows of ranked cases are summed up, each case under its rank.
@@ -315,7 +335,48 @@ def rank_cases(
     for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
         columns[name] = leading[name].array
     table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
-    return _noted(_typed(table), judged, by_case=True)
+    return _fitted(_noted(_typed(table), judged, by_case=True), judged)
+
+
+def flows_of_case(
+    detector: Detector,
+    flows: pd.DataFrame,
+    case: str,
+    *,
+    policy: Policy | str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """Return the flows of one case, by the name that a ranking gives it.
+
+    Parameters
+    ----------
+    detector, flows, policy
+        As they were ranked: a case is named by host, place and service, and what is
+        local, and whether the baseline knows the service, depend on them.
+    case
+        As in the column ``case`` of `rank_flows` and `rank_cases`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of `flows`, in their order; none if there is no such case among them.
+
+    Raises
+    ------
+    FlowsError
+        If `flows` is no flows table.
+    """
+    declared = None if policy is None else Policy.of(policy)
+    oriented = orient(validate_flows(flows), at_home(detector, declared).home_)
+    observed = Observed.of(oriented, kinds=())
+    asked = Asked(oriented, observed, detector.baseline_, detector.known_)
+    keys, code = np.unique(Cases.of(asked).keys, return_inverse=True)
+    named = [case_name(key) == case for key in keys.tolist()]
+    return oriented.flows[np.array(named, dtype=bool)[code]]
+
+
+def case_name(key: int) -> str:
+    """Return the short name of a case by its key, the same from run to run."""
+    return f"{key >> 24:010x}"
 
 
 def check_options(
@@ -343,6 +404,23 @@ def check_options(
         check_budget(alerts_per_day)
     if fdr is not None:
         check_rate(fdr)
+
+
+def how_well_it_fits(asked: Asked) -> dict[str, int]:
+    """Say how much of what some flows show a model has never seen.
+
+    Returns
+    -------
+    dict
+        ``hosts`` and ``services`` of the flows, and how many of them are new:
+        ``new_hosts``, ``new_services``.
+    """
+    found: dict[str, int] = {}
+    for what, names in (("hosts", "local_ip"), ("services", "service")):
+        first, _ = grouped(asked.observed.hashes[names])
+        new = asked.is_new(what.removesuffix("s"))[first]
+        found |= {what: len(first), f"new_{what}": int(new.sum())}
+    return found
 
 
 def is_elsewhere(asked: Asked) -> str:
@@ -400,7 +478,7 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
     A conversation that goes on while a baseline ends is no such case: it takes
     `LEAST_OVERLAP` of the flows.
     """
-    warn_of_doubtful_rows(flows, stacklevel=4)
+    warn_of_doubtful_rows(flows, stacklevel=5)
     named = sum(detector.shown_.get(name, 0) for name in CAPABILITIES[2:])
     nameless = flows[["app", "server_name"]].isna().all(axis=None)
     if nameless and len(flows) >= FEWEST_TO_CROSS and named > detector.n_flows_ / 2:
@@ -410,7 +488,7 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
             "places that it knows by name look new, and more cases alert than the "
             "budget says. Train a model on flows of the kind that it is to rank.",
             CapabilityWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     first, last = detector.window_
     learned = flows["start"].between(first, last).to_numpy()
@@ -421,7 +499,7 @@ def _warn_of_flows(detector: Detector, flows: pd.DataFrame) -> None:
             "what the model learned from them it finds normal. Rank flows of a later "
             "time; if these are, look at the clock of the sensor.",
             SiteWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -534,15 +612,20 @@ def _with_bits(scored: Scored, ruling: Ruling) -> Scored:
     )
 
 
-def _judged_here(
+def judged_here(
     detector: Detector,
     flows: pd.DataFrame,
     state: State | None,
     alerts_per_day: float | None,
     fdr: float | None,
     policy: Policy | str | os.PathLike[str] | None,
+    *,
+    ranked: bool = False,
 ) -> Judged:
-    """Judge flows, and warn if they are not of the detector's site."""
+    """Judge flows, and warn if they are not of the detector's site.
+
+    `ranked` warns of all that makes a ranking doubtful.
+    """
     declared = None if policy is None else Policy.of(policy)
     judged = judge(
         detector,
@@ -554,7 +637,13 @@ def _judged_here(
     )
     home = at_home(detector, declared).home_
     _warn_if_elsewhere(judged.scored.asked, home)
+    if ranked:
+        _warn_of_flows(detector, judged.scored.asked.oriented.flows)
     return judged
+
+
+def _begin(flows: pd.DataFrame) -> NDArray[np.int64]:
+    return flows["start"].to_numpy(dtype="datetime64[us]").astype(np.int64)
 
 
 def _order(
@@ -637,7 +726,7 @@ def _alerts(
 
 def case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
     """Short names of the cases of some flows, the same from run to run."""
-    return [f"{k >> 24:010x}" for k in scored.case_key[rows].tolist()]
+    return [case_name(key) for key in scored.case_key[rows].tolist()]
 
 
 def _capability(scored: Scored, rows: NDArray[np.int64] | None = None) -> Names:
@@ -808,4 +897,10 @@ def _noted(table: pd.DataFrame, judged: Judged, *, by_case: bool) -> pd.DataFram
     }
     if (counts := judged.ruling.counts) is not None:
         table.attrs["policy"] = counts
+    return table
+
+
+def _fitted(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
+    """Note in ``attrs`` how well the model fits the flows."""
+    table.attrs["fit"] = how_well_it_fits(judged.scored.asked)
     return table

@@ -66,6 +66,7 @@ TOP_LEVEL = {
     "models",
     "tests",
     "datasets",
+    "docs",
     "README.md",
     "CHANGELOG.md",
     "LICENSE",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sites import office, theft
 
-from exfilml import Detector, rank_cases, rank_flows, score_flows
+from exfilml import Detector, flows_of_case, rank_cases, rank_flows, score_flows
 from exfilml.exceptions import (
     CalibrationWarning,
     CapabilityWarning,
@@ -47,6 +47,14 @@ def test_cases_come_worst_first_with_all_columns(detector, flows):
     assert set(ranking["dst_port"].iloc[:2]) == {8443, 4444}
     assert ranking["flows"].sum() == len(flows)
     assert ranking["up_bytes"].sum() == flows["src_bytes"].sum()
+
+
+def test_a_case_gives_back_its_flows(detector, flows):
+    named = rank_flows(detector, flows)["case"]
+    for case in named.iloc[[0, 1, -1]]:
+        found = flows_of_case(detector, flows, case)
+        assert sorted(found.index) == sorted(named.index[named == case])
+    assert len(flows_of_case(detector, flows, "none such")) == 0
 
 
 def test_a_drip_is_one_case(detector, flows):
