@@ -201,6 +201,67 @@ def test_a_model_that_is_not_fitted_says_so():
     assert "not fitted yet" in page(exfilml.Detector(home=["<b>"])).text
 
 
+@pytest.fixture(scope="module")
+def triage(detector, today):
+    return exfilml.triage_cases(detector, today)
+
+
+def test_a_triage_shows_whom_each_case_goes_to_and_why(triage):
+    shown = page(triage, rows=3)
+    assert "the first 3 are shown" in shown.text
+    assert f"{len(triage):,} cases answered for" in shown.text
+    for case in triage.cases[:3]:
+        assert case.decision.text in shown.text
+        for answer in (*case.indicators, *case.questions):
+            assert answer.facts[0].text in shown.text
+        for fact in case.against:
+            assert fact.text in shown.text
+    assert repr(exfilml.show(triage, rows=3)).count("\n") == 3
+
+
+def test_a_case_is_shown_whole(triage):
+    case = triage[0]
+    text = page(case).text
+    assert case.name in text
+    assert case.row["place"] in text
+    for family, bits in case.contributions.items():
+        assert abs(bits) < 0.05 or f"{family} {bits:+.1f}" in text
+    for technique in case.techniques:
+        assert technique.id in text
+
+
+def test_no_cases_are_said_to_be_none(detector, today):
+    assert (
+        "No cases to answer for"
+        in page(exfilml.triage_cases(detector, today.iloc[:0])).text
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_in_a_case_does_nothing(triage, text):
+    from dataclasses import replace
+
+    from exfilml.triage.case import Fact, Step, Technique
+
+    fact = Fact("x", f"sent to {text}")
+    case = triage[0]
+    hostile = replace(
+        case,
+        row={**case.row, "place": text, "local_ip": text, "case": text},
+        indicators=tuple(replace(a, facts=(fact,) * 30) for a in case.indicators),
+        against=(fact,) * 30,
+        scope=(fact,),
+        techniques=(Technique("T0", text, text),),
+        asset={"owner": text},
+        next_steps=(Step(text, text),),
+    )
+    for thing in (hostile, replace(triage, cases=(hostile,) * 3)):
+        html = exfilml.show(thing)._repr_html_()
+        Piece(html)
+        assert not set(html) & {"\u202e", "\u2066", "\x1b", "\ud800", "\x07"}
+        repr(exfilml.show(thing)).encode()
+
+
 def test_results_are_shown_as_their_sentences(detector, today):
     later = office(300, seed=5, days=2, first_day="2026-03-16")
     found = exfilml.drift(detector, later)

@@ -15,6 +15,8 @@ SHOWN: Final = (
     ("exfilml.evaluation", "Evaluation"),
     ("exfilml.drift", "Drift"),
     ("exfilml.blindspots", "Blindspots"),
+    ("exfilml.triage.case", "Triage"),
+    ("exfilml.triage.case", "Case"),
 )
 
 # Shells that know; a user may well teach them otherwise.

@@ -22,6 +22,8 @@ from exfilml.drawing import BLUE, RED
 from exfilml.export import printable
 
 LONGEST: Final = 60
+# The longest bar is of at least so many bits: small ones shall look small.
+LEAST_SCALE: Final = 16.0
 LONGEST_REASON: Final = 1200
 LONGEST_TIP: Final = 300
 MOST_TIPS: Final = 12

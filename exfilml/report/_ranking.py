@@ -18,6 +18,7 @@ from exfilml.exceptions import OptionError
 from exfilml.features import human_bytes
 from exfilml.places import service_name
 from exfilml.report._html import (
+    LEAST_SCALE,
     LONGEST_REASON,
     Shown,
     bar,
@@ -31,8 +32,6 @@ from exfilml.report._html import (
 
 # A table without one of these is no ranking.
 NEEDED: Final = ("rank", "suspicion", "reasons")
-# The longest bar is of at least so many bits: small ones shall look small.
-LEAST_SCALE: Final = 16.0
 SUMMARY: Final = 180
 _PREFIX: Final = "worst flow: "
 

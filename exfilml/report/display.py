@@ -18,8 +18,10 @@ from exfilml.drift import Drift
 from exfilml.evaluation import Evaluation
 from exfilml.exceptions import OptionError
 from exfilml.report._card import shown_card
+from exfilml.report._case import shown_case, shown_triage
 from exfilml.report._html import LONGEST_REASON, Shown, page, plain_table, told
 from exfilml.report._ranking import shown_ranking
+from exfilml.triage.case import Case, Triage
 
 __all__ = ["Shown", "show"]
 
@@ -35,8 +37,9 @@ def show(thing: Any, *, rows: int = ROWS) -> Shown:
     ----------
     thing
         A ranking of `exfilml.rank_flows` or `exfilml.rank_cases`, whole or some of its
-        rows; an `exfilml.Detector`; or what `exfilml.evaluate`, `exfilml.drift` or
-        `exfilml.blindspots` returned.
+        rows; an `exfilml.Detector`; what `exfilml.triage_cases` returned, or one case
+        of it; or what `exfilml.evaluate`, `exfilml.drift` or `exfilml.blindspots`
+        returned.
     rows
         How many rows of a table are shown, 1 … 2000; the caption says how many there
         are.
@@ -53,12 +56,16 @@ def show(thing: Any, *, rows: int = ROWS) -> Shown:
         return shown_ranking(thing, int(rows))
     if isinstance(thing, Detector):
         return shown_card(thing)
+    if isinstance(thing, Triage):
+        return shown_triage(thing, int(rows))
+    if isinstance(thing, Case):
+        return shown_case(thing)
     if isinstance(thing, Evaluation | Drift | Blindspots):
         return _result(thing, int(rows))
     raise OptionError(
         f"show: got {type(thing).__name__}, expected a ranking (a DataFrame of "
-        "rank_flows or rank_cases), a Detector, or what evaluate, drift or blindspots "
-        "returned."
+        "rank_flows or rank_cases), a Detector, or what triage_cases, evaluate, drift "
+        "or blindspots returned."
     )
 
 
