@@ -46,6 +46,26 @@ def test_types_are_those_of_a_triage(tmp_path):
     assert exfilml.read_triage(tmp_path / "triage.json").table.equals(of.table)
 
 
+def test_flows_are_a_flows_table_with_the_bytes_of_each_end(tmp_path):
+    inbound = {"src_ip": "198.51.100.23", "dst_ip": "10.20.0.17", "via": "proxy"}
+    of = cases.triage(cases.case({}, inbound))
+    write(of, tmp_path / "triage.json")
+    flows = exfilml.read_triage(tmp_path / "triage.json")[0].flows
+    assert list(flows["src_bytes"]) == [cases.FLOW["src_bytes"]] * 2
+    assert list(flows["dst_bytes"]) == [cases.FLOW["dst_bytes"]] * 2
+    assert list(flows["via"].fillna("")) == ["", "proxy"]
+    assert exfilml.validate_flows(flows).equals(flows)
+
+
+def test_drafts_of_containment_can_be_made_of_the_file(tmp_path):
+    of = SOME["all levels"]()
+    write(of, tmp_path / "triage.json")
+    read = exfilml.read_triage(tmp_path / "triage.json")
+    drafted = exfilml.draft_containment(of)
+    assert drafted.files
+    assert exfilml.draft_containment(read).files == drafted.files
+
+
 def test_labels_of_flows_and_what_was_known_come_back(tmp_path):
     """Labels can be texts or pairs, and about a triage there can be records."""
     case = cases.case({}, {"src_port": 1025})

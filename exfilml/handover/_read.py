@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
-from exfilml.columns import DTYPES
 from exfilml.exceptions import FlowsError, TriageFileError
 from exfilml.handover._node import DamagedError, Node
 from exfilml.handover._told import whole
@@ -57,7 +57,8 @@ def read_triage(path: str | os.PathLike[str]) -> Triage:
     Returns
     -------
     Triage
-        As it was written; its flows have the columns that a case tells of.
+        As it was written. Its flows are a flows table, in which what a case does not
+        tell of is missing.
 
     Raises
     ------
@@ -222,15 +223,20 @@ def _flows(data: Node) -> pd.DataFrame:
     if not len(table):
         raise data.fail("at least one flow")
     table["start"] = pd.DatetimeIndex(table["start"]).as_unit("us")
-    table = table.astype({n: t for n, t in _ORIENTED.items() if n in table})
-    table = table.infer_objects()
+    oriented = {n: t for n, t in _ORIENTED.items() if n in table}
+    table = table.astype(oriented).infer_objects()
+    # Bytes are told as up and down, which is who sent them.
+    ends = ["src_bytes", "dst_bytes"]
+    sent = table[["up_bytes", "down_bytes"]].fillna(0).to_numpy(dtype="int64")
+    mine = (table["local_ip"] == table["src_ip"]).to_numpy(dtype=bool)[:, None]
+    table[ends] = np.where(mine, sent, sent[:, ::-1])
     try:
-        # Bytes by end are told as up and down.
-        checked = validate_flows(table.assign(src_bytes=0, dst_bytes=0))
+        checked = validate_flows(table)
     except FlowsError as error:
         problem = " ".join(str(error).split())
         raise DamagedError(f"{data.where}: {problem}") from error
-    return table.assign(**{n: checked[n] for n in table.columns if n in DTYPES})
+    # As the flows of any case, with all columns of a flows table.
+    return checked
 
 
 def _maybe(kind: Callable[[Node], Any]) -> Callable[[Node], Any]:
@@ -306,6 +312,7 @@ _FLOW: Final[dict[str, Callable[[Node], Any]]] = {
     "protocol": lambda value: value.whole(255),
     **dict.fromkeys(("app", "server_name", "fingerprint", "user_agent"), _TEXT),
     **dict.fromkeys(("uid", "place", "service", "direction"), _TEXT),
+    **dict.fromkeys(("via", "process", "src_domain", "dst_domain"), _TEXT),
     **dict.fromkeys(("up_bytes", "down_bytes", "hidden_bytes"), _maybe(_bytes)),
     "suspicion": _maybe(Node.number),
     "concealed": _maybe(Node.flag),

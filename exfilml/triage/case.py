@@ -272,7 +272,7 @@ class Case:
 _TOLD: Final = (
     *("start", "duration_s", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"),
     *("app", "server_name", "fingerprint", "user_agent", "uid", "local_ip"),
-    *("remote_ip", "place", "service"),
+    *("remote_ip", "place", "service", "via", "process", "src_domain", "dst_domain"),
     *("direction", "up_bytes", "down_bytes", "suspicion", "concealed", "hidden_bytes"),
 )
 
