@@ -15,6 +15,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
+    from exfilml.carve import carve_packets as carve_packets
+    from exfilml.carve import describe_streams as describe_streams
+    from exfilml.carve import find_opaque as find_opaque
+    from exfilml.carve import follow_streams as follow_streams
+    from exfilml.carve import packet_filters as packet_filters
+    from exfilml.carve import write_streams as write_streams
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
@@ -60,16 +66,21 @@ _HOME = {
     "add_processes": "hosts",
     "apply_labels": "schema",
     "blindspots": "blindspots",
-    "clean_baseline": "quarantine",
+    "carve_packets": "carve",
     "case_context": "hosts",
+    "clean_baseline": "quarantine",
+    "describe_streams": "carve",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
+    "find_opaque": "carve",
     "flows_of_case": "ranking",
+    "follow_streams": "carve",
     "inject": "inject",
     "iter_flows": "sources",
     "load_model": "persistence",
     "load_state": "persistence",
+    "packet_filters": "carve",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
     "read_assets": "triage.assets",
@@ -84,6 +95,7 @@ _HOME = {
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
     "write_flows": "sources",
+    "write_streams": "carve",
 }
 
 __all__ = [
@@ -97,16 +109,21 @@ __all__ = [
     "add_processes",
     "apply_labels",
     "blindspots",
+    "carve_packets",
     "case_context",
     "clean_baseline",
+    "describe_streams",
     "drift",
     "duplicate_flows",
     "evaluate",
+    "find_opaque",
     "flows_of_case",
+    "follow_streams",
     "inject",
     "iter_flows",
     "load_model",
     "load_state",
+    "packet_filters",
     "rank_cases",
     "rank_flows",
     "read_assets",
@@ -121,6 +138,7 @@ __all__ = [
     "try_keys",
     "validate_flows",
     "write_flows",
+    "write_streams",
 ]
 
 

@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class CarveError(ExfilmlError):
+    """A capture does not hold the packets that were asked for."""
+
+
 class ColumnMapError(ExfilmlError, ValueError):
     """A column map cannot be read, or says what no column map can say."""
 
@@ -98,6 +102,10 @@ class StateWarning(ExfilmlWarning):
 
 class IntelWarning(ExfilmlWarning):
     """Some indicators cannot be matched; the text counts them and says why."""
+
+
+class CarveWarning(ExfilmlWarning):
+    """Packets of a case are cut, or cannot be told from others."""
 
 
 class AssetsWarning(ExfilmlWarning):

@@ -111,6 +111,11 @@ def SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
     return argument(command)
 
 
+CAPTURES = click.argument(
+    "capture", nargs=-1, required=True, metavar="CAPTURE...", callback=_expand
+)
+
+
 def asked() -> dict[str, Any]:
     """Return what was said of all sources."""
     meta = click.get_current_context().meta
