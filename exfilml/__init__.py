@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
     from exfilml.hosts import read_host_events as read_host_events
@@ -59,6 +60,7 @@ _HOME = {
     "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
     "State": "state",
@@ -102,6 +104,7 @@ __all__ = [
     "Assets",
     "BaselineForest",
     "Detector",
+    "History",
     "Intel",
     "Policy",
     "State",

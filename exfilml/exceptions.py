@@ -60,6 +60,10 @@ class StateError(ExfilmlError, ValueError):
     """A state of earlier calls is of another model, or damaged."""
 
 
+class HistoryError(ExfilmlError):
+    """A history store is foreign, damaged, in use, or of another site."""
+
+
 class DependencyError(ExfilmlError):
     """A library that an extra installs is missing."""
 

@@ -48,6 +48,7 @@ FLOORS = {
     "precedents": 3,
     "ruling": 4,
     "ranking": 5,
+    "history": 5,
     "persistence": 6,
     "evaluation": 6,
     "blindspots": 6,

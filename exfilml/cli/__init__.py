@@ -20,6 +20,7 @@ from exfilml.cli._carve import carve
 from exfilml.cli._decrypt import decrypt
 from exfilml.cli._doctor import doctor
 from exfilml.cli._extract import flows, sources
+from exfilml.cli._history import history
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
@@ -49,6 +50,7 @@ for _command in (
     evaluate,
     blindspots,
     drift,
+    history,
     inspect,
     doctor,
 ):

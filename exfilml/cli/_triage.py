@@ -49,6 +49,12 @@ if TYPE_CHECKING:
     "--assets", type=FILE, multiple=True, help="Whose hosts are whose: CSV or JSON."
 )
 @click.option(
+    "--history",
+    type=FILE,
+    metavar="DIR",
+    help="What was seen before, see `exfilml history add`.",
+)
+@click.option(
     "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
 )
 @click.option(
@@ -74,6 +80,7 @@ def triage(
     case: str | None,
     intel: tuple[Path, ...],
     assets: tuple[Path, ...],
+    history: Path | None,
     alerts_per_day: float | None,
     fdr: float | None,
     home: tuple[str, ...],
@@ -102,6 +109,11 @@ def triage(
     from exfilml.triage.intel import read_intel
     from exfilml.triage.playbook import triage_cases
 
+    past = None
+    if history is not None:
+        from exfilml.history import History
+
+        past = History.open(history)
     known = read_intel(intel, home=detector.home_) if intel else None
     owners = read_assets(assets) if assets else None
     (table,) = with_processes([read(source, quiet=quiet)])
@@ -115,6 +127,7 @@ def triage(
             policy=declared,
             intel=known,
             assets=owners,
+            history=past,
         )
     if case is not None:
         _check_case(case, [one.name for one in found])

@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from exfilml.evaluation import Evaluation
 
 __all__ = [
+    "INDENT",
     "blindspots_text",
     "card_text",
     "drift_text",
     "evaluation_text",
+    "laid_out",
     "ranking_text",
     "survey_text",
     "triage_text",
+    "width_of_terminal",
 ]
 
 LONGEST_PLACE: Final = 40
