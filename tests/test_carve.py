@@ -608,6 +608,10 @@ def test_bad_arguments_are_refused(tmp_path):
     bare = table().drop(columns=["dst_ip", "duration_s"])
     with pytest.raises(FlowsError, match="no column dst_ip, duration_s"):
         carve_packets(capture, bare, tmp_path / "case.pcap")
+    twice = table(flow(), flow())
+    twice.index = [1, 1]
+    with pytest.raises(FlowsError, match="names some rows twice"):
+        carve_packets(capture, twice, tmp_path / "case.pcap")
     with pytest.raises(FlowsError, match="expected IP addresses"):
         carve_packets(capture, table(flow(src="nowhere")), tmp_path / "case.pcap")
     for slack in (-1, float("nan"), float("inf")):

@@ -70,6 +70,9 @@ CASES = {
 }
 
 
+SELDOM = {"udp", "icmp", "tcp 6", "other", "sctp", "unknown port"}
+
+
 def selected(program, capture, expression, folder):
     out = folder / f"{program}.pcap"
     options = ["-Y", expression, "-F", "pcap"] if program == "tshark" else [expression]
@@ -83,7 +86,10 @@ def selected(program, capture, expression, folder):
     return records(out)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case in SELDOM)) for case in CASES],
+)
 @pytest.mark.parametrize(
     "program",
     [

@@ -167,6 +167,36 @@ def test_a_conversation_comes_out_whole_both_ways(tmp_path_factory, isn, seed):
     assert sent.repeated > 0
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, WORD - 1), st.integers(0, 300)),
+            st.integers(0, 63),
+            st.integers(0, 40),
+            st.integers(0, 40),
+        ),
+        max_size=20,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_any_numbers_and_flags_give_a_stream_that_adds_up(tmp_path_factory, parts):
+    """Whatever a sender makes up: no byte is there twice, none is invented."""
+    frames = [
+        segment(seq, captures.noise(size), flags, snap=held)
+        for seq, flags, size, held in parts
+    ]
+    path = tmp_path_factory.mktemp("odd") / "a.pcap"
+    sent = sum(min(size, held) for _, _, size, held in parts)
+    for stream in streams_of(path, frames) if frames else []:
+        runs, gaps = stream.runs(), stream.gaps
+        assert stream.held == (runs[:, 1] - runs[:, 0]).sum() <= sent
+        assert stream.held + (gaps[:, 1] - gaps[:, 0]).sum() == stream.length
+        edges = np.sort(np.concatenate([runs, gaps]), axis=0)
+        assert (edges[1:, 0] == edges[:-1, 1]).all()
+        assert 0 <= stream.differing <= stream.repeated <= sent
+        assert len(stream.read(0, 50)) == min(50, stream.length)
+
+
 def test_probes_and_late_handshakes(tmp_path):
     """A probe before the first byte is none of it; a SYN may be captured late."""
     frames = [

@@ -279,6 +279,20 @@ def test_each_direction_of_a_capture_is_tried_up_to_a_gap(run, tmp_path):
     assert "1 of 2 directions are tried" in err
 
 
+def test_datagrams_may_have_an_iv_each(run, tmp_path):
+    bodies = [aes_ctr(SECRET[at : at + 900]) for at in range(0, 5000, 900)]
+    bodies.insert(0, captures.noise(40))
+    key, plain = f"hex:{KEY.hex()}", tmp_path / "plain"
+    capture = captures.write_pcap(tmp_path / "a.pcap", captures.udp_flow(bodies))
+    status, out, _ = run(
+        "decrypt", capture, "--key", key, "--offset", 0, "-q", "--out", plain
+    )
+    assert status == 0
+    assert "udp: No key fits" in out
+    assert "udp, its longest message: AES-CTR" in out
+    assert plain.read_bytes() == SECRET[:900]
+
+
 @pytest.mark.skipif(not REAL, reason="EXFILML_REAL_DATA is not set")
 @pytest.mark.parametrize(
     "name",

@@ -120,6 +120,8 @@ def _search(stream: Stream, runs: list[tuple[int, int]]) -> tuple[int | None, in
     """Look for opaque windows; say where they begin, and how far was searched."""
     left = MOST
     for begin, end in runs:
+        if end - begin < _LEAST:
+            continue
         earlier: int | None = None
         for at in range(begin, end, WINDOW):
             data = stream.read(at, min(WINDOW, end - at))

@@ -34,7 +34,7 @@ def check_flows(flows: pd.DataFrame) -> None:
     Raises
     ------
     FlowsError
-        If columns are missing.
+        If columns are missing, or rows cannot be told apart.
     CarveError
         If there are no rows.
     """
@@ -43,6 +43,11 @@ def check_flows(flows: pd.DataFrame) -> None:
         raise FlowsError(
             f"The flows of the case have no column {', '.join(missing)}. Expected a "
             "flows table, as read_flows gives."
+        )
+    if not flows.index.is_unique:
+        raise FlowsError(
+            "The index of the flows names some rows twice, expected each once: call "
+            "flows.reset_index(drop=True) first."
         )
     if not len(flows):
         raise CarveError("The case has no flows: there is nothing to look for.")

@@ -28,10 +28,14 @@ _LEAST: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Bytes to decrypt, and what they are."""
+    """Bytes to decrypt, and what they are.
+
+    With `again`, they are part of those before, to be tried if no key fits these.
+    """
 
     name: str
     data: bytes
+    again: bool = False
 
 
 @click.command()
@@ -128,14 +132,15 @@ def decrypt(
     best: tuple[tuple[bool, float], bytes] | None = None
     tried = pieces = 0
     with _pieces_of(file, case, top, flows, model, home, policy, quiet=quiet) as found:
+        fits = False
         for piece in found:
+            if piece.again and fits:
+                continue
             pieces += 1
             attempts = _try(piece, known, options, quiet=quiet)
-            if attempts is None:
-                continue
             tried += attempts.tried
-            click.echo(printable(f"{piece.name}: {attempts}"))
-            if attempts.hits:
+            fits = bool(attempts.hits)
+            if fits:
                 hit = attempts.hits[0]
                 _show(hit.plaintext[:head], attempts)
                 rank = (not hit.proven, hit.false_hit)
@@ -153,18 +158,21 @@ def decrypt(
 
 def _try(
     piece: _Piece, keys: list[str], options: dict[str, Any], *, quiet: bool
-) -> Attempts | None:
-    """Try keys on a piece; say why not, where it is too short."""
-    from exfilml.triage.decrypt import try_keys
+) -> Attempts:
+    """Try keys on a piece and say what came of it, or that it is too short."""
+    from exfilml.export import printable
+    from exfilml.triage.decrypt import Attempts, try_keys
 
     if len(piece.data) < _LEAST:
         click.echo(
             f"{piece.name}: {len(piece.data)} bytes, fewer than {_LEAST}: too few to tell "
             "a key that fits from chance"
         )
-        return None
+        return Attempts(0, (), (), looked_encrypted=True)
     progress = None if quiet else _progress
-    return try_keys(piece.data, keys, progress=progress, **options)
+    attempts = try_keys(piece.data, keys, progress=progress, **options)
+    click.echo(printable(f"{piece.name}: {attempts}"))
+    return attempts
 
 
 def _progress(tried: int) -> None:
@@ -242,6 +250,21 @@ def _of_streams(streams: list[Stream], table: Any) -> Iterator[_Piece]:
         if end - begin < stream.length:
             name += f", bytes {begin:,} to {end:,} of {stream.length:,}"
         yield _Piece(name, stream.read(begin, end - begin))
+        # Each message may have an IV of its own.
+        longest = _longest(stream)
+        if longest is not None:
+            yield _Piece(f"{name}, its longest message", longest, again=True)
+
+
+def _longest(stream: Stream) -> bytes | None:
+    """Return the longest of several messages, if all of it is there."""
+    if stream.messages is None or len(stream.messages) < 2:
+        return None
+    which = int(stream.messages.argmax())
+    begin = int(stream.messages[:which].sum())
+    end = begin + int(stream.messages[which])
+    there = any(a <= begin and end <= b for a, b in stream.runs().tolist())
+    return stream.read(begin, end - begin) if there and end - begin >= _LEAST else None
 
 
 def _is_capture(file: Path) -> bool:
