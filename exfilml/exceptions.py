@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class FeedbackError(ExfilmlError, ValueError):
+    """A feedback store or a judgement cannot be read, written or understood."""
+
+
 class CarveError(ExfilmlError):
     """A capture does not hold the packets that were asked for."""
 
@@ -108,9 +112,13 @@ class IntelWarning(ExfilmlWarning):
     """Some indicators cannot be matched; the text counts them and says why."""
 
 
-class CarveWarning(ExfilmlWarning):
-    """Packets of a case are cut, or cannot be told from others."""
-
-
 class AssetsWarning(ExfilmlWarning):
     """Some assets cannot be read, or contradict each other."""
+
+
+class FeedbackWarning(ExfilmlWarning):
+    """Some judgements cannot be read, or their clocks are wrong."""
+
+
+class CarveWarning(ExfilmlWarning):
+    """Flows of a case cannot be looked for in a capture."""

@@ -20,6 +20,7 @@ from exfilml.cli._carve import carve
 from exfilml.cli._decrypt import decrypt
 from exfilml.cli._doctor import doctor
 from exfilml.cli._extract import flows, sources
+from exfilml.cli._feedback import feedback
 from exfilml.cli._history import history
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
@@ -52,6 +53,7 @@ for _command in (
     drift,
     history,
     inspect,
+    feedback,
     doctor,
 ):
     app.add_command(_command)
