@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
+    from exfilml.report.page import RankingReport as RankingReport
     from exfilml.schema import apply_labels as apply_labels
     from exfilml.schema import duplicate_flows as duplicate_flows
     from exfilml.schema import validate_flows as validate_flows
@@ -54,6 +55,7 @@ _HOME = {
     "Detector": "detector",
     "Intel": "triage.intel",
     "Policy": "policy",
+    "RankingReport": "report.page",
     "State": "state",
     "Transfer": "inject",
     "add_processes": "hosts",
@@ -90,6 +92,7 @@ __all__ = [
     "Detector",
     "Intel",
     "Policy",
+    "RankingReport",
     "State",
     "Transfer",
     "add_processes",

@@ -52,6 +52,7 @@ FLOORS = {
     "drift": 6,
     "quarantine": 6,
     "triage": 6,
+    "report": 7,
     "terminal": 7,
     "cli": 8,
     "__main__": 9,

@@ -1,0 +1,1 @@
+"""Facts to pages, pictures and notebook display; lower rooms know no HTML."""

@@ -1,0 +1,296 @@
+"""What the page says of one case: its line in the table, and what opens under it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from exfilml.places import service_name
+from exfilml.report._explained import NAMED, Explained, seen_before, usual_upload
+from exfilml.report._pictures import families, largest_flows, streams, uploads
+from exfilml.report._wording import (
+    LONGEST_NAME,
+    bytes_text,
+    cell,
+    chance_text,
+    cut,
+    is_missing,
+    moment,
+    name,
+    plural,
+    real,
+    sentence,
+    time_text,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from exfilml.baseline import Baseline
+    from exfilml.triage.case import Answer, Case, Fact
+
+MOST_ROWS: Final = 8
+MOST_COLUMNS: Final = 8
+MOST_FLOWS: Final = 6
+MOST_FACTS: Final = 6
+MOST_REASONS: Final = 14
+LONGEST_WHY: Final = 170
+_SIMPLE_NAME: Final = re.compile(r"[0-9A-Za-z_-]{1,40}")
+_LEVELS: Final = ("close", "watch", "L1", "T2", "incident")
+
+
+def line(row: Mapping[Any, Any], at: int, case: Case | None) -> dict[str, Any]:
+    """Return the cells of a row; `at` is its place on the page, from 0."""
+    suspicion = real(row.get("suspicion"))
+    up = real(row.get("up_bytes"))
+    seen = moment(row.get("last_seen", row.get("start")))
+    identity = str(row.get("case", ""))
+    level = "" if case is None else case.decision.level
+    reasons = sentence(cell(row.get("reasons")))
+    return {
+        "id": f"r{at}",
+        "name": name(identity, LONGEST_NAME),
+        "anchor": f"case-{identity}" if _SIMPLE_NAME.fullmatch(identity) else "",
+        "rank": cell(row.get("rank", at + 1)),
+        "level": level,
+        "level_sort": _LEVELS.index(level) if level in _LEVELS else -1,
+        "level_class": level if level in _LEVELS else "watch",
+        "alert": bool(value_of(row, "alert") or False),
+        "bits": "?" if suspicion is None else f"{suspicion:.1f}",
+        "suspicion": 0.0 if suspicion is None else suspicion,
+        "local": _short(row.get("local_ip")),
+        "place": _short(row.get("place")),
+        "service": _service(row),
+        "up": bytes_text(up),
+        "up_sort": f"{up or 0:.0f}",
+        "seen": time_text(seen),
+        "seen_iso": "" if seen is None else f"{seen:%Y-%m-%dT%H:%M:%SZ}",
+        "seen_sort": 0 if seen is None else int(seen.timestamp()),
+        "why": cut(reasons, LONGEST_WHY * 2) if case is None else _why(case, reasons),
+        "incident": "" if case is None else name(case.incident, LONGEST_NAME),
+    }
+
+
+def _why(case: Case, reasons: str) -> str:
+    return sentence(case.decision.text) if case.decision.rules else reasons
+
+
+def _short(value: Any) -> str:
+    if is_missing(value):
+        return "?"
+    text = name(value, LONGEST_NAME * 8)
+    if len(text) <= LONGEST_NAME:
+        return text
+    # The end of a host name says whose it is.
+    return text[: LONGEST_NAME // 2 - 1] + "…" + text[-LONGEST_NAME // 2 :]
+
+
+def _service(row: Mapping[Any, Any]) -> str:
+    protocol, port = real(row.get("protocol")), real(row.get("dst_port"))
+    if protocol is None:
+        return "?"
+    if port is None:
+        return f"{service_name(int(protocol), 0).split('/')[0]}, many ports"
+    named = service_name(int(protocol), int(port))
+    return named if str(int(port)) in named or port == 0 else f"{named} {int(port)}"
+
+
+def detail(
+    row: Mapping[Any, Any],
+    case: Case | None,
+    explained: Explained | None,
+    known: Baseline | None,
+) -> dict[str, Any]:
+    """Return what opens under a row, as far as it is known."""
+    flows = case.flows if case is not None else explained and explained.flows
+    bits = case.contributions if case is not None else explained and (
+        explained.contributions
+    )
+    found = {
+        "reasons": _reasons(row),
+        "families": families(bits or {}),
+        "families_note": _bits_note(row, bits or {}),
+        "chance": chance_text(row.get("p_value"), "case" if "first_seen" in row else "flow"),
+        "identity": _identity(row, flows),
+        "uploads": None,
+        "streams": [],
+        "seen_before": [],
+        "flows": None,
+    }
+    if flows is not None and len(flows):
+        largest = largest_flows(flows, MOST_FLOWS)
+        lead = largest[0]
+        ends = [str(lead[column]) for column in ("local_ip", "service")]
+        usual = None if known is None else usual_upload(known, *ends)
+        found["uploads"] = uploads(flows, usual)
+        found["streams"] = streams(largest)
+        found["flows"] = _flows(largest, len(flows))
+        if known is not None:
+            pairs = seen_before(known, *ends, str(lead["place"]))
+            found["seen_before"] = [(name(who), what) for who, what in pairs]
+    return {**found, **(_UNANSWERED if case is None else _answered(case))}
+
+
+def _reasons(row: Mapping[Any, Any]) -> list[str]:
+    parts = str(value_of(row, "reasons") or "").split("; ")
+    context = value_of(row, "context")
+    if context is not None:
+        parts.append(f"on the host: {context}")
+    return [sentence(part.strip()) for part in parts[:MOST_REASONS] if part.strip()]
+
+
+def _bits_note(row: Mapping[Any, Any], bits: Mapping[str, float]) -> str:
+    if not bits:
+        return ""
+    total = sum(real(value) or 0.0 for value in bits.values())
+    text = f"{total:.1f} bits in the flow that leads"
+    suspicion = real(row.get("suspicion"))
+    if "first_seen" in row and suspicion is not None:
+        text += f"; measured against other cases, the case has {suspicion:.1f}"
+    return text
+
+
+def _identity(
+    row: Mapping[Any, Any], flows: pd.DataFrame | None
+) -> list[tuple[str, str]]:
+    """Return what an analyst pivots with, in full."""
+    ends = f"{cell(row.get('src_ip'))} → {cell(row.get('dst_ip'))}"
+    found = [
+        ("Initiator → responder", name(ends)),
+        ("Place", cell(row.get("place"))),
+        ("Server name", cell(row.get("server_name"))),
+        ("Application", cell(row.get("app"))),
+        ("Direction", cell(row.get("direction"))),
+        ("Up / down", f"{bytes_text(row.get('up_bytes'))} / "
+                      f"{bytes_text(row.get('down_bytes'))}"),
+        ("First seen", _seen(row.get("first_seen", row.get("start")))),
+        ("Last seen", _seen(row.get("last_seen"))),
+        ("Flows", cell(row.get("flows"))),
+        ("Addresses", cell(row.get("addresses"))),
+        ("Judged from", cell(row.get("capability"))),
+        ("Not visible", cell(row.get("not_visible"))),
+    ]
+    for term, column in NAMED.items():
+        if flows is not None and column in flows:
+            found.append((term, _some(flows[column])))
+    return [(term, text) for term, text in found if text]
+
+
+def _seen(value: Any) -> str:
+    time = moment(value)
+    return "" if time is None else f"{time_text(time, seconds=True)} UTC"
+
+
+def _some(column: pd.Series) -> str:
+    counts = Counter(text for text in column.tolist() if isinstance(text, str))
+    shown = [name(text, 120) for text, _ in counts.most_common(3)]
+    more = len(counts) - len(shown)
+    return " · ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _flows(largest: list[dict[str, Any]], total: int) -> dict[str, Any]:
+    rows = [
+        [
+            time_text(flow["start"], seconds=True),
+            f"{name(flow['src_ip'])}:{cell(real(flow['src_port']))}",
+            f"{name(flow['dst_ip'])}:{cell(real(flow['dst_port']))}",
+            cell(flow.get("app")) or "?",
+            bytes_text(flow["up_bytes"]),
+            bytes_text(flow["down_bytes"]),
+            f"{real(flow.get('suspicion')) or 0:.1f}",
+        ]
+        for flow in largest
+    ]
+    return {
+        "head": ["start (UTC)", "initiator", "responder", "app", "up", "down", "bits"],
+        "rows": rows,
+        "more": total - len(rows),
+        "total": plural(total, "flow"),
+    }
+
+
+_UNANSWERED: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("level", "decision", "incident"), ""),
+    **dict.fromkeys(("rules", "answers", "against", "scope", "techniques"), ()),
+    **dict.fromkeys(("steps", "asset"), ()),
+    **dict.fromkeys(("intel", "history")),
+}
+
+
+def _answered(case: Case) -> dict[str, Any]:
+    return {
+        "level": case.decision.level,
+        "decision": sentence(case.decision.text) if case.decision.rules else "",
+        "rules": [
+            {
+                "name": name(rule.name),
+                "effect": f"{rule.effect} → {rule.level}",
+                "text": sentence(rule.text),
+            }
+            for rule in case.decision.rules
+        ],
+        "answers": [_answer(a) for a in (*case.indicators, *case.questions)],
+        "against": facts(case.against),
+        "scope": facts(case.scope),
+        "incident": name(case.incident, LONGEST_NAME),
+        "techniques": [
+            {
+                "id": name(technique.id),
+                "name": name(technique.name),
+                "reason": sentence(technique.reason),
+                # Only to where ATT&CK is; nothing else becomes a link.
+                "url": technique.url
+                if re.fullmatch(r"T\d{4}(\.\d{3})?", technique.id)
+                else "",
+            }
+            for technique in case.techniques
+        ],
+        "steps": [
+            {"text": sentence(step.text), "command": name(step.command, 2000)}
+            for step in case.next_steps
+        ],
+        "asset": [
+            (name(key), cell(value))
+            for key, value in case.asset.items()
+            if not is_missing(value) and cell(value)
+        ],
+        "intel": any_table(case.intel),
+        "history": any_table(case.history),
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    known = {"yes": "yes", "no": "no", "not visible": "unseen"}
+    return {
+        "question": sentence(answer.question),
+        "answer": name(answer.answer),
+        "class": known.get(answer.answer, "unseen"),
+        "facts": facts(answer.facts),
+    }
+
+
+def facts(given: Iterable[Fact]) -> list[dict[str, str]]:
+    found = [
+        {"text": sentence(fact.text), "source": name(fact.source)} for fact in given
+    ]
+    if len(found) > MOST_FACTS:
+        more = plural(len(found) - MOST_FACTS, "more fact")
+        found = [*found[:MOST_FACTS], {"text": more, "source": "not shown here"}]
+    return found
+
+
+def any_table(table: pd.DataFrame) -> dict[str, Any] | None:
+    """Lay out a table whose columns the page does not know."""
+    if len(table) == 0:
+        return None
+    columns = [c for c in table.columns if table[c].notna().any()][:MOST_COLUMNS]
+    rows = table[columns].head(MOST_ROWS).itertuples(index=False, name=None)
+    return {
+        "head": [name(str(c).replace("_", " ")) for c in columns],
+        "rows": [[cell(value) for value in values] for values in rows],
+        "more": max(len(table) - MOST_ROWS, 0),
+        "total": plural(len(table), "row"),
+    }
