@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from exfilml.triage.decrypt import try_keys as try_keys
     from exfilml.triage.intel import Intel as Intel
     from exfilml.triage.intel import read_intel as read_intel
+    from exfilml.triage.playbook import triage_cases as triage_cases
 
 _HOME = {
     "Assets": "triage.assets",
@@ -81,6 +82,7 @@ _HOME = {
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
+    "triage_cases": "triage.playbook",
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
     "write_flows": "sources",
@@ -118,6 +120,7 @@ __all__ = [
     "save_model",
     "save_state",
     "score_flows",
+    "triage_cases",
     "try_keys",
     "validate_flows",
     "write_flows",

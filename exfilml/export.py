@@ -59,22 +59,18 @@ def to_text(table: pd.DataFrame, form: str) -> str:
     if form in {"json", "jsonl"}:
         values = [_json_values(_timed(column)) for _, column in table.items()]
         names = [str(name) for name in table.columns]
-        lines = [
-            _CONTROL.sub(
-                lambda m: json.dumps(m[0])[1:-1],
-                json.dumps(
-                    dict(zip(names, row, strict=True)),
-                    ensure_ascii=False,
-                    allow_nan=False,
-                    default=str,
-                ),
-            )
-            for row in zip(*values, strict=True)
-        ]
+        rows = zip(*values, strict=True)
+        lines = [json_text(dict(zip(names, row, strict=True))) for row in rows]
         if form == "jsonl":
             return "".join(line + "\n" for line in lines)
         return "[" + ",\n".join(lines) + "]\n"
     raise OptionError(f"format {form!r}: expected csv, json or jsonl.")
+
+
+def json_text(value: object) -> str:
+    """Write a value of plain types as JSON in one line, fit for a terminal."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    return _CONTROL.sub(lambda m: json.dumps(m[0])[1:-1], text)
 
 
 def _timed(column: pd.Series) -> pd.Series:

@@ -19,6 +19,7 @@ from exfilml.cli._extract import doctor, flows, sources
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
+from exfilml.cli._triage import triage
 from exfilml.exceptions import ExfilmlError, ExfilmlWarning
 
 __all__ = ["app", "main", "run"]
@@ -38,6 +39,7 @@ for _command in (
     sources,
     train,
     rank,
+    triage,
     evaluate,
     blindspots,
     drift,

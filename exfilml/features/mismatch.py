@@ -31,7 +31,7 @@ UNCLAIMED: Final = 0.1
 USUAL_BITS: Final = 1.0
 
 # Names that nDPI gives to what IANA lists under another service name.
-_SPEAKS: Final[dict[str, frozenset[str]]] = {
+SPEAKS: Final[dict[str, frozenset[str]]] = {
     "tls": frozenset(
         {
             "https",
@@ -81,7 +81,7 @@ _SPEAKS: Final[dict[str, frozenset[str]]] = {
 
 def _expects(service: str, spoken: str) -> bool:
     name = spoken.lower()
-    return service in _SPEAKS.get(name, ()) or service.removesuffix("/udp") == name
+    return service in SPEAKS.get(name, ()) or service.removesuffix("/udp") == name
 
 
 def _probability(asked: Asked) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
 A `Case` holds answers, each with the `Fact`s it rests on, and a fact names the flows
 and the numbers behind it. `Case.evidence` lists them all, so that nothing is said that
 cannot be looked up. What was not visible is answered so, never with "no".
+
+One file because all of it is one shape, which is written as JSON and read again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import pandas as pd
 YES: Final = "yes"
 NO: Final = "no"
 NOT_VISIBLE: Final = "not visible"
+MOST_TOLD: Final = 2
+"""Reasons that a sentence names; `Case.evidence` has all."""
 LEVELS: Final = ("close", "watch", "L1", "T2", "incident")
 """Whom a case goes to, from nobody to the incident response."""
 
@@ -74,8 +78,9 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The answer and its reasons in a sentence."""
-        return f"{self.answer}: " + "; ".join(fact.text for fact in self.facts)
+        """The answer and its strongest reasons in a sentence."""
+        told = [fact.text for fact in self.facts[:MOST_TOLD]]
+        return f"{self.answer}: " + "; ".join(told)
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,13 @@ class Decision:
 
     @property
     def text(self) -> str:
-        """The level and the rule that set it last."""
-        last = next(r for r in reversed(self.rules) if r.level == self.level)
-        return f"{self.level}: {last.text}"
+        """The level, and the rule that set it."""
+        setting = self.rules[-1]
+        for rule in reversed(self.rules):
+            if rule.level != self.level:
+                break
+            setting = rule
+        return f"{self.level}: {setting.text}"
 
 
 @dataclass(frozen=True)
@@ -299,22 +308,20 @@ def _records(table: pd.DataFrame, *, labels: bool = True) -> list[dict[str, Any]
 
 def plain(value: Any) -> Any:
     """Return a value that JSON knows: `None` for what is missing or not finite."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return None
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    if value is None or pd.isna(value) or value in {np.inf, -np.inf}:
+        return None
     if isinstance(value, pd.Timestamp | dt.datetime):
         moment = pd.Timestamp(value)
         if moment.tzinfo is not None:
             moment = moment.tz_convert("UTC").tz_localize(None)
         return f"{moment.isoformat(timespec='microseconds')}Z"
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
-    return str(value)
+    return value if isinstance(value, str | bool | int | float) else str(value)
 
 
 @dataclass(frozen=True, eq=False)

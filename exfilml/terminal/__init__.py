@@ -8,8 +8,6 @@ reaches the terminal unescaped.
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,13 +17,24 @@ import pandas as pd
 
 from exfilml.export import printable
 from exfilml.features import human_bytes
+from exfilml.terminal._layout import WIDTH, laid_out, width_of_terminal
+from exfilml.terminal._triage import triage_text
 
 if TYPE_CHECKING:
     from exfilml.blindspots import Blindspots
     from exfilml.drift import Drift
     from exfilml.evaluation import Evaluation
 
-WIDTH: Final = 110
+__all__ = [
+    "blindspots_text",
+    "card_text",
+    "drift_text",
+    "evaluation_text",
+    "ranking_text",
+    "survey_text",
+    "triage_text",
+]
+
 LONGEST_PLACE: Final = 40
 HEADER: Final = (
     *("#", "bits", "", "first seen (UTC)", "local", "place", "port", "app"),
@@ -45,7 +54,7 @@ def ranking_text(ranking: pd.DataFrame) -> str:
     # A row is a case or a flow; a flow shows which case it belongs to.
     header = (*HEADER, "flows" if "flows" in ranking else "case")
     widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
-    width = _width()
+    width = width_of_terminal()
     lines = [click.style(_line(header, widths), underline=True)]
     contexts = ranking["context"] if "context" in ranking else [None] * len(rows)
     for row, reasons, context, alert in zip(
@@ -63,12 +72,6 @@ def ranking_text(ranking: pd.DataFrame) -> str:
                 subsequent_indent=INDENT,
             )
     return "\n".join(lines) + "\n"
-
-
-def _width() -> int:
-    if sys.stdout is None or not sys.stdout.isatty():
-        return WIDTH
-    return max(shutil.get_terminal_size().columns, 60)
 
 
 def _facts(row: dict[Any, Any]) -> tuple[str, ...]:
@@ -119,16 +122,8 @@ def evaluation_text(found: Evaluation) -> str:
         )
         for row in found.table.to_dict("records")
     ]
-    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
     right = {"rank", "bits", "up", "gone before", "cases"}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for cell, width, name in zip(row, widths, header, strict=True)
-        ).rstrip()
-        for row in (header, *rows)
-    ]
-    lines[0] = click.style(lines[0], underline=True)
+    lines = laid_out(header, rows, right=right)
     text = [printable(line) for line in found.lines()]
     return "\n".join([*text, "", *lines]) + "\n"
 
@@ -223,7 +218,7 @@ def survey_text(survey: pd.DataFrame) -> str:
         for row in survey.to_dict("records")
     ]
     widths = [max(len(r[i]) for r in (SURVEY, *rows)) for i in range(len(SURVEY))]
-    width = _width()
+    width = width_of_terminal()
     # A longer name has a line of its own, so that the others need not be as long.
     widths[0] = min(widths[0], max(width - sum(widths[1:]) - 2 * len(widths), 20))
     lines = [f"in {printable(folder)}"] if folder else []

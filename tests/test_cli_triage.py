@@ -1,0 +1,87 @@
+"""The command `triage`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from exfilml import cli
+
+SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
+MODEL = Path(__file__).parent.parent / "models" / "default.exfilml"
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory):
+    path = tmp_path_factory.mktemp("triage") / "flows.parquet"
+    assert cli.run(["flows", str(SAMPLE / "test.pcap"), "--out", str(path), "-q"]) == 0
+    return str(path)
+
+
+def run(*arguments, capfd):
+    status = cli.run(["triage", *arguments, "--model", str(MODEL), "-q"])
+    return status, *capfd.readouterr()
+
+
+def test_thefts_go_to_t2_and_hard_negatives_to_l1(flows, capfd):
+    """The sample's ten transfers, and its six hard negatives among what alerts."""
+    status, out, err = run(flows, capfd=capfd)
+    assert status == 0
+    assert "22 answered: 10 T2, 12 L1" in err
+    assert out.count("T1048.001 Exfiltration Over Symmetric") == 10
+    first = out.splitlines()[1]
+    assert "T2" in first
+    assert "goes to       T2: it alerts" in out
+
+
+def test_one_case_can_be_shown(flows, capfd):
+    _, out, _ = run(flows, "--format", "json", capfd=capfd)
+    told = json.loads(out)
+    name = told["cases"][12]["case"]
+    status, out, _ = run(flows, "--case", name, capfd=capfd)
+    assert status == 0
+    assert out.splitlines()[0].lstrip("\x1b[1m").startswith(f"case {name}: ")
+    status, _, err = run(flows, "--case", name[:-1] + "z", capfd=capfd)
+    assert status == 2
+    assert f"like it: {name}" in err
+
+
+def test_answers_are_written_whole(flows, tmp_path, capfd):
+    path = tmp_path / "triage.json"
+    status, out, err = run(flows, "--out", str(path), capfd=capfd)
+    assert status == 0
+    assert out == ""
+    assert f"22 cases written to {path}" in err
+    assert len(json.loads(path.read_text(encoding="utf-8"))["cases"]) == 22
+
+
+def test_intelligence_and_assets_are_told(flows, tmp_path, capfd):
+    (tmp_path / "feed.txt").write_text("203.0.113.200\n", encoding="utf-8")
+    (tmp_path / "cmdb.csv").write_text(
+        "address,owner,criticality\n10.20.0.20,Bob,critical\n", encoding="utf-8"
+    )
+    status, out, err = run(
+        flows,
+        *("--intel", str(tmp_path / "feed.txt")),
+        *("--assets", str(tmp_path / "cmdb.csv")),
+        capfd=capfd,
+    )
+    assert status == 0
+    assert "2 incident" in err
+    assert "owner Bob, criticality critical" in out
+    assert "is in no asset list: who owns it is unknown" in out
+    assert "address 203.0.113.200 of feed.txt meets 1 flows" in out
+
+
+def test_mistakes_are_told_before_the_work(flows, tmp_path, capfd):
+    status, _, err = run(flows, "--out", str(tmp_path / "no" / "t.json"), capfd=capfd)
+    assert status == 2
+    assert "the folder" in err
+    status, _, err = run(flows, "--intel", str(tmp_path / "none.txt"), capfd=capfd)
+    assert status == 2
+    assert "none.txt" in err
+    status, _, err = run(flows, "--top", "0", capfd=capfd)
+    assert status == 2
+    assert "top: got 0" in err
