@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 8
 MOST_COLUMNS: Final = 8
-MOST_FLOWS: Final = 6
-MOST_FACTS: Final = 6
+MOST_FLOWS: Final = 8
+QUIET_FLOWS: Final = 3
+# Facts to read at once, and to open.
+FIRST_FACTS: Final = 3
+MOST_FACTS: Final = 15
 MOST_REASONS: Final = 14
-LONGEST_WHY: Final = 170
+LONGEST_WHY: Final = 340
 _SIMPLE_NAME: Final = re.compile(r"[0-9A-Za-z_-]{1,40}")
 _LEVELS: Final = ("close", "watch", "L1", "T2", "incident")
 
@@ -69,13 +73,15 @@ def line(row: Mapping[Any, Any], at: int, case: Case | None) -> dict[str, Any]:
         "seen": time_text(seen),
         "seen_iso": "" if seen is None else f"{seen:%Y-%m-%dT%H:%M:%SZ}",
         "seen_sort": 0 if seen is None else int(seen.timestamp()),
-        "why": cut(reasons, LONGEST_WHY * 2) if case is None else _why(case, reasons),
+        "why": cut(reasons, LONGEST_WHY),
         "incident": "" if case is None else name(case.incident, LONGEST_NAME),
     }
 
 
-def _why(case: Case, reasons: str) -> str:
-    return sentence(case.decision.text) if case.decision.rules else reasons
+def _deciding(case: Case) -> str:
+    """Return why the case has its level, without the level."""
+    rules = [rule for rule in case.decision.rules if rule.level == case.decision.level]
+    return sentence(rules[-1].text) if rules else ""
 
 
 def _short(value: Any) -> str:
@@ -98,38 +104,68 @@ def _service(row: Mapping[Any, Any]) -> str:
     return named if str(int(port)) in named or port == 0 else f"{named} {int(port)}"
 
 
+@dataclass(frozen=True)
+class Behind:
+    """The flows behind a row, as far as they are known.
+
+    Attributes
+    ----------
+    flows
+        As `exfilml.triage.case.Case.flows`, `None` where they are not known.
+    contributions
+        Bits by family of evidence, empty where they are not known.
+    largest
+        The largest uploads, as `largest_flows` gives them.
+    """
+
+    flows: pd.DataFrame | None = None
+    contributions: Mapping[str, float] = field(default_factory=dict)
+    largest: list[dict[str, Any]] = field(default_factory=list)
+
+
+def behind(
+    rows: list[Mapping[Any, Any]], sources: Sequence[Case | Explained | None]
+) -> list[Behind]:
+    """Return what stands behind each row."""
+    # Of what nobody is called for, less is shown: a page must fit into a mail.
+    most = [MOST_FLOWS if value_of(row, "alert") else QUIET_FLOWS for row in rows]
+    tables = [None if source is None else source.flows for source in sources]
+    largest = largest_flows(tables, most)
+    return [
+        Behind()
+        if source is None
+        else Behind(source.flows, source.contributions, flows)
+        for source, flows in zip(sources, largest, strict=True)
+    ]
+
+
 def detail(
-    row: Mapping[Any, Any],
-    case: Case | None,
-    explained: Explained | None,
-    known: Baseline | None,
+    row: Mapping[Any, Any], case: Case | None, known: Behind, past: Baseline | None
 ) -> dict[str, Any]:
-    """Return what opens under a row, as far as it is known."""
-    flows = case.flows if case is not None else explained and explained.flows
-    bits = case.contributions if case is not None else explained and (
-        explained.contributions
-    )
+    """Return what opens under a row; `past` is what the baseline saw."""
+    bits = known.contributions
     found = {
         "reasons": _reasons(row),
-        "families": families(bits or {}),
-        "families_note": _bits_note(row, bits or {}),
-        "chance": chance_text(row.get("p_value"), "case" if "first_seen" in row else "flow"),
-        "identity": _identity(row, flows),
+        "families": families(bits),
+        "families_note": _bits_note(row, bits),
+        "chance": chance_text(
+            row.get("p_value"), "case" if "first_seen" in row else "flow"
+        ),
+        "identity": _identity(row, known.flows),
         "uploads": None,
         "streams": [],
         "seen_before": [],
         "flows": None,
     }
-    if flows is not None and len(flows):
-        largest = largest_flows(flows, MOST_FLOWS)
-        lead = largest[0]
-        ends = [str(lead[column]) for column in ("local_ip", "service")]
-        usual = None if known is None else usual_upload(known, *ends)
-        found["uploads"] = uploads(flows, usual)
-        found["streams"] = streams(largest)
-        found["flows"] = _flows(largest, len(flows))
-        if known is not None:
-            pairs = seen_before(known, *ends, str(lead["place"]))
+    if known.flows is not None and known.largest:
+        lead = known.largest[0]
+        host, service = str(lead["local_ip"]), str(lead["service"])
+        usual = None if past is None else usual_upload(past, host, service)
+        found["uploads"] = uploads(known.flows, usual)
+        found["streams"] = streams(known.largest)
+        found["flows"] = _flows(known.largest, len(known.flows))
+        if past is not None:
+            pairs = seen_before(past, host, service, str(lead["place"]))
             found["seen_before"] = [(name(who), what) for who, what in pairs]
     return {**found, **(_UNANSWERED if case is None else _answered(case))}
 
@@ -164,12 +200,13 @@ def _identity(
         ("Server name", cell(row.get("server_name"))),
         ("Application", cell(row.get("app"))),
         ("Direction", cell(row.get("direction"))),
-        ("Up / down", f"{bytes_text(row.get('up_bytes'))} / "
-                      f"{bytes_text(row.get('down_bytes'))}"),
+        (
+            "Up / down",
+            f"{bytes_text(row.get('up_bytes'))} / {bytes_text(row.get('down_bytes'))}",
+        ),
         ("First seen", _seen(row.get("first_seen", row.get("start")))),
         ("Last seen", _seen(row.get("last_seen"))),
-        ("Flows", cell(row.get("flows"))),
-        ("Addresses", cell(row.get("addresses"))),
+        ("Remote addresses", cell(row.get("addresses"))),
         ("Judged from", cell(row.get("capability"))),
         ("Not visible", cell(row.get("not_visible"))),
     ]
@@ -191,12 +228,17 @@ def _some(column: pd.Series) -> str:
     return " · ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
+def _port(value: Any) -> str:
+    port = real(value)
+    return "?" if port is None else f"{port:.0f}"
+
+
 def _flows(largest: list[dict[str, Any]], total: int) -> dict[str, Any]:
     rows = [
         [
             time_text(flow["start"], seconds=True),
-            f"{name(flow['src_ip'])}:{cell(real(flow['src_port']))}",
-            f"{name(flow['dst_ip'])}:{cell(real(flow['dst_port']))}",
+            f"{name(flow['src_ip'])}:{_port(flow['src_port'])}",
+            f"{name(flow['dst_ip'])}:{_port(flow['dst_port'])}",
             cell(flow.get("app")) or "?",
             bytes_text(flow["up_bytes"]),
             bytes_text(flow["down_bytes"]),
@@ -207,23 +249,25 @@ def _flows(largest: list[dict[str, Any]], total: int) -> dict[str, Any]:
     return {
         "head": ["start (UTC)", "initiator", "responder", "app", "up", "down", "bits"],
         "rows": rows,
-        "more": total - len(rows),
-        "total": plural(total, "flow"),
+        "more": 0,
+        "total": "",
+        "title": plural(total, "flow")
+        if total == len(rows)
+        else f"The {len(rows)} largest of {total:,} flows",
     }
 
 
 _UNANSWERED: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("level", "decision", "incident"), ""),
-    **dict.fromkeys(("rules", "answers", "against", "scope", "techniques"), ()),
-    **dict.fromkeys(("steps", "asset"), ()),
-    **dict.fromkeys(("intel", "history")),
+    **dict.fromkeys(("rules", "answers", "techniques", "steps", "asset"), ()),
+    **dict.fromkeys(("against", "scope", "intel", "history")),
 }
 
 
 def _answered(case: Case) -> dict[str, Any]:
     return {
         "level": case.decision.level,
-        "decision": sentence(case.decision.text) if case.decision.rules else "",
+        "decision": _deciding(case),
         "rules": [
             {
                 "name": name(rule.name),
@@ -233,8 +277,8 @@ def _answered(case: Case) -> dict[str, Any]:
             for rule in case.decision.rules
         ],
         "answers": [_answer(a) for a in (*case.indicators, *case.questions)],
-        "against": facts(case.against),
-        "scope": facts(case.scope),
+        "against": facts(case.against) if case.against else None,
+        "scope": facts(case.scope) if case.scope else None,
         "incident": name(case.incident, LONGEST_NAME),
         "techniques": [
             {
@@ -265,6 +309,7 @@ def _answered(case: Case) -> dict[str, Any]:
 def _answer(answer: Answer) -> dict[str, Any]:
     known = {"yes": "yes", "no": "no", "not visible": "unseen"}
     return {
+        "name": name(answer.name.replace("_", " ")),
         "question": sentence(answer.question),
         "answer": name(answer.answer),
         "class": known.get(answer.answer, "unseen"),
@@ -272,14 +317,20 @@ def _answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def facts(given: Iterable[Fact]) -> list[dict[str, str]]:
-    found = [
-        {"text": sentence(fact.text), "source": name(fact.source)} for fact in given
+def facts(given: Iterable[Fact]) -> dict[str, Any]:
+    """Return facts to read at once, others to open, and how many are left out."""
+    every = list(given)
+    shown = [
+        {"text": sentence(fact.text), "source": name(fact.source)}
+        for fact in every[:MOST_FACTS]
     ]
-    if len(found) > MOST_FACTS:
-        more = plural(len(found) - MOST_FACTS, "more fact")
-        found = [*found[:MOST_FACTS], {"text": more, "source": "not shown here"}]
-    return found
+    # A single one takes no more room than the offer to open it.
+    first = FIRST_FACTS if len(every) > FIRST_FACTS + 1 else len(every)
+    return {
+        "first": shown[:first],
+        "rest": shown[first:],
+        "left_out": max(len(every) - MOST_FACTS, 0),
+    }
 
 
 def any_table(table: pd.DataFrame) -> dict[str, Any] | None:

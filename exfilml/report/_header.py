@@ -222,8 +222,10 @@ def _model(detector: Detector | None) -> list[str]:
         for k in detector.learned_
     )
     return [
-        f"learned from {plural(detector.n_flows_, 'flow')} of "
-        f"{plural(detector.known_.n_hosts, 'local host')}",
+        (
+            f"learned from {plural(detector.n_flows_, 'flow')} of "
+            f"{plural(detector.known_.n_hosts, 'local host')}"
+        ),
         f"judges from {sees}; {trees} trees; trained by exfilml {name(made_by)}",
     ]
 

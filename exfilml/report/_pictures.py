@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -45,7 +46,7 @@ LEAST_BITS: Final = 0.05
 WIDTH, HEIGHT = 460, 176
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24
 RULER_HEIGHT: Final = 62
-MOST_DOTS: Final = 120
+MOST_DOTS: Final = 90
 MOST_STREAMS: Final = 4
 # From which p-value on bytes pass for random.
 RANDOM_P, DOUBTFUL_P = 0.01, 0.001
@@ -167,7 +168,8 @@ def _over_time(
         "height": HEIGHT,
         "base": HEIGHT - 8,
         "grid": [
-            {"y": f"{y(tick):.1f}", "text": human_bytes(tick)} for tick in scale.ticks(5)
+            {"y": f"{y(tick):.1f}", "text": human_bytes(tick)}
+            for tick in scale.ticks(5)
         ],
         "band": band,
         "dots": [
@@ -223,13 +225,33 @@ def streams(largest: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found[:MOST_STREAMS]
 
 
-def largest_flows(flows: pd.DataFrame, most: int) -> list[dict[str, Any]]:
-    """Return the flows that upload most, by column, the largest first."""
-    up = flows["up_bytes"].to_numpy(dtype="float64", na_value=0.0)
-    rows = np.argsort(-up, kind="stable")[:most]
-    shown = [c for c in (*SHOWN_COLUMNS, "suspicion") if c in flows]
-    columns = [flows[column].iloc[rows].tolist() for column in shown]
-    return [dict(zip(shown, cells, strict=True)) for cells in zip(*columns, strict=True)]
+def largest_flows(
+    tables: list[pd.DataFrame | None], most: list[int]
+) -> list[list[dict[str, Any]]]:
+    """Return the flows of each table that upload most, by column, the largest first.
+
+    Columns are turned into values once for all tables: for each it would take longer
+    than all else on the page.
+    """
+    parts, counts = [], []
+    for table, n in zip(tables, most, strict=True):
+        if table is None or len(table) == 0:
+            counts.append(0)
+            continue
+        up = table["up_bytes"].to_numpy(dtype="float64", na_value=0.0)
+        rows = np.argsort(-up, kind="stable")[:n]
+        shown = [c for c in (*SHOWN_COLUMNS, "suspicion") if c in table]
+        parts.append(table[shown].iloc[rows])
+        counts.append(len(rows))
+    if not parts:
+        return [[] for _ in tables]
+    whole = pd.concat(parts, ignore_index=True)
+    columns = [whole[column].tolist() for column in whole.columns]
+    names = whole.columns.tolist()
+    flows = (
+        dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)
+    )
+    return [list(islice(flows, n)) for n in counts]
 
 
 def _stream(flow: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,5 +291,7 @@ def _window(entropy: Any, p_random: Any) -> dict[str, Any]:
     bits = real(entropy)
     return {
         "look": look,
-        "text": shown if is_missing(entropy) or bits is None else f"{bits:.2f} · {shown}",
+        "text": shown
+        if is_missing(entropy) or bits is None
+        else f"{bits:.2f} · {shown}",
     }

@@ -83,7 +83,7 @@ def moment(value: Any) -> pd.Timestamp | None:
         time = pd.Timestamp(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    if time is pd.NaT:
+    if is_missing(time):
         return None
     return time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
 
@@ -144,13 +144,16 @@ def cell(value: Any) -> str:
     if is_missing(value):
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, pd.Timestamp | dt.datetime):
-        return time_text(value)
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list | tuple | set | frozenset):
-        return name(", ".join(str(part) for part in value))
-    return name(value)
+        text = "yes" if value else "no"
+    elif isinstance(value, pd.Timestamp | dt.datetime):
+        text = time_text(value)
+    elif isinstance(value, float):
+        whole = math.isfinite(value) and value == round(value)
+        text = f"{value:,.0f}" if whole else f"{value:.3g}"
+    elif isinstance(value, int):
+        text = f"{value:,}"
+    elif isinstance(value, list | tuple | set | frozenset):
+        text = name(", ".join(str(part) for part in value))
+    else:
+        text = name(value)
+    return text

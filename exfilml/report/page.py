@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MOST_ROWS: Final = 1000
 # Many mail servers refuse more than a few MB. What opens under the rows beyond is
 # shown in brief.
-MOST_DETAIL_BYTES: Final = 2_000_000
+MOST_DETAIL_BYTES: Final = 2_200_000
 # How many cases a print shows in full.
 PRINTED: Final = 25
 MOST_INCIDENTS: Final = 20
@@ -136,7 +136,7 @@ class RankingReport:
         if isinstance(given, Triage):
             rows: list[Mapping[Any, Any]] = [case.row for case in given.cases]
             return _header.Subject("case", rows, answered=True, about=given.about)
-        about = {**given.attrs}
+        about: dict[str, Any] = {str(k): v for k, v in given.attrs.items()}
         if self.flows is not None:
             about["flows"] = len(self.flows)
             if len(self.flows):
@@ -198,14 +198,15 @@ class RankingReport:
         """Return the rows, each with what opens under it, drawn."""
         template = _environment().get_template("case.html")
         known = None if self.detector is None else self.detector.known_
-        explained = self._explained(len(shown))
+        sources = self._answered[: len(shown)] or self._explained(len(shown))
+        behind = _case.behind(shown, sources)
         most = max((float(row.get("suspicion") or 0.0) for row in shown), default=1.0)
         left = MOST_DETAIL_BYTES
         found = []
         for at, row in enumerate(shown):
             case = self._answered[at] if subject.answered else None
             line = _case.line(row, at, case)
-            detail = _case.detail(row, case, explained[at], known)
+            detail = _case.detail(row, case, behind[at], known)
             facts = {"line": line, "d": detail, "noun": subject.kind}
             drawn = template.render(facts, brief=left <= 0)
             left -= len(drawn.encode())

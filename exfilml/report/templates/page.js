@@ -5,6 +5,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const table = $("cases");
   const say = (text) => { $("said").textContent = text; };
 
+  const narrow = matchMedia("(max-width:760px)").matches;
+  if (narrow) $("rest").open = false;
+
   const copied = (button) => {
     button.textContent = "Copied";
     say("Command copied");
@@ -118,7 +121,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Rows that are laid out as cards are still rows to a screen reader.
   const roles = [["thead,tbody", "rowgroup"], ["tr", "row"], ["th", "columnheader"], ["td", "cell"]];
-  if (matchMedia("(max-width:760px)").matches) {
+  if (narrow) {
     for (const [what, role] of [["table", "table"], ...roles]) {
       for (const part of document.querySelectorAll(what)) part.setAttribute("role", role);
     }
