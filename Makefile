@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SAMPLE := datasets/sample
 OUT := demo-out
 
-.PHONY: help demo test test-slow lint format bench models notebooks clean
+.PHONY: help demo test test-slow lint format bench models notebooks docs clean
 
 help:
 	@echo "make demo       train on the sample's baseline, rank its test days"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks: ratios against the named peers"
 	@echo "make models     train models/default.exfilml anew"
+	@echo "make docs       build the documentation into build/docs"
 	@echo "make notebooks  run the notebooks and keep their outputs"
 
 $(VENV)/bin/python:
@@ -64,3 +65,6 @@ clean:
 
 notebooks: $(VENV)/.dev
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

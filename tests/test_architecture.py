@@ -64,6 +64,7 @@ TOP_LEVEL = {
     "models",
     "tests",
     "datasets",
+    "docs",
     "README.md",
     "CHANGELOG.md",
     "LICENSE",
