@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -25,6 +25,8 @@ from exfilml.exceptions import OptionError
 
 if TYPE_CHECKING:
     from exfilml.triage.case import Triage
+
+PAGE: Final = ".html"
 
 
 @click.command()
@@ -64,7 +66,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How to print the triage.",
 )
-@click.option("--out", type=FILE, help="Write the answers to a .json file.")
+@click.option("--out", type=FILE, help="Write to .json, or to .html, a page to read.")
 @HOST_EVENTS
 @QUIET
 def triage(
@@ -92,6 +94,7 @@ def triage(
     from exfilml.ranking import check_options
 
     if out is not None:
+        _check_suffix(out)
         check_writable(out, source, model, policy, *intel, *assets, *event_logs())
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     declared = declared_policy(policy, home)
@@ -119,12 +122,24 @@ def triage(
         _check_case(case, [one.name for one in found])
     text = triage_text(found, case) if form == "table" else _json(found)
     if out is not None:
-        with complete_file(out) as part:
-            part.write_text(_json(found), encoding="utf-8")
+        if out.suffix.lower() == PAGE:
+            from exfilml.report.page import RankingReport
+
+            RankingReport(found, detector=detector, policy=declared).write(out)
+        else:
+            with complete_file(out) as part:
+                part.write_text(_json(found), encoding="utf-8")
         say(f"{len(found):,} cases written to {out}")
     else:
         click.echo(text, nl=False)
     _say_counts(found)
+
+
+def _check_suffix(out: Path) -> None:
+    if out.suffix.lower() not in {".json", PAGE}:
+        raise OptionError(
+            f"--out {out}: expected .json for programs or .html, a page to read."
+        )
 
 
 def _check_case(case: str, names: list[str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from exfilml.places import service_name
+from exfilml.report._answers import UNANSWERED, answered
 from exfilml.report._explained import NAMED, Explained, seen_before, usual_upload
 from exfilml.report._pictures import families, largest_flows, streams, uploads
 from exfilml.report._wording import (
@@ -31,15 +32,10 @@ from exfilml.report._wording import (
 
 if TYPE_CHECKING:
     from exfilml.baseline import Baseline
-    from exfilml.triage.case import Answer, Case, Fact
+    from exfilml.triage.case import Case
 
-MOST_ROWS: Final = 8
-MOST_COLUMNS: Final = 8
 MOST_FLOWS: Final = 8
 QUIET_FLOWS: Final = 3
-# Facts to read at once, and to open.
-FIRST_FACTS: Final = 3
-MOST_FACTS: Final = 15
 MOST_REASONS: Final = 14
 LONGEST_WHY: Final = 340
 _SIMPLE_NAME: Final = re.compile(r"[0-9A-Za-z_-]{1,40}")
@@ -76,12 +72,6 @@ def line(row: Mapping[Any, Any], at: int, case: Case | None) -> dict[str, Any]:
         "why": cut(reasons, LONGEST_WHY),
         "incident": "" if case is None else name(case.incident, LONGEST_NAME),
     }
-
-
-def _deciding(case: Case) -> str:
-    """Return why the case has its level, without the level."""
-    rules = [rule for rule in case.decision.rules if rule.level == case.decision.level]
-    return sentence(rules[-1].text) if rules else ""
 
 
 def _short(value: Any) -> str:
@@ -167,7 +157,7 @@ def detail(
         if past is not None:
             pairs = seen_before(past, host, service, str(lead["place"]))
             found["seen_before"] = [(name(who), what) for who, what in pairs]
-    return {**found, **(_UNANSWERED if case is None else _answered(case))}
+    return {**found, **(UNANSWERED if case is None else answered(case))}
 
 
 def _reasons(row: Mapping[Any, Any]) -> list[str]:
@@ -254,94 +244,4 @@ def _flows(largest: list[dict[str, Any]], total: int) -> dict[str, Any]:
         "title": plural(total, "flow")
         if total == len(rows)
         else f"The {len(rows)} largest of {total:,} flows",
-    }
-
-
-_UNANSWERED: Final[Mapping[str, Any]] = {
-    **dict.fromkeys(("level", "decision", "incident"), ""),
-    **dict.fromkeys(("rules", "answers", "techniques", "steps", "asset"), ()),
-    **dict.fromkeys(("against", "scope", "intel", "history")),
-}
-
-
-def _answered(case: Case) -> dict[str, Any]:
-    return {
-        "level": case.decision.level,
-        "decision": _deciding(case),
-        "rules": [
-            {
-                "name": name(rule.name),
-                "effect": f"{rule.effect} → {rule.level}",
-                "text": sentence(rule.text),
-            }
-            for rule in case.decision.rules
-        ],
-        "answers": [_answer(a) for a in (*case.indicators, *case.questions)],
-        "against": facts(case.against) if case.against else None,
-        "scope": facts(case.scope) if case.scope else None,
-        "incident": name(case.incident, LONGEST_NAME),
-        "techniques": [
-            {
-                "id": name(technique.id),
-                "name": name(technique.name),
-                "reason": sentence(technique.reason),
-                # Only to where ATT&CK is; nothing else becomes a link.
-                "url": technique.url
-                if re.fullmatch(r"T\d{4}(\.\d{3})?", technique.id)
-                else "",
-            }
-            for technique in case.techniques
-        ],
-        "steps": [
-            {"text": sentence(step.text), "command": name(step.command, 2000)}
-            for step in case.next_steps
-        ],
-        "asset": [
-            (name(key), cell(value))
-            for key, value in case.asset.items()
-            if not is_missing(value) and cell(value)
-        ],
-        "intel": any_table(case.intel),
-        "history": any_table(case.history),
-    }
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    known = {"yes": "yes", "no": "no", "not visible": "unseen"}
-    return {
-        "name": name(answer.name.replace("_", " ")),
-        "question": sentence(answer.question),
-        "answer": name(answer.answer),
-        "class": known.get(answer.answer, "unseen"),
-        "facts": facts(answer.facts),
-    }
-
-
-def facts(given: Iterable[Fact]) -> dict[str, Any]:
-    """Return facts to read at once, others to open, and how many are left out."""
-    every = list(given)
-    shown = [
-        {"text": sentence(fact.text), "source": name(fact.source)}
-        for fact in every[:MOST_FACTS]
-    ]
-    # A single one takes no more room than the offer to open it.
-    first = FIRST_FACTS if len(every) > FIRST_FACTS + 1 else len(every)
-    return {
-        "first": shown[:first],
-        "rest": shown[first:],
-        "left_out": max(len(every) - MOST_FACTS, 0),
-    }
-
-
-def any_table(table: pd.DataFrame) -> dict[str, Any] | None:
-    """Lay out a table whose columns the page does not know."""
-    if len(table) == 0:
-        return None
-    columns = [c for c in table.columns if table[c].notna().any()][:MOST_COLUMNS]
-    rows = table[columns].head(MOST_ROWS).itertuples(index=False, name=None)
-    return {
-        "head": [name(str(c).replace("_", " ")) for c in columns],
-        "rows": [[cell(value) for value in values] for values in rows],
-        "more": max(len(table) - MOST_ROWS, 0),
-        "total": plural(len(table), "row"),
     }

@@ -103,6 +103,8 @@ def explain_rows(
 
 def _flows_of_cases(judged: Judged, cases: list[int]) -> dict[int, pd.DataFrame]:
     """Return the flows of each case in order of time, as a triage has them."""
+    if not cases:
+        return {}
     scored = judged.scored
     wanted = np.array(cases, dtype=np.int64)
     start = scored.asked.oriented.flows["start"].to_numpy(dtype="datetime64[us]")

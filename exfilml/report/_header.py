@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from exfilml.report._wording import (
-    cell,
     moment,
     name,
     plural,
@@ -37,7 +36,11 @@ class Subject:
     kind
         ``case`` or ``flow``: what a row is.
     rows
-        Every row of the ranking, best first, by column.
+        The rows that the page shows, best first, by column.
+    ranked
+        How many rows the ranking has.
+    counted
+        How many of these have which value, for ``capability`` and ``not_visible``.
     answered
         Whether the playbook was answered.
     about
@@ -47,6 +50,8 @@ class Subject:
 
     kind: str
     rows: list[Mapping[Any, Any]]
+    ranked: int
+    counted: Mapping[str, Counter[str]]
     answered: bool
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +59,7 @@ class Subject:
     def total(self) -> int:
         """How many there were, before some were left out of the ranking."""
         count = self.about.get("total", self.about.get(f"{self.kind}s"))
-        return max(int(real(count) or 0), len(self.rows))
+        return max(int(real(count) or 0), self.ranked)
 
     @property
     def alerted(self) -> int:
@@ -92,20 +97,19 @@ def _noun(word: str, count: int) -> str:
 def unseen(subject: Subject) -> list[dict[str, str]]:
     """Count for how many rows something could not be judged, the most first."""
     counts: Counter[str] = Counter()
-    combined = Counter(str(cell(row.get("not_visible"))) for row in subject.rows)
-    for text, n in combined.items():
+    for text, n in subject.counted["not_visible"].items():
         for part in filter(None, (p.strip() for p in text.split(","))):
             counts[part] += n
-    return _shares(counts.most_common(8), len(subject.rows), subject.kind)
+    return _shares(counts.most_common(8), subject.ranked, subject.kind)
 
 
 def seen(subject: Subject) -> list[dict[str, str]]:
     """Count the rows by the most that could be judged of them, the most telling first."""
-    counts = Counter(cell(row.get("capability")) for row in subject.rows)
+    counts = subject.counted["capability"]
     order = [c for c in reversed(CAPABILITIES) if counts[c]]
     rest = [c for c in counts if c and c not in CAPABILITIES][:4]
     named = [(c, counts[c]) for c in (*order, *rest)]
-    return _shares(named, len(subject.rows), subject.kind)
+    return _shares(named, subject.ranked, subject.kind)
 
 
 def _shares(
@@ -233,14 +237,9 @@ def _model(detector: Detector | None) -> list[str]:
 def _besides(subject: Subject) -> list[str]:
     if not subject.answered:
         return []
-    words = {
-        "intel": ("threat intelligence", "indicator"),
-        "assets": ("assets", "entry"),
-        "history": ("history", "entry"),
-        "feedback": ("feedback", "entry"),
-    }
+    words = {"intel": "threat intelligence", "assets": "assets", "history": "history"}
     lines = []
-    for key, (what, _) in words.items():
+    for key, what in words.items():
         if key in subject.about:
             count = real(subject.about[key])
             shown = "not given" if count is None else f"{count:,.0f} entries"
@@ -262,9 +261,10 @@ def _made(noted: Mapping[str, Any]) -> list[str]:
     return [f"{when}exfilml {name(noted.get('version', ''))}"]
 
 
-def notices(subject: Subject, shown: int) -> list[str]:
+def notices(subject: Subject) -> list[str]:
     """Say what a reader would otherwise take for complete."""
     found = []
+    shown = len(subject.rows)
     left_out = subject.total - shown
     if left_out > 0:
         found.append(

@@ -25,8 +25,8 @@ LONGEST_TEXT: Final = 1200
 
 # A word with a letter of Hebrew, Arabic, Syriac, Thaana, N'Ko and their like in it.
 _RIGHT_TO_LEFT: Final = re.compile(
-    r"\S*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff"
-    r"\U0001e800-\U0001efff]\S*"
+    r"[^\s;,()]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff"
+    r"\U0001e800-\U0001efff][^\s;,()]*"
 )
 
 

@@ -10,26 +10,29 @@ in the preview of a mail, every case is simply open.
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import exfilml
 from exfilml.exceptions import ReportError
 from exfilml.export import complete_file
-from exfilml.report import _case, _header
+from exfilml.report import _answers, _case, _header
+from exfilml.report._drawing import asset, content_policy, environment
 from exfilml.report._explained import Explained, explain_rows
 from exfilml.report._pictures import FAMILY_TEXT
-from exfilml.report._wording import cut, isolated, name, plural, time_text
+from exfilml.report._wording import (
+    cell,
+    cut,
+    name,
+    plural,
+    real,
+    time_text,
+)
 from exfilml.triage.case import LEVELS, Triage
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ MOST_DETAIL_BYTES: Final = 2_200_000
 PRINTED: Final = 25
 MOST_INCIDENTS: Final = 20
 FRAME_HEIGHT: Final = 720
+_COUNTED: Final = ("capability", "not_visible")
 _NEEDED: Final = ("suspicion", "alert", "case", "local_ip", "place", "reasons")
 
 
@@ -118,24 +122,31 @@ class RankingReport:
 
     def html(self) -> str:
         """Return the page."""
-        environment = _environment()
         subject = self._subject()
-        shown = subject.rows[:MOST_ROWS]
-        style, script = _asset("page.css"), _asset("page.js")
-        facts = self._facts(subject, len(shown))
-        return environment.get_template("page.html").render(
-            facts,
-            cases=self._cases(subject, shown),
-            policy=_content_policy(style, script),
-            style=Markup(style),  # noqa: S704 (ours)
-            script=Markup(script),  # noqa: S704 (ours)
+        style, script = asset("page.css"), asset("page.js")
+        facts = self._facts(subject)
+        return (
+            environment()
+            .get_template("page.html")
+            .render(
+                facts,
+                cases=self._cases(subject),
+                policy=content_policy(style, script),
+                style=Markup(style),  # noqa: S704 (ours)
+                script=Markup(script),  # noqa: S704 (ours)
+            )
         )
 
     def _subject(self) -> _header.Subject:
         given = self.ranking
         if isinstance(given, Triage):
-            rows: list[Mapping[Any, Any]] = [case.row for case in given.cases]
-            return _header.Subject("case", rows, answered=True, about=given.about)
+            every = [case.row for case in given.cases]
+            counted = {c: Counter(cell(row.get(c)) for row in every) for c in _COUNTED}
+            return _header.Subject(
+                *("case", [*every[:MOST_ROWS]], len(every), counted),
+                answered=True,
+                about=given.about,
+            )
         about: dict[str, Any] = {str(k): v for k, v in given.attrs.items()}
         if self.flows is not None:
             about["flows"] = len(self.flows)
@@ -145,14 +156,18 @@ class RankingReport:
         about |= {"made": pd.Timestamp.now("UTC"), "version": exfilml.__version__}
         about.setdefault("alerted", int(given["alert"].fillna(False).sum()))
         kind = "case" if "first_seen" in given else "flow"
-        records: list[Mapping[Any, Any]] = list(given.to_dict("records"))
-        return _header.Subject(kind, records, answered=False, about=about)
+        rows: list[Mapping[Any, Any]] = [*given.head(MOST_ROWS).to_dict("records")]
+        counted = {
+            c: Counter(map(cell, given[c].tolist() if c in given else ()))
+            for c in _COUNTED
+        }
+        return _header.Subject(kind, rows, len(given), counted, False, about)
 
-    def _facts(self, subject: _header.Subject, shown: int) -> dict[str, Any]:
+    def _facts(self, subject: _header.Subject) -> dict[str, Any]:
         first, last = _header.period(subject)
         noun = subject.kind
         levels = Counter(c.decision.level for c in self._answered)
-        alerts = sum(bool(row.get("alert")) for row in subject.rows[:shown])
+        alerts = sum(bool(row.get("alert")) for row in subject.rows)
         return {
             "title": name(self.title or f"Ranked {noun}s"),
             "noun": noun,
@@ -164,7 +179,7 @@ class RankingReport:
             "levels": [
                 {"name": level, "count": levels[level]} for level in reversed(LEVELS)
             ],
-            "notices": _header.notices(subject, shown),
+            "notices": _header.notices(subject),
             "unseen": _header.unseen(subject),
             "seen": _header.seen(subject),
             "about": _header.about(subject, self.detector, self._home),
@@ -172,7 +187,7 @@ class RankingReport:
             "answered": subject.answered,
             "heading": f"{noun.capitalize()}s, the most suspicious first",
             "seen_head": "Last seen" if noun == "case" else "Start",
-            "shown": f"{shown:,}",
+            "shown": f"{len(subject.rows):,}",
             "shown_alerts": f"{alerts:,}",
             "empty": _empty(subject),
             "glossary": [{"name": k, "text": v} for k, v in FAMILY_TEXT.items()],
@@ -192,15 +207,14 @@ class RankingReport:
         policy = None if self.policy is None else Policy.of(self.policy)
         return at_home(self.detector, policy).home_
 
-    def _cases(
-        self, subject: _header.Subject, shown: list[Mapping[Any, Any]]
-    ) -> list[dict[str, Any]]:
+    def _cases(self, subject: _header.Subject) -> list[dict[str, Any]]:
         """Return the rows, each with what opens under it, drawn."""
-        template = _environment().get_template("case.html")
+        shown = subject.rows
+        template = environment().get_template("case.html")
         known = None if self.detector is None else self.detector.known_
         sources = self._answered[: len(shown)] or self._explained(len(shown))
         behind = _case.behind(shown, sources)
-        most = max((float(row.get("suspicion") or 0.0) for row in shown), default=1.0)
+        most = max((real(row.get("suspicion")) or 0.0 for row in shown), default=1.0)
         left = MOST_DETAIL_BYTES
         found = []
         for at, row in enumerate(shown):
@@ -245,7 +259,7 @@ class RankingReport:
                     for case in incident.cases[:12]
                 ],
                 "more": max(len(incident.cases) - 12, 0),
-                "facts": _case.facts((*incident.scope, *incident.links)),
+                "facts": _answers.facts((*incident.scope, *incident.links)),
             }
             for incident in self.ranking.incidents[:MOST_INCIDENTS]
         ]
@@ -289,34 +303,3 @@ def _empty(subject: _header.Subject) -> dict[str, Any]:
             "The file is of another kind than it was read as: see exfilml doctor FILE.",
         ],
     }
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("exfilml.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["isolated"] = isolated
-    return environment
-
-
-@functools.cache
-def _asset(file: str) -> str:
-    return (files("exfilml.report") / "templates" / file).read_text(encoding="utf-8")
-
-
-def _content_policy(style: str, script: str) -> str:
-    """Allow the page's own style and script, and nothing else at all."""
-
-    def hashed(text: str) -> str:
-        digest = hashlib.sha256(text.encode()).digest()
-        return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-    return (
-        f"default-src 'none'; style-src {hashed(style)}; script-src {hashed(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
