@@ -50,12 +50,12 @@ def read_toml(
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as failure:
         raise error(
-            f"{path}: not a TOML file: no text in UTF-8; README shows an example of "
-            f"{what}."
+            f"{path}: not a TOML file: no text in UTF-8; the documentation shows "
+            f"an example of {what}."
         ) from failure
     except (ValueError, RecursionError) as failure:
         raise error(
-            f"{path}: not a TOML file: {failure}; README shows an example of {what}."
+            f"{path}: not a TOML file: {failure}; the documentation shows an example of {what}."
         ) from failure
 
 

@@ -206,7 +206,8 @@ def rank_flows(
         further than is known (``windows_not_covered``), whether the flows go on where
         the state left off (``follows``), and by capability from which suspicion on a
         case alerts and how often normal operation then does (``thresholds``, see
-        `_alerts`). Cases that only an approval keeps from alerting are ``suppressed``;
+        `_alerts`), and how well the model fits the flows (``fit``, see
+        `how_well_it_fits`). Cases that only an approval keeps from alerting are ``suppressed``;
         where there is a policy, ``policy`` has `Ruling.counts`.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
@@ -238,7 +239,9 @@ def rank_flows(
         },
         index=chosen.index,
     )
-    return _noted(_typed(table[list(FLOW_COLUMNS)]), judged, by_case=False)
+    return _fitted(
+        _noted(_typed(table[list(FLOW_COLUMNS)]), judged, by_case=False), judged
+    )
 
 
 def rank_cases(
@@ -332,7 +335,7 @@ def case_table(
     for name in ("src_ip", "dst_ip", "protocol", "app", "server_name"):
         columns[name] = leading[name].array
     table = pd.DataFrame(columns, columns=list(CASE_COLUMNS))
-    return _noted(_typed(table), judged, by_case=True)
+    return _fitted(_noted(_typed(table), judged, by_case=True), judged)
 
 
 def flows_of_case(
@@ -401,6 +404,23 @@ def check_options(
         check_budget(alerts_per_day)
     if fdr is not None:
         check_rate(fdr)
+
+
+def how_well_it_fits(asked: Asked) -> dict[str, int]:
+    """Say how much of what some flows show a model has never seen.
+
+    Returns
+    -------
+    dict
+        ``hosts`` and ``services`` of the flows, and how many of them are new:
+        ``new_hosts``, ``new_services``.
+    """
+    found: dict[str, int] = {}
+    for what, names in (("hosts", "local_ip"), ("services", "service")):
+        first, _ = grouped(asked.observed.hashes[names])
+        new = asked.is_new(what.removesuffix("s"))[first]
+        found |= {what: len(first), f"new_{what}": int(new.sum())}
+    return found
 
 
 def is_elsewhere(asked: Asked) -> str:
@@ -842,4 +862,10 @@ def _noted(table: pd.DataFrame, judged: Judged, *, by_case: bool) -> pd.DataFram
     }
     if (counts := judged.ruling.counts) is not None:
         table.attrs["policy"] = counts
+    return table
+
+
+def _fitted(table: pd.DataFrame, judged: Judged) -> pd.DataFrame:
+    """Note in ``attrs`` how well the model fits the flows."""
+    table.attrs["fit"] = how_well_it_fits(judged.scored.asked)
     return table

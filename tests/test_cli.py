@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -618,6 +619,39 @@ def test_a_closed_stream_does_not_break_the_run(site, closed):
     assert (site / "closed.csv").stat().st_size > 1000
 
 
+def test_doctor_says_what_is_missing_and_how_to_get_it(run, monkeypatch, site):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("exfilml.cli._doctor.find_spec", lambda _: None)
+    status, out, _ = run("doctor", "--model", str(site / "m.exfilml"))
+    assert status == 0
+    assert "not installed (apt install nfdump): reads nfdump's own files" in out
+    assert "not installed (pip install 'exfilml[netflow]')" in out
+    assert "says whether it still fits" in out
+
+
+def test_colours_can_be_turned_off(site):
+    """As https://no-color.org asks, also on a terminal."""
+    import pty
+
+    shown = {}
+    for value in ("", "1"):
+        mine, theirs = pty.openpty()
+        subprocess.run(
+            [sys.executable, "-m", "exfilml", "rank", str(site / "today.parquet")]
+            + ["--model", str(site / "m.exfilml"), "--top", "1", "-q"],
+            env=os.environ | {"NO_COLOR": value},
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        shown[value] = os.read(mine, 100_000)
+        os.close(mine)
+        os.close(theirs)
+    # What colorama, where it is installed, writes at exit resets and sets nothing.
+    styled = [re.search(rb"\x1b\[[1-9]", text) is not None for text in shown.values()]
+    assert styled == [True, False]
+
+
 def test_doctor_says_which_loop_reads_captures_and_why(run, monkeypatch):
     """Asked of the very worker that would read them."""
     status, out, err = run("doctor")
@@ -625,6 +659,7 @@ def test_doctor_says_which_loop_reads_captures_and_why(run, monkeypatch):
     facts = dict(line.split(":", 1) for line in out.splitlines())
     assert facts["packet loop"].strip() == "compiled"
     assert facts["nfstream"].strip() == version("nfstream")
+    assert "free" in facts["temporary files"]
     code = (
         "from exfilml.sources import _engine_abi as abi\n"
         "abi.TESTED = ('6.5.4',)\n"

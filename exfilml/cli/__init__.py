@@ -6,6 +6,7 @@ done, 2 that the user can mend it, with one line that says how, and 130 Ctrl-C.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -15,7 +16,8 @@ import click
 
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
-from exfilml.cli._extract import doctor, flows, sources
+from exfilml.cli._doctor import doctor
+from exfilml.cli._extract import flows, sources
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
 from exfilml.cli._train import train
@@ -73,7 +75,13 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one for each way to end
     warnings.simplefilter("always", ExfilmlWarning)
     warnings.showwarning = show_warning
     try:
-        status = app.main(arguments, prog_name="exfilml", standalone_mode=False)
+        status = app.main(
+            arguments,
+            prog_name="exfilml",
+            standalone_mode=False,
+            # https://no-color.org; None leaves it to whether it is a terminal.
+            color=False if os.environ.get("NO_COLOR") else None,
+        )
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:

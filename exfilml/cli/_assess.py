@@ -50,7 +50,7 @@ def evaluate(
 ) -> None:
     """Say what a model finds in labelled flows, and what it costs.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input, of
     another time than the model's baseline.
     """
@@ -121,7 +121,7 @@ def blindspots(
 ) -> None:
     """Say which uploads a model would miss at a site.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input: traffic
     of the site, into which synthetic uploads are planted. Nothing is sent.
     """
@@ -185,7 +185,7 @@ def drift(
 ) -> None:
     """Say whether a model still fits later traffic.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input, of
     normal operation.
     """

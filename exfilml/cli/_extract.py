@@ -1,4 +1,4 @@
-"""Commands that read: `flows`, `sources` and `doctor`."""
+"""Commands that read: `flows` and `sources`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from exfilml.cli._output import as_given, check_writable, say
 def flows(source: tuple[str, ...], out: Path, *, quiet: bool) -> None:
     """Extract flows with payload evidence from captures, and flows from logs.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input.
     """
     from exfilml.exceptions import OutputError
@@ -68,13 +68,3 @@ def sources(source: tuple[str, ...], form: str, *, quiet: bool) -> None:
         click.echo(survey_text(table), nl=False)
     else:
         click.echo(to_text(table, form), nl=False)
-
-
-@click.command()
-def doctor() -> None:
-    """Show how captures are read on this machine: the fast way or not, and why."""
-    from exfilml.export import printable
-    from exfilml.sources import examine
-
-    for name, value in examine().items():
-        click.echo(f"{name + ':':<15} {printable(value)}")

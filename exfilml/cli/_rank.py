@@ -19,7 +19,7 @@ from exfilml.cli._options import (
     load,
     read,
 )
-from exfilml.cli._output import check_writable, drop_stdout, say
+from exfilml.cli._output import check_writable, drop_stdout, say, working
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def rank(
 ) -> None:
     """Rank flows or cases by suspicion, with reasons.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input.
     """
     from exfilml.export import output_format, to_text, write_table
@@ -125,15 +125,16 @@ def rank(
     if top is None and form == "table" and out is None:
         top = TABLE_ROWS
     ranker = rank_flows if by == "flow" else rank_cases
-    ranking = ranker(
-        detector,
-        table,
-        top=top,
-        state=memory,
-        alerts_per_day=alerts_per_day,
-        fdr=fdr,
-        policy=declared,
-    )
+    with working(f"ranking {len(table):,} flows", quiet=quiet):
+        ranking = ranker(
+            detector,
+            table,
+            top=top,
+            state=memory,
+            alerts_per_day=alerts_per_day,
+            fdr=fdr,
+            policy=declared,
+        )
     ranking = with_context(ranking)
     try:
         if out is not None:
@@ -151,6 +152,7 @@ def rank(
             text = ranking_text(ranking) if as_table else to_text(ranking, form)
             click.echo(text, nl=False)
         _say_counts(ranking, len(table), by, memory)
+        say(_fit(model, detector, ranking.attrs["fit"]))
     except BrokenPipeError:
         # Who reads only the first rows has seen the flows all the same.
         drop_stdout()
@@ -193,6 +195,18 @@ def _say_counts(
             since = datetime.fromtimestamp(memory.earliest, UTC)
             far = f"to {since:%Y-%m-%d %H:%M} UTC only"
         say(f"sums over {windows} reach back {far}")
+
+
+def _fit(model: Path | None, detector: Detector, fit: dict[str, int]) -> str:
+    """Say which model ranked, and how much of the flows it knows."""
+    first, last = detector.window_
+    name = "the shipped model" if model is None else str(model)
+    return (
+        f"{name} (learned {first:%Y-%m-%d} to {last:%Y-%m-%d}) knows "
+        f"{fit['hosts'] - fit['new_hosts']:,} of {fit['hosts']:,} hosts and "
+        f"{fit['services'] - fit['new_services']:,} of {fit['services']:,} services "
+        "of these flows"
+    )
 
 
 def _remembered(path: Path, detector: Detector, *, adopt: bool) -> State:

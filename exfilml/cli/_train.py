@@ -103,7 +103,7 @@ def train(
 ) -> None:
     """Train a model on traffic of normal operation.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input; several in any order. Flows are
     sorted on disk: months of them need not fit into memory.
     """

@@ -20,7 +20,7 @@ from exfilml.cli._options import (
     load,
     read,
 )
-from exfilml.cli._output import check_writable, say
+from exfilml.cli._output import check_writable, say, working
 from exfilml.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -108,16 +108,17 @@ def triage(
     known = read_intel(intel, home=detector.home_) if intel else None
     owners = read_assets(assets) if assets else None
     (table,) = with_processes([read(source, quiet=quiet)])
-    found = triage_cases(
-        detector,
-        table,
-        top=top,
-        alerts_per_day=alerts_per_day,
-        fdr=fdr,
-        policy=declared,
-        intel=known,
-        assets=owners,
-    )
+    with working(f"triage of {len(table):,} flows", quiet=quiet):
+        found = triage_cases(
+            detector,
+            table,
+            top=top,
+            alerts_per_day=alerts_per_day,
+            fdr=fdr,
+            policy=declared,
+            intel=known,
+            assets=owners,
+        )
     if case is not None:
         _check_case(case, [one.name for one in found])
     text = triage_text(found, case) if form == "table" else _json(found)
