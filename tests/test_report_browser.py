@@ -67,6 +67,7 @@ class Seen:
         self.context = chromium.new_context(
             viewport={"width": width, "height": 900}, **context
         )
+        self.context.set_default_timeout(90_000)
         self.page = self.context.new_page()
         self.said, self.asked = [], []
         self.page.on("console", lambda message: self.said.append(message.text))

@@ -18,9 +18,11 @@ from exfilml.report._wording import (
 )
 
 if TYPE_CHECKING:
-    from exfilml.triage.case import Answer, Case, Fact
+    from exfilml.triage.case import Answer, Case, Fact, Triage
 
 MOST_ROWS: Final = 8
+MOST_INCIDENTS: Final = 20
+MOST_TOGETHER: Final = 12
 MOST_COLUMNS: Final = 8
 # Facts to read at once, and to open.
 FIRST_FACTS: Final = 3
@@ -121,3 +123,23 @@ def any_table(table: pd.DataFrame) -> dict[str, Any] | None:
         "more": max(len(table) - MOST_ROWS, 0),
         "total": plural(len(table), "row"),
     }
+
+
+def incidents(triage: Triage, shown: int) -> list[dict[str, Any]]:
+    """Return cases that belong together, with links to those of the first `shown`."""
+    here = {case.name for case in triage.cases[:shown]}
+    return [
+        {
+            "name": name(incident.name, LONGEST_NAME),
+            "cases": [
+                {
+                    "name": name(case, LONGEST_NAME),
+                    "href": f"case-{case}" if case in here else "",
+                }
+                for case in incident.cases[:MOST_TOGETHER]
+            ],
+            "more": max(len(incident.cases) - MOST_TOGETHER, 0),
+            "facts": facts((*incident.scope, *incident.links)),
+        }
+        for incident in triage.incidents[:MOST_INCIDENTS]
+    ]

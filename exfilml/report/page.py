@@ -21,7 +21,10 @@ from markupsafe import Markup, escape
 import exfilml
 from exfilml.exceptions import ReportError
 from exfilml.export import complete_file
-from exfilml.report import _answers, _case, _header
+from exfilml.policy import Policy
+from exfilml.ranking import at_home
+from exfilml.report import _case, _header
+from exfilml.report._answers import incidents
 from exfilml.report._drawing import asset, content_policy, environment
 from exfilml.report._explained import Explained, explain_rows
 from exfilml.report._pictures import FAMILY_TEXT
@@ -37,7 +40,6 @@ from exfilml.triage.case import LEVELS, Triage
 
 if TYPE_CHECKING:
     from exfilml.detector import Detector
-    from exfilml.policy import Policy
     from exfilml.triage.case import Case
 
 # More rows than anybody reads; a table of them is for other tools.
@@ -47,7 +49,6 @@ MOST_ROWS: Final = 1000
 MOST_DETAIL_BYTES: Final = 2_200_000
 # How many cases a print shows in full.
 PRINTED: Final = 25
-MOST_INCIDENTS: Final = 20
 FRAME_HEIGHT: Final = 720
 _COUNTED: Final = ("capability", "not_visible")
 _NEEDED: Final = ("suspicion", "alert", "case", "local_ip", "place", "reasons")
@@ -183,7 +184,9 @@ class RankingReport:
             "unseen": _header.unseen(subject),
             "seen": _header.seen(subject),
             "about": _header.about(subject, self.detector, self._home),
-            "incidents": self._incidents(),
+            "incidents": incidents(self.ranking, MOST_ROWS)
+            if isinstance(self.ranking, Triage)
+            else [],
             "answered": subject.answered,
             "heading": f"{noun.capitalize()}s, the most suspicious first",
             "seen_head": "Last seen" if noun == "case" else "Start",
@@ -201,9 +204,6 @@ class RankingReport:
     def _home(self) -> tuple[str, ...] | None:
         if self.detector is None:
             return None
-        from exfilml.policy import Policy
-        from exfilml.ranking import at_home
-
         policy = None if self.policy is None else Policy.of(self.policy)
         return at_home(self.detector, policy).home_
 
@@ -243,26 +243,6 @@ class RankingReport:
             return [None] * shown
         rows = given.head(shown)
         return explain_rows(self.detector, self.flows, rows, self.policy)
-
-    def _incidents(self) -> list[dict[str, Any]]:
-        if not isinstance(self.ranking, Triage):
-            return []
-        here = {case.name for case in self.ranking.cases[:MOST_ROWS]}
-        return [
-            {
-                "name": name(incident.name, 64),
-                "cases": [
-                    {
-                        "name": name(case, 64),
-                        "href": f"case-{case}" if case in here else "",
-                    }
-                    for case in incident.cases[:12]
-                ],
-                "more": max(len(incident.cases) - 12, 0),
-                "facts": _answers.facts((*incident.scope, *incident.links)),
-            }
-            for incident in self.ranking.incidents[:MOST_INCIDENTS]
-        ]
 
 
 def _check(ranking: object) -> None:
