@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class FeedbackError(ExfilmlError, ValueError):
+    """A feedback store or a judgement cannot be read, written or understood."""
+
+
 class ColumnMapError(ExfilmlError, ValueError):
     """A column map cannot be read, or says what no column map can say."""
 
@@ -54,6 +58,10 @@ class ModelFileError(ExfilmlError):
 
 class StateError(ExfilmlError, ValueError):
     """A state of earlier calls is of another model, or damaged."""
+
+
+class HistoryError(ExfilmlError):
+    """A history store is foreign, damaged, in use, or of another site."""
 
 
 class DependencyError(ExfilmlError):
@@ -106,3 +114,7 @@ class IntelWarning(ExfilmlWarning):
 
 class AssetsWarning(ExfilmlWarning):
     """Some assets cannot be read, or contradict each other."""
+
+
+class FeedbackWarning(ExfilmlWarning):
+    """Some judgements cannot be read, or their clocks are wrong."""

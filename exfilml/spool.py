@@ -185,6 +185,8 @@ class Spool:
         Which flows are meant.
     timezone, sampling, exports, columns
         As of `exfilml.read_flows`.
+    also
+        Columns to keep beside those that are learned from.
 
     Attributes
     ----------
@@ -209,8 +211,10 @@ class Spool:
         sampling: int | None = None,
         exports: bool = False,
         columns: Columns | None = None,
+        also: tuple[str, ...] = (),
     ) -> None:
         self.folder = Path(folder)
+        self.names = (*LEARNED, *also)
         self.span = Span() if span is None else span
         self.asked: dict[str, Any] = {
             "timezone": timezone,
@@ -365,7 +369,8 @@ class Spool:
         parallel = joblib.Parallel(
             n_jobs=min(n_jobs, len(left)), return_as="generator_unordered"
         )
-        worker = Spool(self.folder, self.span, **self.asked)
+        also = self.names[len(LEARNED) :]
+        worker = Spool(self.folder, self.span, **self.asked, also=also)
         with _deaf():
             read = parallel(joblib.delayed(_in_worker)(worker, path) for path in left)
         yield from read
@@ -393,6 +398,8 @@ class Spool:
         if asked["columns"] is not None and not asked["columns"].covers(path):
             asked["columns"] = None
         told = f"{self.span!r}\t{asked}"
+        if self.names != LEARNED:
+            told += f"\t{self.names}"
         text = f"{__version__}\t{FORMAT}\t{path.resolve()}\t{size}\t{mtime_ns}\t{told}"
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8)
         return digest.hexdigest()
@@ -431,11 +438,11 @@ class Spool:
         """Write the flows of a file, and return what is known of them."""
         about = About(str(path), status.st_size, status.st_mtime_ns)
         ends = PublicEnds()
-        tables = _tables(path, self.asked, progress=progress)
+        tables = _tables(path, self.asked, self.names, progress=progress)
         for number, table in enumerate(tables):
             flows = self.span.of(table)
             ends = ends.merge(PublicEnds.of(flows))
-            columns, parts = _write(flows, folder, number)
+            columns, parts = _write(flows, folder, number, self.names)
             about.columns = sorted({*about.columns, *columns})
             about.parts.extend(parts)
             about.rows += len(flows)
@@ -460,7 +467,7 @@ class Spool:
         import pyarrow.parquet as pq
 
         shown = {c for about in self.sources.values() for c in about.columns}
-        columns = [name for name in LEARNED if name in shown]
+        columns = [name for name in self.names if name in shown]
         hours: dict[int, list[tuple[Path, int]]] = {}
         for name, about in sorted(self.sources.items()):
             for file, groups in about.parts:
@@ -508,7 +515,7 @@ def _in_worker(
 
 
 def _tables(
-    path: Path, asked: dict[str, Any], *, progress: bool | None
+    path: Path, asked: dict[str, Any], names: tuple[str, ...], *, progress: bool | None
 ) -> Iterator[pd.DataFrame]:
     """Read a file, in pieces where its format allows; of Parquet what is needed."""
     import pyarrow as pa
@@ -523,9 +530,11 @@ def _tables(
         return
     try:
         with pq.ParquetFile(path) as parquet:
-            columns = [c for c in LEARNED if c in parquet.schema_arrow.names]
+            columns = [c for c in names if c in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(CHUNK, columns=columns):
-                yield validate_flows(batch.to_pandas())
+                flows = validate_flows(batch.to_pandas())
+                flows["sensor"] = flows["sensor"].fillna(path.name)
+                yield flows
             if parquet.metadata.num_rows == 0:
                 yield read_flows(path, n_jobs=1, progress=progress)
     except FlowsError as error:
@@ -536,7 +545,7 @@ def _tables(
 
 
 def _write(
-    flows: pd.DataFrame, folder: Path, number: int
+    flows: pd.DataFrame, folder: Path, number: int, columns: tuple[str, ...]
 ) -> tuple[list[str], list[Part]]:
     """Write flows by day and hour, in order of start.
 
@@ -550,7 +559,7 @@ def _write(
 
     if len(flows) == 0:
         return [], []
-    names = [name for name in LEARNED if flows[name].notna().any()]
+    names = [name for name in columns if flows[name].notna().any()]
     table = pa.Table.from_pandas(flows[names], preserve_index=False)
     start = starts(flows)
     if (start[1:] < start[:-1]).any():

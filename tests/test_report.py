@@ -18,9 +18,9 @@ from sites import office, theft
 
 import exfilml
 from exfilml.exceptions import OutputError, ReportError
-from exfilml.report import _wording, page
-from exfilml.report._explained import explain_rows, usual_upload
-from exfilml.report._pictures import uploads
+from exfilml.report.page import _wording, report
+from exfilml.report.page._explained import explain_rows, usual_upload
+from exfilml.report.page._pictures import uploads
 from exfilml.triage.case import Answer, Fact, Step
 
 HOSTILE = (
@@ -84,7 +84,7 @@ def drawn(site):
 
 
 def html(*given, **more):
-    return page.RankingReport(*given, **more).html()
+    return report.RankingReport(*given, **more).html()
 
 
 def hostile_case(text, **more):
@@ -344,9 +344,9 @@ def test_many_flows_are_drawn_as_the_largest_of_each_interval():
 
 def test_what_is_no_ranking_is_refused():
     with pytest.raises(ReportError, match="got list"):
-        page.RankingReport([1, 2])
+        report.RankingReport([1, 2])
     with pytest.raises(ReportError, match="columns missing: suspicion"):
-        page.RankingReport(pd.DataFrame({"a": [1]}))
+        report.RankingReport(pd.DataFrame({"a": [1]}))
 
 
 def test_write_gives_the_page_or_nothing(tmp_path):

@@ -1,247 +1,163 @@
-"""What the page says of one case: its line in the table, and what opens under it."""
+"""A triaged case as a notebook shows it: the decision, the answers, what to do next."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
-from exfilml.places import service_name
-from exfilml.report._answers import UNANSWERED, answered
-from exfilml.report._explained import NAMED, Explained, seen_before, usual_upload
-from exfilml.report._pictures import families, largest_flows, streams, uploads
-from exfilml.report._wording import (
-    LONGEST_NAME,
-    bytes_text,
-    cell,
-    chance_text,
-    cut,
-    is_missing,
-    moment,
+from exfilml.export import printable
+from exfilml.features import human_bytes
+from exfilml.report._html import (
+    LEAST_SCALE,
+    LONGEST_REASON,
+    Shown,
+    bar,
     name,
-    plural,
-    real,
-    sentence,
-    time_text,
-    value_of,
+    page,
+    rows_of,
+    told,
 )
 
 if TYPE_CHECKING:
-    from exfilml.baseline import Baseline
-    from exfilml.triage.case import Case
+    from collections.abc import Iterable
 
-MOST_FLOWS: Final = 8
-QUIET_FLOWS: Final = 3
-MOST_REASONS: Final = 14
-LONGEST_WHY: Final = 340
-_SIMPLE_NAME: Final = re.compile(r"[0-9A-Za-z_-]{1,40}")
-_LEVELS: Final = ("close", "watch", "L1", "T2", "incident")
+    from exfilml.triage.case import Answer, Case, Triage
 
-
-def line(row: Mapping[Any, Any], at: int, case: Case | None) -> dict[str, Any]:
-    """Return the cells of a row; `at` is its place on the page, from 0."""
-    suspicion = real(row.get("suspicion"))
-    up = real(row.get("up_bytes"))
-    seen = moment(row.get("last_seen", row.get("start")))
-    identity = str(row.get("case", ""))
-    level = "" if case is None else case.decision.level
-    reasons = sentence(cell(row.get("reasons")))
-    return {
-        "id": f"r{at}",
-        "name": name(identity, LONGEST_NAME),
-        "anchor": f"case-{identity}" if _SIMPLE_NAME.fullmatch(identity) else "",
-        "rank": cell(row.get("rank", at + 1)),
-        "level": level,
-        "level_sort": _LEVELS.index(level) if level in _LEVELS else -1,
-        "level_class": level if level in _LEVELS else "watch",
-        "alert": bool(value_of(row, "alert") or False),
-        "bits": "?" if suspicion is None else f"{suspicion:.1f}",
-        "suspicion": 0.0 if suspicion is None else suspicion,
-        "local": _short(row.get("local_ip")),
-        "place": _short(row.get("place")),
-        "service": _service(row),
-        "up": bytes_text(up),
-        "up_sort": f"{up or 0:.0f}",
-        "seen": time_text(seen),
-        "seen_iso": "" if seen is None else f"{seen:%Y-%m-%dT%H:%M:%SZ}",
-        "seen_sort": 0 if seen is None else int(seen.timestamp()),
-        "why": cut(reasons, LONGEST_WHY),
-        "incident": "" if case is None else name(case.incident, LONGEST_NAME),
-    }
+MOST_ITEMS: Final = 20
+# Of an answer; `Case.evidence` has all.
+MOST_FACTS: Final = 4
+TITLES: Final = {
+    "external_port": "external port",
+    "encryption_signs": "signs of encryption",
+    "volume_rise": "rise in volume",
+    "unexpected_transfer": "unexpected transfer",
+    "nonstandard_encryption": "non-standard encryption",
+    "threat_intelligence": "threat intelligence",
+}
 
 
-def _short(value: Any) -> str:
-    if is_missing(value):
-        return "?"
-    text = name(value, LONGEST_NAME * 8)
-    if len(text) <= LONGEST_NAME:
-        return text
-    # The end of a host name says whose it is.
-    return text[: LONGEST_NAME // 2 - 1] + "…" + text[-LONGEST_NAME // 2 :]
-
-
-def _service(row: Mapping[Any, Any]) -> str:
-    protocol, port = real(row.get("protocol")), real(row.get("dst_port"))
-    if protocol is None:
-        return "?"
-    if port is None:
-        return f"{service_name(int(protocol), 0).split('/')[0]}, many ports"
-    named = service_name(int(protocol), int(port))
-    return named if str(int(port)) in named or port == 0 else f"{named} {int(port)}"
-
-
-@dataclass(frozen=True)
-class Behind:
-    """The flows behind a row, as far as they are known.
-
-    Attributes
-    ----------
-    flows
-        As `exfilml.triage.case.Case.flows`, `None` where they are not known.
-    contributions
-        Bits by family of evidence, empty where they are not known.
-    largest
-        The largest uploads, as `largest_flows` gives them.
-    """
-
-    flows: pd.DataFrame | None = None
-    contributions: Mapping[str, float] = field(default_factory=dict)
-    largest: list[dict[str, Any]] = field(default_factory=list)
-
-
-def behind(
-    rows: list[Mapping[Any, Any]], sources: Sequence[Case | Explained | None]
-) -> list[Behind]:
-    """Return what stands behind each row."""
-    # Of what nobody is called for, less is shown: a page must fit into a mail.
-    most = [MOST_FLOWS if value_of(row, "alert") else QUIET_FLOWS for row in rows]
-    tables = [None if source is None else source.flows for source in sources]
-    largest = largest_flows(tables, most)
-    return [
-        Behind()
-        if source is None
-        else Behind(source.flows, source.contributions, flows)
-        for source, flows in zip(sources, largest, strict=True)
-    ]
-
-
-def detail(
-    row: Mapping[Any, Any], case: Case | None, known: Behind, past: Baseline | None
-) -> dict[str, Any]:
-    """Return what opens under a row; `past` is what the baseline saw."""
-    bits = known.contributions
-    found = {
-        "reasons": _reasons(row),
-        "families": families(bits),
-        "families_note": _bits_note(row, bits),
-        "chance": chance_text(
-            row.get("p_value"), "case" if "first_seen" in row else "flow"
-        ),
-        "identity": _identity(row, known.flows),
-        "uploads": None,
-        "streams": [],
-        "seen_before": [],
-        "flows": None,
-    }
-    if known.flows is not None and known.largest:
-        lead = known.largest[0]
-        host, service = str(lead["local_ip"]), str(lead["service"])
-        usual = None if past is None else usual_upload(past, host, service)
-        found["uploads"] = uploads(known.flows, usual)
-        found["streams"] = streams(known.largest)
-        found["flows"] = _flows(known.largest, len(known.flows))
-        if past is not None:
-            pairs = seen_before(past, host, service, str(lead["place"]))
-            found["seen_before"] = [(name(who), what) for who, what in pairs]
-    return {**found, **(UNANSWERED if case is None else answered(case))}
-
-
-def _reasons(row: Mapping[Any, Any]) -> list[str]:
-    parts = str(value_of(row, "reasons") or "").split("; ")
-    context = value_of(row, "context")
-    if context is not None:
-        parts.append(f"on the host: {context}")
-    return [sentence(part.strip()) for part in parts[:MOST_REASONS] if part.strip()]
-
-
-def _bits_note(row: Mapping[Any, Any], bits: Mapping[str, float]) -> str:
-    if not bits:
-        return ""
-    total = sum(real(value) or 0.0 for value in bits.values())
-    text = f"{total:.1f} bits in the flow that leads"
-    suspicion = real(row.get("suspicion"))
-    if "first_seen" in row and suspicion is not None:
-        text += f"; measured against other cases, the case has {suspicion:.1f}"
-    return text
-
-
-def _identity(
-    row: Mapping[Any, Any], flows: pd.DataFrame | None
-) -> list[tuple[str, str]]:
-    """Return what an analyst pivots with, in full."""
-    ends = f"{cell(row.get('src_ip'))} → {cell(row.get('dst_ip'))}"
-    found = [
-        ("Initiator → responder", name(ends)),
-        ("Place", cell(row.get("place"))),
-        ("Server name", cell(row.get("server_name"))),
-        ("Application", cell(row.get("app"))),
-        ("Direction", cell(row.get("direction"))),
-        (
-            "Up / down",
-            f"{bytes_text(row.get('up_bytes'))} / {bytes_text(row.get('down_bytes'))}",
-        ),
-        ("First seen", _seen(row.get("first_seen", row.get("start")))),
-        ("Last seen", _seen(row.get("last_seen"))),
-        ("Remote addresses", cell(row.get("addresses"))),
-        ("Judged from", cell(row.get("capability"))),
-        ("Not visible", cell(row.get("not_visible"))),
-    ]
-    for term, column in NAMED.items():
-        if flows is not None and column in flows:
-            found.append((term, _some(flows[column])))
-    return [(term, text) for term, text in found if text]
-
-
-def _seen(value: Any) -> str:
-    time = moment(value)
-    return "" if time is None else f"{time_text(time, seconds=True)} UTC"
-
-
-def _some(column: pd.Series) -> str:
-    counts = Counter(text for text in column.tolist() if isinstance(text, str))
-    shown = [name(text, 120) for text, _ in counts.most_common(3)]
-    more = len(counts) - len(shown)
-    return " · ".join(shown) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _port(value: Any) -> str:
-    port = real(value)
-    return "?" if port is None else f"{port:.0f}"
-
-
-def _flows(largest: list[dict[str, Any]], total: int) -> dict[str, Any]:
-    rows = [
+def shown_triage(triage: Triage, rows: int) -> Shown:
+    """Show the cases of a triage, each with its answers folded up under it."""
+    first = triage.cases[:rows]
+    said = [f"{len(triage):,} cases answered for"]
+    if "cases" in triage.about and triage.about["cases"] is not None:
+        said[0] += f" of {triage.about['cases']:,}"
+    if len(first) < len(triage):
+        said.append(f"the first {len(first):,} are shown")
+    if not first:
+        empty = "No cases to answer for: there were none to rank."
+        return Shown(page(f"<p>{empty}</p>"), empty)
+    scale = max([LEAST_SCALE, *(float(case.row["suspicion"]) for case in first)])
+    cells = [
         [
-            time_text(flow["start"], seconds=True),
-            f"{name(flow['src_ip'])}:{_port(flow['src_port'])}",
-            f"{name(flow['dst_ip'])}:{_port(flow['dst_port'])}",
-            cell(flow.get("app")) or "?",
-            bytes_text(flow["up_bytes"]),
-            bytes_text(flow["down_bytes"]),
-            f"{real(flow.get('suspicion')) or 0:.1f}",
+            f"{case.row['rank']:,}",
+            _bits(case, scale),
+            f'<span class="x">{told(case.decision.level)}</span>',
+            _time(case.row["first_seen"]),
+            name(case.row["local_ip"]),
+            f'<div class="p">{name(case.row["place"])}</div>',
+            human_bytes(case.row["up_bytes"]),
+            name(case.asset.get("owner") or "–"),
         ]
-        for flow in largest
+        for case in first
     ]
-    return {
-        "head": ["start (UTC)", "initiator", "responder", "app", "up", "down", "bits"],
-        "rows": rows,
-        "more": 0,
-        "total": "",
-        "title": plural(total, "flow")
-        if total == len(rows)
-        else f"The {len(rows)} largest of {total:,} flows",
-    }
+    header = (
+        *("#rank", "suspicion (bits)", "goes to", "first seen (UTC)"),
+        *("local host", "place", "#up", "owner"),
+    )
+    under = (
+        f"<details><summary>{told(case.decision.text, LONGEST_REASON)}</summary>"
+        f"{_answers(case)}</details>"
+        for case in first
+    )
+    table = rows_of(cells, header, told("; ".join(said), LONGEST_REASON), under)
+    lines = ["; ".join(said), *(_line(case) for case in first)]
+    return Shown(page(table), "\n".join(lines))
+
+
+def shown_case(case: Case) -> Shown:
+    """Show one case whole."""
+    row = case.row
+    title = (
+        f"<p><strong>{told(case.decision.level)}</strong> "
+        f"{_bits(case, LEAST_SCALE)} bits {name(row['local_ip'])} → "
+        f"{name(row['place'])}, {row['flows']:,} flow{'s' * (row['flows'] != 1)}, "
+        f"{human_bytes(row['up_bytes'])} up, case {told(case.name)}</p>"
+    )
+    return Shown(page(title, _answers(case)), _line(case))
+
+
+def _answers(case: Case) -> str:
+    """Return all that was answered, as a list of small tables."""
+    pieces = [_of_rules(case), _of_answers((*case.indicators, *case.questions))]
+    pieces.append(_of_families(case))
+    pieces.append(_listed("Against exfiltration", (f.text for f in case.against)))
+    pieces.append(_listed("Scope", (f.text for f in case.scope)))
+    pieces.append(
+        _listed("ATT&CK", (f"{t.id} {t.name}: {t.reason}" for t in case.techniques))
+    )
+    steps = (f"{s.text}: {s.command}" if s.command else s.text for s in case.next_steps)
+    pieces.append(_listed("Next steps", steps))
+    return "".join(pieces)
+
+
+def _of_rules(case: Case) -> str:
+    rules = (f"{r.effect} {r.level}: {r.text}" for r in case.decision.rules)
+    return _listed(f"Goes to {case.decision.level}, because", rules)
+
+
+def _of_answers(answers: Iterable[Answer]) -> str:
+    cells = []
+    for answer in answers:
+        facts = "; ".join(fact.text for fact in answer.facts[:MOST_FACTS])
+        if len(answer.facts) > MOST_FACTS:
+            facts += f"; and {len(answer.facts) - MOST_FACTS} more"
+        title = TITLES.get(answer.name, answer.name)
+        why = f'<div class="w">{told(facts, LONGEST_REASON)}</div>'
+        cells.append([told(title), f"<strong>{told(answer.answer)}</strong>", why])
+    return rows_of(cells, ("asked", "answer", "because"), "") if cells else ""
+
+
+def _of_families(case: Case) -> str:
+    bits = sorted(case.contributions.items(), key=lambda pair: -pair[1])
+    shown = [(family, value) for family, value in bits if abs(value) >= 0.05]
+    if not shown:
+        return ""
+    most = max(abs(value) for _, value in shown)
+    cells = (
+        [told(family), f"{bar(abs(value) / most, alert=value > 0)} {value:+.1f}"]
+        for family, value in shown
+    )
+    return rows_of(cells, ("evidence", "bits of its leading flow"), "")
+
+
+def _listed(title: str, texts: Iterable[str]) -> str:
+    lines = list(texts)
+    if not lines:
+        return ""
+    items = "".join(
+        f"<li>{told(text, LONGEST_REASON)}</li>" for text in lines[:MOST_ITEMS]
+    )
+    more = len(lines) - MOST_ITEMS
+    rest = f"<p>and {more:,} more</p>" if more > 0 else ""
+    return f"<p><strong>{told(title)}</strong></p><ul>{items}</ul>{rest}"
+
+
+def _bits(case: Case, scale: float) -> str:
+    bits, alert = float(case.row["suspicion"]), case.row["alert"] is True
+    return f'<span class="o">{bar(bits / scale, alert=alert)} {bits:.1f}</span>'
+
+
+def _time(seen: object) -> str:
+    if not isinstance(seen, pd.Timestamp):
+        return "?"
+    return f'<span class="o">{seen:%Y-%m-%d %H:%M}</span>'
+
+
+def _line(case: Case) -> str:
+    row = case.row
+    return printable(
+        f"{row['rank']}  {case.decision.level}  {row['suspicion']:.1f} bits  "
+        f"{row['local_ip']} → {row['place']}: {case.decision.text}"
+    )

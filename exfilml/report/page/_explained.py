@@ -18,8 +18,9 @@ import pandas as pd
 from exfilml.baseline import Baseline
 from exfilml.exceptions import ExfilmlWarning
 from exfilml.features import FAMILIES
+from exfilml.features.cases import case_name
 from exfilml.policy import Policy
-from exfilml.ranking import Judged, case_name, judge
+from exfilml.ranking import Judged, judge
 from exfilml.tally import DAYS_KEPT, combine, hash_names, n_days
 
 if TYPE_CHECKING:

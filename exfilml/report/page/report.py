@@ -1,6 +1,6 @@
 """One page for the people who work on the cases, in one file.
 
-Facts become dictionaries (`exfilml.report._header`, `exfilml.report._case`), and
+Facts become dictionaries (`exfilml.report.page._header`, `exfilml.report.page._case`), and
 templates draw these; nothing is computed there and nothing is drawn here. The file
 needs no network: style and script are inside, allowed by their hashes in a
 content-security policy that forbids all else. All that is shown is in the page's
@@ -23,12 +23,12 @@ from exfilml.exceptions import ReportError
 from exfilml.export import complete_file
 from exfilml.policy import Policy
 from exfilml.ranking import at_home
-from exfilml.report import _case, _header
-from exfilml.report._answers import incidents
-from exfilml.report._drawing import asset, content_policy, environment
-from exfilml.report._explained import Explained, explain_rows
-from exfilml.report._pictures import FAMILY_TEXT
-from exfilml.report._wording import (
+from exfilml.report.page import _case, _header
+from exfilml.report.page._answers import incidents
+from exfilml.report.page._drawing import asset, content_policy, environment
+from exfilml.report.page._explained import Explained, explain_rows
+from exfilml.report.page._pictures import FAMILY_TEXT
+from exfilml.report.page._wording import (
     cell,
     cut,
     name,

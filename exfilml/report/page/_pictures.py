@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from exfilml.features import human_bytes
-from exfilml.report._explained import HIGH, LOW, PAYLOAD, SHOWN_COLUMNS, Usual
-from exfilml.report._wording import (
+from exfilml.report.page._explained import HIGH, LOW, PAYLOAD, SHOWN_COLUMNS, Usual
+from exfilml.report.page._wording import (
     bytes_text,
     is_missing,
     moment,

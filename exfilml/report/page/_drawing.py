@@ -9,14 +9,14 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from exfilml.report._wording import isolated
+from exfilml.report.page._wording import isolated
 
 
 @functools.cache
 def environment() -> Environment:
     """Return the templates, which escape whatever is put into them."""
     templates = Environment(
-        loader=PackageLoader("exfilml.report"),
+        loader=PackageLoader("exfilml.report.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -29,7 +29,9 @@ def environment() -> Environment:
 @functools.cache
 def asset(file: str) -> str:
     """Return style or script of the page."""
-    return (files("exfilml.report") / "templates" / file).read_text(encoding="utf-8")
+    return (files("exfilml.report.page") / "templates" / file).read_text(
+        encoding="utf-8"
+    )
 
 
 def content_policy(style: str, script: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from exfilml.report._wording import (
+from exfilml.report.page._wording import (
     moment,
     name,
     plural,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from exfilml.report._wording import (
+from exfilml.report.page._wording import (
     LONGEST_NAME,
     cell,
     is_missing,
