@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from exfilml.ranking import score_flows as score_flows
     from exfilml.report.display import show as show
     from exfilml.report.explanation import explain as explain
+    from exfilml.report.page.report import RankingReport as RankingReport
     from exfilml.report.plots import plot_calibration as plot_calibration
     from exfilml.report.plots import plot_scores as plot_scores
     from exfilml.report.plots import plot_volumes as plot_volumes
@@ -74,6 +75,7 @@ _HOME = {
     "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
+    "RankingReport": "report.page.report",
     "State": "state",
     "Transfer": "inject",
     "add_processes": "hosts",
@@ -127,6 +129,7 @@ __all__ = [
     "History",
     "Intel",
     "Policy",
+    "RankingReport",
     "State",
     "Transfer",
     "add_processes",

@@ -80,6 +80,10 @@ class OutputError(ExfilmlError):
     """A result cannot be written."""
 
 
+class ReportError(ExfilmlError, ValueError):
+    """What a report was asked of is neither a ranking nor a triage."""
+
+
 class ExfilmlWarning(UserWarning):
     """Base of all warnings: the result is usable, and the text says what is lost."""
 

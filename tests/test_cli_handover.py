@@ -61,6 +61,13 @@ def test_what_out_ends_with_is_the_format(file, tmp_path, capfd):
         check_ecs(json.loads(line))
 
 
+def test_a_page_can_be_made_of_the_file(file, tmp_path, capfd):
+    out = tmp_path / "cases.html"
+    status, _, err = run("handover", file, "--out", str(out), capfd=capfd)
+    assert (status, err) == (0, f"2 cases written to {out}\n")
+    assert "00c0ffee18" in out.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -68,6 +75,7 @@ def test_what_out_ends_with_is_the_format(file, tmp_path, capfd):
         (("--tlp", "purple"), "tlp 'purple': expected one of clear, green"),
         (("--out", "{}/case.xml"), "the suffix must name a format"),
         (("--out", "{}/no/case.md"), "the folder"),
+        (("--out", "{}/a.html", "--format", "csv"), ".html is for a page"),
         (("--out", "{}/triage.json"), "is another file of this command"),
         (("--digest", "{}/none.pcap"), "cannot be read: No such file"),
     ],

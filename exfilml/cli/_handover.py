@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,8 @@ from exfilml.exceptions import OptionError, SourceError
 if TYPE_CHECKING:
     from exfilml.triage.case import Triage
 
+PAGE: Final = ".html"
+"""What the name of a page for people ends with; it has no other format."""
 # As `exfilml.handover.FORMATS` lists them; the command line imports it late.
 FORMS: Final = ("json", "jsonl", "csv", "markdown", "ocsf", "ecs", "stix")
 
@@ -38,7 +40,7 @@ TLP = click.option(
 @click.option(
     "--case", "names", multiple=True, metavar="NAME", help="Only this case; repeat."
 )
-@click.option("--out", type=FILE, help="Write it to a file.")
+@click.option("--out", type=FILE, help="Write it to a file; .html for a page to read.")
 @click.option(
     "--digest",
     "captures",
@@ -75,6 +77,10 @@ def chosen_form(form: str | None, out: Path | None, tlp: str | None) -> str | No
     from exfilml.handover import check_form, check_tlp, form_of
 
     check_tlp(tlp)
+    if out is not None and out.suffix.lower() == PAGE:
+        if form is not None:
+            raise OptionError(f"--format {form} --out {out}: {PAGE} is for a page.")
+        return PAGE
     if form is None and out is not None:
         form = form_of(out)
     if form is not None:
@@ -105,14 +111,20 @@ def hand_over(
     out: Path | None,
     tlp: str | None,
     digests: dict[str, str] | None = None,
+    known: dict[str, Any] | None = None,
 ) -> None:
-    """Write or print a triage in a format."""
+    """Write or print a triage in a format; a page says also what is `known` of it."""
     from exfilml.handover import to_text, write
 
     if out is None:
         click.echo(to_text(found, form, tlp=tlp, digests=digests), nl=False)
         return
-    write(found, out, form, tlp=tlp, digests=digests)
+    if form == PAGE:
+        from exfilml.report.page.report import RankingReport
+
+        RankingReport(found, **(known or {})).write(out)
+    else:
+        write(found, out, form, tlp=tlp, digests=digests)
     say(f"{len(found):,} cases written to {out}")
 
 

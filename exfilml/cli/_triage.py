@@ -71,7 +71,9 @@ if TYPE_CHECKING:
     "table]",
 )
 @click.option(
-    "--out", type=FILE, help="Write it to a file: .json, .csv, .md, .stix.json …"
+    "--out",
+    type=FILE,
+    help="Write it to a file: .html, a page to read, .json, .csv, .md, .stix.json …",
 )
 @TLP
 @click.option(
@@ -114,7 +116,7 @@ def triage(
         check_writable(out, source, model, policy, *intel, *assets, *event_logs())
     if form == "table" and out is not None:
         raise OptionError(f"--format table --out {out}: a table is for the terminal.")
-    form = "table" if form == "table" else chosen_form(form, out, tlp) or "table"
+    made = form if form == "table" else chosen_form(form, out, tlp) or "table"
     if drafts is not None:
         check_folder(drafts)
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
@@ -146,10 +148,12 @@ def triage(
             history=past,
         )
     shown = of_cases(found, () if case is None else (case,))
-    if form == "table":
+    if made == "table":
         click.echo(triage_text(found, case), nl=False)
     else:
-        hand_over(shown, form, out, tlp)
+        hand_over(
+            shown, made, out, tlp, known={"detector": detector, "policy": declared}
+        )
     _say_counts(found)
     if drafts is not None:
         from exfilml.ranking import at_home
