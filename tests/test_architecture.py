@@ -32,6 +32,8 @@ FLOORS = {
     "policy": 2,
     "sources": 2,
     "baseline": 2,
+    # Above export, for text that is shown as it stands.
+    "drawing": 2,
     "chunks": 2,
     "spool": 3,
     # Above sources: its logs are packed and cut into lines as theirs.
@@ -46,6 +48,7 @@ FLOORS = {
     "precedents": 3,
     "ruling": 4,
     "ranking": 5,
+    "feedback": 5,
     "history": 5,
     "persistence": 6,
     "evaluation": 6,
@@ -54,6 +57,7 @@ FLOORS = {
     "quarantine": 6,
     "triage": 6,
     "containment": 7,
+    "report": 7,
     "terminal": 7,
     "cli": 8,
     "__main__": 9,

@@ -18,6 +18,7 @@ from exfilml.exceptions import ExfilmlWarning
 if TYPE_CHECKING:
     from exfilml.blindspots import Blindspots
     from exfilml.evaluation import Evaluation
+    from exfilml.feedback import Precision
 
 
 # Where standard input is kept while a command runs: a name that was never given.
@@ -89,7 +90,7 @@ def check_writable(path: Path, source: tuple[str, ...], *others: Path | None) ->
         raise OutputError(f"{path}: the folder {folder} may not be written to.")
     # Two names of a file that is yet to be written have nothing else in common.
     told = click.get_current_context().meta
-    if is_read(path, source, told.get("columns")) or any(
+    if (source and is_read(path, source, told.get("columns"))) or any(
         os.path.realpath(path) == os.path.realpath(other)
         or (path.exists() and other.exists() and path.samefile(other))
         for other in others
@@ -129,7 +130,7 @@ def check_plottable(path: Path, source: tuple[str, ...], *others: Path | None) -
 
 
 def draw(
-    found: Evaluation | Blindspots, path: Path, inches: tuple[float, float]
+    found: Evaluation | Blindspots | Precision, path: Path, inches: tuple[float, float]
 ) -> None:
     from matplotlib.figure import Figure
 
