@@ -16,9 +16,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
+    from exfilml.containment import draft_containment as draft_containment
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
+    from exfilml.feedback import Feedback as Feedback
+    from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
     from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
@@ -60,6 +63,7 @@ _HOME = {
     "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Feedback": "feedback",
     "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
@@ -69,6 +73,7 @@ _HOME = {
     "apply_labels": "schema",
     "blindspots": "blindspots",
     "case_context": "hosts",
+    "draft_containment": "containment",
     "clean_baseline": "quarantine",
     "drift": "drift",
     "duplicate_flows": "schema",
@@ -89,6 +94,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
@@ -103,6 +109,7 @@ __all__ = [
     "Assets",
     "BaselineForest",
     "Detector",
+    "Feedback",
     "History",
     "Intel",
     "Policy",
@@ -113,6 +120,7 @@ __all__ = [
     "blindspots",
     "case_context",
     "clean_baseline",
+    "draft_containment",
     "drift",
     "duplicate_flows",
     "evaluate",
@@ -132,6 +140,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "rerank",
     "save_model",
     "save_state",
     "score_flows",

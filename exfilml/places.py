@@ -251,7 +251,7 @@ class _Home:
         return _LOCAL if any(plain in n for n in self.networks) else _REMOTE
 
 
-def _network(text: str) -> str:
+def network_of(text: str) -> str:
     """Return the /24 (IPv4) or /48 (IPv6) of an address, as text."""
     if ":" not in text:
         return text[: text.rindex(".")] + ".0/24"
@@ -457,8 +457,8 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
             "direction": Names.one_of(list(DIRECTIONS), direction),
             "local_ip": src.where(~flipped, dst),
             "remote_ip": remote_ip,
-            "network": remote_ip.map(_network),
-            "subnet": src.where(~flipped, dst).map(_network),
+            "network": remote_ip.map(network_of),
+            "subnet": src.where(~flipped, dst).map(network_of),
             "conduct": Names.of(flows["conn_state"]),
             "speaker": _speaker(flows, flipped),
             "place": domain.where(~domain.missing & leaves, address),

@@ -14,6 +14,7 @@ from exfilml.detector import Detector
 from exfilml.features import FAMILIES, FEATURES, Asked, FlowFeatures
 from exfilml.features.cases import largest_of_case
 from exfilml.ranking import Judged
+from exfilml.triage._traffic import Traffic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,8 +153,9 @@ class Material:
         )
         return hidden
 
-    def tables(self) -> list[pd.DataFrame]:
-        """Return the flows of each case, in order of time, as `Case.flows` has them."""
+    @cached_property
+    def whole(self) -> pd.DataFrame:
+        """The flows of all cases, with the columns of `Case.flows`, as in `rows`."""
         oriented, scored = self.asked.oriented, self.judged.scored
         flows = oriented.flows.iloc[self.rows]
         added: dict[str, Any] = {name: oriented[name].array for name in _NAMES}
@@ -162,8 +164,16 @@ class Material:
         added["suspicion"] = scored.suspicion[self.rows]
         added["concealed"] = self.concealed
         added["hidden_bytes"] = self.hidden
-        whole = flows.assign(**added)
-        return [whole.iloc[mine] for mine in self.members]
+        return flows.assign(**added)
+
+    def tables(self) -> list[pd.DataFrame]:
+        """Return the flows of each case, in order of time, as `Case.flows` has them."""
+        return [self.whole.iloc[mine] for mine in self.members]
+
+    def traffic(self) -> list[Traffic]:
+        """Return the same as plain arrays."""
+        every = Traffic.of(self.whole)
+        return [every.rows(mine) for mine in self.members]
 
     def contributions(self) -> list[dict[str, float]]:
         """Return bits of suspicion by family of the flow that leads each case."""

@@ -269,9 +269,9 @@ def _external_port(
                 f"service, and the baseline shows the payload of {n:.0f} flows of it"
             )
         fact = Fact("port.use", text, numbers, source="baseline")
-        if rows[case]["direction"] in {"internal", "inbound"}:
-            direction = str(rows[case]["direction"])
-            inside = Fact("direction", f"the flows are {direction}")
+        # Where the other side opened the connection, as in active FTP, data still leaves.
+        if rows[case]["direction"] == "internal":
+            inside = Fact("direction", "the flows are internal")
             found.append((NO, [inside, fact]))
         elif used:
             found.append((NO, [fact]))

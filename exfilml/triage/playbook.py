@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,8 +22,11 @@ from exfilml.ranking import (
     judged_here,
 )
 from exfilml.triage._against import arguments, habit
+from exfilml.triage._incidents import incidents
 from exfilml.triage._material import Material
 from exfilml.triage._playbook import ASKED, INDICATORS, WORTH, Answers, answer, by_case
+from exfilml.triage._scope import scope_of
+from exfilml.triage._steps import next_steps
 from exfilml.triage._techniques import techniques
 from exfilml.triage.assets import Assets
 from exfilml.triage.case import Case, Fact, Triage
@@ -109,10 +113,11 @@ def triage_cases(
         decide(situation)
         for situation in _situations(material, rows, answers, met, against, owners)
     ]
-    named, shares, tables = (
+    named, shares, tables, traffic = (
         techniques(material, answers),
         material.contributions(),
         material.tables(),
+        material.traffic(),
     )
     cases = tuple(
         Case(
@@ -126,14 +131,30 @@ def triage_cases(
             techniques=named[case],
             asset=owners[case],
             intel=_labelled(material, met[case]),
-            history=pd.DataFrame()
-            if seen is None
-            else seen[seen["case"] == row["case"]],
+            history=_of_case(seen, str(row["case"])),
+            scope=scope_of(traffic[case], {row["local_ip"]: owners[case]}),
         )
         for case, row in enumerate(rows)
     )
-    about = _about(detector, judged, intel=intel, assets=assets, history=seen)
-    return Triage(cases, about=about)
+    declared = None if policy is None else Policy.of(policy)
+    found = incidents(cases, traffic, baseline=detector.known_, policy=declared)
+    whose = {name: incident.name for incident in found for name in incident.cases}
+    return Triage(
+        tuple(
+            replace(
+                case,
+                incident=whose.get(case.name, ""),
+                next_steps=next_steps(case),
+            )
+            for case in cases
+        ),
+        found,
+        _about(detector, judged, intel=intel, assets=assets, history=seen),
+    )
+
+
+def _of_case(seen: pd.DataFrame | None, case: str) -> pd.DataFrame:
+    return pd.DataFrame() if seen is None else seen[seen["case"] == case]
 
 
 def _subjects(material: Material, rows: list[dict[str, Any]]) -> pd.DataFrame:
