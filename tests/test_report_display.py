@@ -316,7 +316,7 @@ print(shell.display_formatter.format(detector)[0]["text/html"])
 
 def test_without_ipython_nothing_is_registered():
     code = (
-        "import sys, exfilml; exfilml.Detector; "
+        "import sys, exfilml; exfilml.State; "
         "print('IPython' in sys.modules, 'exfilml.report' in sys.modules)"
     )
     done = subprocess.run(
