@@ -15,9 +15,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
+    from exfilml.containment import draft_containment as draft_containment
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
     from exfilml.evaluation import evaluate as evaluate
+    from exfilml.feedback import Feedback as Feedback
+    from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
     from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
@@ -54,6 +57,7 @@ _HOME = {
     "Assets": "triage.assets",
     "BaselineForest": "forest",
     "Detector": "detector",
+    "Feedback": "feedback",
     "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
@@ -64,6 +68,7 @@ _HOME = {
     "blindspots": "blindspots",
     "clean_baseline": "quarantine",
     "case_context": "hosts",
+    "draft_containment": "containment",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
@@ -79,6 +84,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
@@ -92,6 +98,7 @@ __all__ = [
     "Assets",
     "BaselineForest",
     "Detector",
+    "Feedback",
     "History",
     "Intel",
     "Policy",
@@ -102,6 +109,7 @@ __all__ = [
     "blindspots",
     "case_context",
     "clean_baseline",
+    "draft_containment",
     "drift",
     "duplicate_flows",
     "evaluate",
@@ -117,6 +125,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "rerank",
     "save_model",
     "save_state",
     "score_flows",

@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class FeedbackError(ExfilmlError, ValueError):
+    """A feedback store or a judgement cannot be read, written or understood."""
+
+
 class ColumnMapError(ExfilmlError, ValueError):
     """A column map cannot be read, or says what no column map can say."""
 
@@ -106,3 +110,7 @@ class IntelWarning(ExfilmlWarning):
 
 class AssetsWarning(ExfilmlWarning):
     """Some assets cannot be read, or contradict each other."""
+
+
+class FeedbackWarning(ExfilmlWarning):
+    """Some judgements cannot be read, or their clocks are wrong."""

@@ -90,6 +90,12 @@ def _safe_cell(cell: object) -> object:
     return "'" + text if _FORMULA.match(text) else text
 
 
+def as_written(cell: str) -> str:
+    """Take off the mark that disarms a formula in CSV, of text that is read back."""
+    armed = cell[1:]
+    return armed if cell.startswith("'") and _FORMULA.match(armed) else cell
+
+
 def _disarmed(column: pd.Series) -> pd.Series:
     """Escape and disarm whatever text is in a column, of whatever dtype."""
     if column.dtype.kind in "biufcM":

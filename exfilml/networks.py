@@ -110,3 +110,12 @@ class Networks:
 
 
 NO_NETWORKS: Final = Networks()
+
+SPECIAL_NETWORKS: Final = (
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+    *("172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
+    *("::/127", "64:ff9b:1::/48", "100::/64", "fc00::/7", "fe80::/10", "ff00::/8"),
+)
+"""Networks of special use that traffic of a site carries (IANA's registries, RFC 6890):
+private, shared, loopback, link-local, multicast, reserved. Not those for documentation
+and benchmarks, which occur in laboratories only."""

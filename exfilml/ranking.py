@@ -23,7 +23,7 @@ from exfilml.calibration import check_budget, check_rate, false_discovery_thresh
 from exfilml.detector import Detector, Scored
 from exfilml.exceptions import CapabilityWarning, OptionError, SiteWarning
 from exfilml.features import FAMILIES, Asked
-from exfilml.features.cases import Cases, largest_of_case
+from exfilml.features.cases import Cases, case_name, largest_of_case
 from exfilml.names import Names
 from exfilml.places import orient
 from exfilml.policy import Policy
@@ -372,11 +372,6 @@ def flows_of_case(
     keys, code = np.unique(Cases.of(asked).keys, return_inverse=True)
     named = [case_name(key) == case for key in keys.tolist()]
     return oriented.flows[np.array(named, dtype=bool)[code]]
-
-
-def case_name(key: int) -> str:
-    """Return the short name of a case by its key, the same from run to run."""
-    return f"{key >> 24:010x}"
 
 
 def check_options(

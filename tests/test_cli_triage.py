@@ -85,3 +85,22 @@ def test_mistakes_are_told_before_the_work(flows, tmp_path, capfd):
     status, _, err = run(flows, "--top", "0", capfd=capfd)
     assert status == 2
     assert "top: got 0" in err
+
+
+def test_drafts_for_containment_are_written_into_a_folder(flows, tmp_path, capfd):
+    folder = tmp_path / "new" / "drafts"
+    status, out, err = run(flows, "--drafts", str(folder), capfd=capfd)
+    assert status == 0
+    assert out
+    assert "nothing was applied" in err
+    told = (folder / "REVIEW.txt").read_text(encoding="utf-8")
+    assert told.count("\nCase ") == 22
+    name = next(folder.glob("*.rules")).stem
+    alone = tmp_path / "alone"
+    status, _, _ = run(flows, "--case", name, "--drafts", str(alone), capfd=capfd)
+    assert status == 0
+    assert {path.stem for path in alone.glob("*.rules")} == {name}
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    status, _, err = run(flows, "--drafts", str(tmp_path / "file"), capfd=capfd)
+    assert status == 2
+    assert "is no folder" in err

@@ -241,6 +241,29 @@ def test_an_approval_closes_a_case(detector, flows, tmp_path):
     assert case.against[0].name == "policy.approved"
 
 
+def test_what_the_history_knows_argues_against(detector, flows, tmp_path):
+    """Ten days of uploads by three hosts to the place make it a habit."""
+    case = of_flow(exfilml.triage_cases(detector, flows), 600)
+    days = pd.to_timedelta(np.repeat(np.arange(1, 13), 3), unit="D")
+    once = flows.loc[[600] * len(days)].reset_index(drop=True)
+    hosts = [f"10.20.0.{10 + i % 3}" for i in range(len(days))]
+    past = validate_flows(once.assign(start=once["start"] - days, src_ip=hosts))
+    history = exfilml.History.open(tmp_path / "history", create=True)
+    history.add(past)
+    history.add(flows)
+    again = of_flow(exfilml.triage_cases(detector, flows, history=history), 600)
+    told = {fact.name: fact for fact in again.against}
+    assert told["history.place"].numbers["hosts"] == 3
+    assert told["history.place"].numbers["days"] == 12
+    assert told["history.place"].numbers["up_bytes"] == (
+        len(days) * case.row["up_bytes"]
+    )
+    seen = again.history.set_index("by")
+    assert seen.loc["place", "flows"] == len(days)
+    # Such encryption is as surprising there as before: a habit does not excuse it.
+    assert again.decision.level == case.decision.level
+
+
 situations = st.builds(
     Situation,
     suspicion=st.floats(0, 60),

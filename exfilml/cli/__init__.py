@@ -18,6 +18,7 @@ from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
 from exfilml.cli._doctor import doctor
 from exfilml.cli._extract import flows, sources
+from exfilml.cli._feedback import feedback
 from exfilml.cli._history import history
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
@@ -48,6 +49,7 @@ for _command in (
     drift,
     history,
     inspect,
+    feedback,
     doctor,
 ):
     app.add_command(_command)

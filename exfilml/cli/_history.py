@@ -248,26 +248,23 @@ def _laid_out(table: pd.DataFrame) -> str:
     import textwrap
 
     from exfilml.export import printable
-    from exfilml.terminal import INDENT, WIDTH
+    from exfilml.terminal import INDENT, laid_out, width_of_terminal
 
     if len(table) == 0:
         return "nothing\n"
     words = [name for name in ("agrees", "differs") if name in table]
     shown = table.drop(columns=[*words, *(c for c in UNTOLD if c in table)])
     cells = [[_cell(str(name), value) for value in shown[name]] for name in shown]
-    widths = [
-        max(len(str(name)), *map(len, column))
-        for name, column in zip(shown, cells, strict=True)
-    ]
-    header = "  ".join(str(n).ljust(w) for n, w in zip(shown, widths, strict=True))
-    lines = [click.style(header.rstrip(), underline=True)]
-    for at in range(len(table)):
-        row = (column[at].ljust(w) for column, w in zip(cells, widths, strict=True))
-        lines.append("  ".join(row).rstrip())
+    header, *rows = laid_out(
+        tuple(str(name) for name in shown), list(zip(*cells, strict=True))
+    )
+    lines = [header]
+    for at, row in enumerate(rows):
+        lines.append(row)
         for name in words:
             lines += textwrap.wrap(
                 printable(f"{name}: {table[name].iloc[at] or 'nothing'}"),
-                WIDTH,
+                width_of_terminal(),
                 initial_indent=INDENT,
                 subsequent_indent=INDENT,
             )

@@ -70,8 +70,21 @@ def _keep_option(
 
 def SOURCES(command: _Command) -> _Command:  # noqa: N802 - as the options below
     """Take sources, and what is said of all of them."""
+    return _sources(command, required=True)
+
+
+def MAYBE_SOURCES(command: _Command) -> _Command:  # noqa: N802 - as SOURCES
+    """Take sources, or none."""
+    return _sources(command, required=False)
+
+
+def _sources(command: _Command, *, required: bool) -> _Command:
     argument = click.argument(
-        "source", nargs=-1, required=True, metavar="SOURCE...", callback=_expand
+        "source",
+        nargs=-1,
+        required=required,
+        metavar="SOURCE..." if required else "[SOURCE]...",
+        callback=_expand,
     )
     options = (
         click.option(

@@ -18,6 +18,7 @@ from exfilml.exceptions import ExfilmlWarning
 if TYPE_CHECKING:
     from exfilml.blindspots import Blindspots
     from exfilml.evaluation import Evaluation
+    from exfilml.feedback import Precision
 
 
 # Where standard input is kept while a command runs: a name that was never given.
@@ -89,7 +90,7 @@ def check_writable(path: Path, source: tuple[str, ...], *others: Path | None) ->
         raise OutputError(f"{path}: the folder {folder} may not be written to.")
     # Two names of a file that is yet to be written have nothing else in common.
     told = click.get_current_context().meta
-    if is_read(path, source, told.get("columns")) or any(
+    if (source and is_read(path, source, told.get("columns"))) or any(
         os.path.realpath(path) == os.path.realpath(other)
         or (path.exists() and other.exists() and path.samefile(other))
         for other in others
@@ -99,6 +100,19 @@ def check_writable(path: Path, source: tuple[str, ...], *others: Path | None) ->
             f"{path}: is another file of this command, which would be overwritten; "
             "give the output a name of its own."
         )
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder to write files into before the work; it may be made later."""
+    from exfilml.exceptions import OutputError
+
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise OutputError(f"{path}: {there} is no folder; give a folder's name.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder {there} may not be written to.")
 
 
 def check_plottable(path: Path, source: tuple[str, ...], *others: Path | None) -> None:
@@ -116,7 +130,7 @@ def check_plottable(path: Path, source: tuple[str, ...], *others: Path | None) -
 
 
 def draw(
-    found: Evaluation | Blindspots, path: Path, inches: tuple[float, float]
+    found: Evaluation | Blindspots | Precision, path: Path, inches: tuple[float, float]
 ) -> None:
     from matplotlib.figure import Figure
 

@@ -20,6 +20,7 @@ from exfilml.cli._options import (
     read,
 )
 from exfilml.cli._output import check_writable, drop_stdout, say, working
+from exfilml.cli._reranked import FEEDBACK, check_feedback, with_feedback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,7 @@ TABLE_ROWS: Final = 20
     help="Take over a --state of an earlier model of this site.",
 )
 @HOST_EVENTS
+@FEEDBACK
 @QUIET
 def rank(
     source: tuple[str, ...],
@@ -88,6 +90,7 @@ def rank(
     form: str,
     out: Path | None,
     state: Path | None,
+    feedback: Path | None,
     *,
     adopt_state: bool,
     quiet: bool,
@@ -102,18 +105,19 @@ def rank(
 
     if out is not None:
         output_format(out)
-        check_writable(out, source, model, policy, state, *event_logs())
+        check_writable(out, source, model, policy, state, feedback, *event_logs())
     from exfilml.exceptions import OptionError
     from exfilml.ranking import check_options, rank_cases, rank_flows
 
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     if adopt_state and state is None:
         raise OptionError("--adopt-state needs --state FILE, the state to take over.")
+    check_feedback(feedback, by)
     declared = declared_policy(policy, home)
     detector = load(model, home)
     memory = stamp = None
     if state is not None:
-        check_writable(state, source, model, policy, *event_logs())
+        check_writable(state, source, model, policy, feedback, *event_logs())
         stamp = _stamp(state)
         memory = _remembered(state, detector, adopt=adopt_state)
     (table,) = with_processes([read(source, quiet=quiet)])
@@ -124,12 +128,14 @@ def rank(
         ranking = ranker(
             detector,
             table,
-            top=top,
+            top=top if feedback is None else None,
             state=memory,
             alerts_per_day=alerts_per_day,
             fdr=fdr,
             policy=declared,
         )
+    if feedback is not None:
+        ranking = with_feedback(ranking, feedback, top)
     ranking = with_context(ranking)
     try:
         if out is not None:

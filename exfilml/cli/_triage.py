@@ -20,11 +20,12 @@ from exfilml.cli._options import (
     load,
     read,
 )
-from exfilml.cli._output import check_writable, say, working
+from exfilml.cli._output import check_folder, check_writable, say, working
 from exfilml.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from exfilml.triage.case import Triage
+    from exfilml.policy import Policy
+    from exfilml.triage.case import Case, Triage
 
 
 @click.command()
@@ -49,6 +50,12 @@ if TYPE_CHECKING:
     "--assets", type=FILE, multiple=True, help="Whose hosts are whose: CSV or JSON."
 )
 @click.option(
+    "--history",
+    type=FILE,
+    metavar="DIR",
+    help="What was seen before, see `exfilml history add`.",
+)
+@click.option(
     "--alerts-per-day", type=float, metavar="N", help="Alert budget, in cases a day."
 )
 @click.option(
@@ -65,6 +72,13 @@ if TYPE_CHECKING:
     help="How to print the triage.",
 )
 @click.option("--out", type=FILE, help="Write the answers to a .json file.")
+@click.option(
+    "--drafts",
+    type=FILE,
+    metavar="FOLDER",
+    help="Write drafts for containment into a folder, for review: Suricata, nftables, "
+    "Zeek, Sigma and a watch list. Nothing is applied.",
+)
 @HOST_EVENTS
 @QUIET
 def triage(
@@ -74,12 +88,14 @@ def triage(
     case: str | None,
     intel: tuple[Path, ...],
     assets: tuple[Path, ...],
+    history: Path | None,
     alerts_per_day: float | None,
     fdr: float | None,
     home: tuple[str, ...],
     policy: Path | None,
     form: str,
     out: Path | None,
+    drafts: Path | None,
     *,
     quiet: bool,
 ) -> None:
@@ -93,6 +109,8 @@ def triage(
 
     if out is not None:
         check_writable(out, source, model, policy, *intel, *assets, *event_logs())
+    if drafts is not None:
+        check_folder(drafts)
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     declared = declared_policy(policy, home)
     detector = load(model, home)
@@ -102,6 +120,11 @@ def triage(
     from exfilml.triage.intel import read_intel
     from exfilml.triage.playbook import triage_cases
 
+    past = None
+    if history is not None:
+        from exfilml.history import History
+
+        past = History.open(history)
     known = read_intel(intel, home=detector.home_) if intel else None
     owners = read_assets(assets) if assets else None
     (table,) = with_processes([read(source, quiet=quiet)])
@@ -115,6 +138,7 @@ def triage(
             policy=declared,
             intel=known,
             assets=owners,
+            history=past,
         )
     if case is not None:
         _check_case(case, [one.name for one in found])
@@ -126,6 +150,26 @@ def triage(
     else:
         click.echo(text, nl=False)
     _say_counts(found)
+    if drafts is not None:
+        from exfilml.ranking import at_home
+
+        home_ = at_home(detector, declared).home_
+        _draft(found if case is None else found[case], drafts, home_, declared)
+
+
+def _draft(
+    cases: Triage | Case, folder: Path, home: tuple[str, ...], policy: Policy | None
+) -> None:
+    """Write drafts for containment, and say where their reasons stand."""
+    from exfilml.containment import REVIEW, draft_containment
+
+    drafted = draft_containment(cases, home=home, policy=policy)
+    drafted.write(folder)
+    say(
+        f"{len(drafted.files):,} files for review in {folder}; nothing was applied. "
+        f"{folder / REVIEW} says what is in them, and what is not and why "
+        f"({len(drafted.left_out):,} entries)"
+    )
 
 
 def _check_case(case: str, names: list[str]) -> None:

@@ -63,6 +63,11 @@ class Cases:
         return cls(code, len(first), keys)
 
 
+def case_name(key: int) -> str:
+    """Return the short name of a case by its key, the same from run to run."""
+    return f"{key >> 24:010x}"
+
+
 def largest_of_case(
     values: NDArray[np.float64],
     code: NDArray[np.int64],

@@ -17,6 +17,7 @@ import pandas as pd
 
 from exfilml.export import printable
 from exfilml.features import human_bytes
+from exfilml.terminal._feedback import judgements_text, precision_text
 from exfilml.terminal._layout import WIDTH, laid_out, width_of_terminal
 from exfilml.terminal._triage import triage_text
 
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
     from exfilml.evaluation import Evaluation
 
 __all__ = [
+    "INDENT",
     "blindspots_text",
     "card_text",
     "drift_text",
     "evaluation_text",
+    "judgements_text",
+    "laid_out",
+    "precision_text",
     "ranking_text",
     "survey_text",
     "triage_text",
+    "width_of_terminal",
 ]
 
 LONGEST_PLACE: Final = 40
@@ -57,13 +63,20 @@ def ranking_text(ranking: pd.DataFrame) -> str:
     width = width_of_terminal()
     lines = [click.style(_line(header, widths), underline=True)]
     contexts = ranking["context"] if "context" in ranking else [None] * len(rows)
-    for row, reasons, context, alert in zip(
-        rows, ranking["reasons"], contexts, ranking["alert"], strict=True
+    for row, reasons, context, judged, alert in zip(
+        rows,
+        ranking["reasons"],
+        contexts,
+        _judged(ranking),
+        ranking["alert"],
+        strict=True,
     ):
         lines.append(click.style(_line(row, widths), bold=bool(alert)))
         told = [reasons]
         if isinstance(context, str):
             told.append(f"on the host: {context}")
+        if judged:
+            told.append(judged)
         for text in told:
             lines += textwrap.wrap(
                 printable(text),
@@ -72,6 +85,14 @@ def ranking_text(ranking: pd.DataFrame) -> str:
                 subsequent_indent=INDENT,
             )
     return "\n".join(lines) + "\n"
+
+
+def _judged(ranking: pd.DataFrame) -> list[str]:
+    """Say how `exfilml.rerank` moved each row, and why; "" where it did not."""
+    if "feedback_bits" not in ranking:
+        return [""] * len(ranking)
+    moved = zip(ranking["feedback_bits"], ranking["feedback_reason"], strict=True)
+    return [f"feedback {bits:+.1f} bits: {why}" if why else "" for bits, why in moved]
 
 
 def _facts(row: dict[Any, Any]) -> tuple[str, ...]:

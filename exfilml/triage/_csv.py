@@ -45,10 +45,10 @@ _ABOUT: Final = {
     "tlp": ("tlp", "tlp_label", "marking"),
     "valid_from": ("valid_from",),
     "valid_until": ("valid_until", "expires", "expiration", "expiry", "expire"),
-    "reference": ("reference", "id", "ioc_id"),
+    "reference": ("reference", "id", "ioc_id", "case"),
     "description": (
         *("description", "comment", "note", "threat", "malware_printable", "malware"),
-        "listingreason",
+        *("listingreason", "reason"),
     ),
 }
 ALIASES: Final = {**_INDICATORS, **_ABOUT}

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exfilml.domains import are_public_suffixes, is_public_suffix
+from exfilml.networks import SPECIAL_NETWORKS
 from exfilml.triage._ranges import MAPPED, fours, six_bounds
 
 if TYPE_CHECKING:
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from exfilml.triage._account import Account
 
 NO_INDICATOR: Final = "entries that are no indicator"
-_SPECIAL: Final = (
-    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
-    *("172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
-    *("::/127", "64:ff9b:1::/48", "100::/64", "fc00::/7", "fe80::/10", "ff00::/8"),
-)
 _SHORTEST: Final = {4: 8, 6: 16}
 
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -470,7 +466,7 @@ def _refused(
         ("entries with addresses of the site's own", _overlap(nets, version, home)),
         (
             "addresses of special use (private, loopback, multicast, reserved)",
-            _overlap(nets, version, _SPECIAL),
+            _overlap(nets, version, SPECIAL_NETWORKS),
         ),
     )
     for reason, mask in reasons:

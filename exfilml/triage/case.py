@@ -368,8 +368,9 @@ class Triage:
     about
         What was read and what was known: ``flows``, ``cases`` (numbers), ``first``,
         ``last`` (of the flows), ``alerted``, ``baseline_first``, ``baseline_last``,
-        ``intel``, ``assets``, ``history`` (how many entries, `None` where not given),
-        ``made`` (time of the triage), ``version`` (of exfilml).
+        ``intel``, ``assets`` (how many entries, `None` where not given), ``history``
+        (its first flow, `None` where there is none), ``thresholds`` (as in
+        `exfilml.rank_flows`), ``made`` (time of the triage), ``version`` (of exfilml).
     """
 
     cases: tuple[Case, ...]

@@ -36,6 +36,7 @@ from exfilml.triage.intel import Intel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from exfilml.history import History
     from exfilml.state import State
 
 TOP: Final = 20
@@ -54,6 +55,7 @@ def triage_cases(
     policy: Policy | str | os.PathLike[str] | None = None,
     intel: Intel | None = None,
     assets: Assets | None = None,
+    history: History | None = None,
 ) -> Triage:
     """Rank cases and answer the playbook for each.
 
@@ -68,6 +70,9 @@ def triage_cases(
         Indicators, as `exfilml.read_intel` gives them.
     assets
         Whose hosts are whose, as `exfilml.read_assets` gives them.
+    history
+        What was seen before. Only what lies before a case counts, so that it may hold
+        these flows as well.
 
     Returns
     -------
@@ -84,6 +89,8 @@ def triage_cases(
         If the policy is none.
     StateError
         If the state was begun with another model.
+    HistoryError
+        If the history is damaged.
     """
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     judged = judged_here(
@@ -99,7 +106,8 @@ def triage_cases(
     met = (
         [pd.DataFrame()] * len(rows) if matches is None else by_case(material, matches)
     )
-    against = arguments(material, answers.by_name["encryption_signs"], rows)
+    seen = None if history is None else history.seen(_subjects(material, rows))
+    against = arguments(material, answers.by_name["encryption_signs"], rows, seen)
     owners = _owners(assets, table)
     decisions = [
         decide(situation)
@@ -123,6 +131,7 @@ def triage_cases(
             techniques=named[case],
             asset=owners[case],
             intel=_labelled(material, met[case]),
+            history=_of_case(seen, str(row["case"])),
             scope=scope_of(traffic[case], {row["local_ip"]: owners[case]}),
         )
         for case, row in enumerate(rows)
@@ -140,7 +149,33 @@ def triage_cases(
             for case in cases
         ),
         found,
-        _about(detector, judged, intel, assets),
+        _about(detector, judged, intel=intel, assets=assets, history=seen),
+    )
+
+
+def _of_case(seen: pd.DataFrame | None, case: str) -> pd.DataFrame:
+    return pd.DataFrame() if seen is None else seen[seen["case"] == case]
+
+
+def _subjects(material: Material, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return what is asked of the history about each case."""
+    service, fingerprint = material.at_largest(
+        lambda asked: (
+            asked.observed.names["service"].tolist(),
+            asked.oriented["fingerprint"].tolist(),
+        )
+    )
+    return pd.DataFrame(
+        {
+            "case": pd.array([row["case"] for row in rows], "str"),
+            "local_ip": pd.array([row["local_ip"] for row in rows], "str"),
+            "place": pd.array([row["place"] for row in rows], "str"),
+            "service": pd.array(service, "str"),
+            "fingerprint": pd.array(fingerprint, "str"),
+            "before": pd.Series(
+                [row["first_seen"] for row in rows], dtype="datetime64[us, UTC]"
+            ),
+        }
     )
 
 
@@ -223,7 +258,12 @@ def _labelled(material: Material, matches: pd.DataFrame) -> pd.DataFrame:
 
 
 def _about(
-    detector: Detector, judged: Judged, intel: Intel | None, assets: Assets | None
+    detector: Detector,
+    judged: Judged,
+    *,
+    intel: Intel | None,
+    assets: Assets | None,
+    history: pd.DataFrame | None,
 ) -> dict[str, Any]:
     flows = judged.scored.asked.oriented.flows
     first, last = detector.window_
@@ -238,6 +278,7 @@ def _about(
         "thresholds": judged.thresholds,
         "intel": None if intel is None else len(intel),
         "assets": None if assets is None else len(assets),
+        "history": None if history is None else history.attrs["since"],
         "made": pd.Timestamp.now(tz=dt.UTC),
         "version": __version__,
     }
