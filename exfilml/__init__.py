@@ -1,7 +1,8 @@
 """Find data theft over an alternative protocol (MITRE ATT&CK T1048.001).
 
 Names are imported when they are first used: ``import exfilml`` alone loads no
-pandas, scikit-learn, numba or nfstream.
+pandas, scikit-learn, numba or nfstream. Where IPython runs, it learns to show the
+library's objects then (`exfilml.report`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from exfilml.ranking import rank_cases as rank_cases
     from exfilml.ranking import rank_flows as rank_flows
     from exfilml.ranking import score_flows as score_flows
+    from exfilml.report.display import show as show
+    from exfilml.report.explanation import explain as explain
+    from exfilml.report.plots import plot_calibration as plot_calibration
+    from exfilml.report.plots import plot_scores as plot_scores
+    from exfilml.report.plots import plot_volumes as plot_volumes
     from exfilml.schema import apply_labels as apply_labels
     from exfilml.schema import duplicate_flows as duplicate_flows
     from exfilml.schema import validate_flows as validate_flows
@@ -66,17 +72,21 @@ _HOME = {
     "add_processes": "hosts",
     "apply_labels": "schema",
     "blindspots": "blindspots",
-    "clean_baseline": "quarantine",
     "case_context": "hosts",
     "draft_containment": "containment",
+    "clean_baseline": "quarantine",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
+    "explain": "report.explanation",
     "flows_of_case": "ranking",
     "inject": "inject",
     "iter_flows": "sources",
     "load_model": "persistence",
     "load_state": "persistence",
+    "plot_calibration": "report.plots",
+    "plot_scores": "report.plots",
+    "plot_volumes": "report.plots",
     "rank_cases": "ranking",
     "rank_flows": "ranking",
     "read_assets": "triage.assets",
@@ -88,6 +98,7 @@ _HOME = {
     "save_model": "persistence",
     "save_state": "persistence",
     "score_flows": "ranking",
+    "show": "report.display",
     "triage_cases": "triage.playbook",
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
@@ -113,11 +124,15 @@ __all__ = [
     "drift",
     "duplicate_flows",
     "evaluate",
+    "explain",
     "flows_of_case",
     "inject",
     "iter_flows",
     "load_model",
     "load_state",
+    "plot_calibration",
+    "plot_scores",
+    "plot_volumes",
     "rank_cases",
     "rank_flows",
     "read_assets",
@@ -129,6 +144,7 @@ __all__ = [
     "save_model",
     "save_state",
     "score_flows",
+    "show",
     "triage_cases",
     "try_keys",
     "validate_flows",
@@ -138,6 +154,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        if "IPython" in sys.modules:
+            importlib.import_module("exfilml.report").register()
         value = getattr(importlib.import_module(f"exfilml.{_HOME[name]}"), name)
         globals()[name] = value
         return value

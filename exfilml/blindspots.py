@@ -45,6 +45,7 @@ import pandas as pd
 
 from exfilml.calibration import check_budget
 from exfilml.columns import PAYLOAD_COLUMNS
+from exfilml.drawing import axes_for
 from exfilml.exceptions import CalibrationWarning, OptionError
 from exfilml.features import human_bytes
 from exfilml.inject import (
@@ -167,8 +168,6 @@ class Blindspots:
         OptionError
             If there are no such cells.
         """
-        from matplotlib import pyplot as plt
-
         known = list(self.table["capability"].unique())
         shown = known[0] if capability is None else capability
         rows = self.table[self.table["capability"] == shown]
@@ -192,8 +191,7 @@ class Blindspots:
         np.add.at(sums[1], at, rows["trials"])
         recall = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1.0), np.nan)
         height = 1.2 + 0.3 * len(recall)
-        if ax is None:
-            ax = plt.subplots(figsize=(2.5 + 0.7 * len(sizes), height))[1]
+        ax = axes_for(ax, (2.5 + 0.7 * len(sizes), height))
         image = ax.imshow(recall, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
         ax.set_xticks(range(len(sizes)), [human_bytes(float(size)) for size in sizes])
         ax.set_yticks(range(len(names)), names)

@@ -29,16 +29,20 @@ from exfilml.detector import (
     Detector,
     Scored,
 )
+from exfilml.drawing import BLUE, RED, axes_for
 from exfilml.exceptions import (
     CalibrationWarning,
     CapabilityWarning,
     FlowsError,
+    OptionError,
 )
 from exfilml.ranking import is_elsewhere
 from exfilml.schema import validate_flows
 from exfilml.stability import MOVED
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from exfilml.features import Asked
 
 FITS: Final = "fits"
@@ -48,6 +52,7 @@ ELSEWHERE: Final = "another site"
 MOST_UNSEEN: Final = {"host": 0.1, "service": 0.02}
 LEAST_COVERED: Final = 0.9
 MOST_NAMED: Final = 5
+MOST_DRAWN: Final = 15
 # Shorter stretches would take for ever to score one by one.
 MOST_STRETCHES: Final = 200
 PLANTED: Final = (1, 2, 5, 10, 20)
@@ -209,6 +214,59 @@ class Drift:
             **tables,
             "notes": list(self.notes),
         }
+
+    def plot(self, ax: Axes | None = None, *, capability: str | None = None) -> Axes:
+        """Draw how far evidence has moved, the columns that moved most at the top.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; `None` for a new figure.
+        capability
+            ``payload`` or ``volume``; `None` for the first that was compared.
+
+        Raises
+        ------
+        OptionError
+            If there is no such capability.
+        """
+        known = list(self.stability["capability"].unique())
+        shown = capability if capability is not None or not known else known[0]
+        rows = self.stability[self.stability["capability"] == shown]
+        if rows.empty:
+            raise OptionError(
+                f"capability={capability!r}: expected one of "
+                f"{', '.join(known) or 'none, as nothing could be compared'}."
+            )
+        ax = axes_for(ax)
+        rows = rows.sort_values("index", ascending=False).head(MOST_DRAWN)[::-1]
+        at, index = np.arange(len(rows)), rows["index"].to_numpy()
+        for some, colour, hatch, label in (
+            (~rows["moved"].to_numpy(), BLUE, "", "as in the calibration block"),
+            (rows["moved"].to_numpy(), RED, "//", "moved"),
+        ):
+            if some.any():
+                ax.barh(
+                    at[some], index[some], color=colour, hatch=hatch, label=label,
+                    edgecolor="white", linewidth=0,
+                )  # fmt: skip
+        chance = rows["chance"].to_numpy()
+        ax.plot(chance, at, "|", color="black", markersize=9, label="chance alone")
+        ax.axvline(
+            MOVED,
+            color="black",
+            linewidth=1,
+            linestyle="--",
+            label=f"moved: from {MOVED:g} on",
+        )
+        ax.set_yticks(at, rows["feature"].tolist(), fontsize=8)
+        ax.set(
+            xlim=(0.0, 1.1 * float(np.max([*index, *chance, MOVED]))),
+            xlabel="population stability index",
+            title=f"Evidence compared with calibration, seeing {shown}: {self.verdict}",
+        )
+        ax.legend(loc="lower right", fontsize=8)
+        return ax
 
 
 def drift(

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from exfilml.columns import START_DTYPE
+from exfilml.drawing import BLUE, GREY, axes_for
 from exfilml.exceptions import LabelsError, OptionError
 from exfilml.policy import Policy
 from exfilml.ranking import Judged, judge, ranked_suspicion
@@ -471,30 +472,46 @@ class Evaluation:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw precision over recall of cases; return the Axes."""
-        from matplotlib import pyplot as plt
-
-        ax = plt.subplots()[1] if ax is None else ax
-        ap = self.cases["average_precision"]
+        ax = axes_for(ax, (6.0, 4.2))
         recall = np.r_[0.0, self.recall]
         precision = np.r_[self.precision[:1], self.precision]
-        ax.step(recall, precision, where="pre", label=f"AP {ap:.2f}")
+        ap, low, high = (self.cases[k] for k in ("average_precision", "low", "high"))
+        ax.step(
+            recall,
+            precision,
+            where="pre",
+            color=BLUE,
+            label=f"average precision {ap:.2f} ({low:.2f} to {high:.2f})",
+        )
+        share = (self.n_cases - self.n_normal) / self.n_cases
+        ax.axhline(share, color=GREY, linestyle="--", linewidth=1, label="by chance")
+        said: dict[tuple[float, float], list[int]] = {}
         for k in CUTS:
             hit = self.cases[f"recall_at_{k}"], self.cases[f"precision_at_{k}"]
+            said.setdefault(hit, []).append(k)
+        before, below = np.array([-1.0, -1.0]), True
+        for hit, first in said.items():
+            # Points that stand close together are named above and below in turn.
+            near = np.abs(hit - before) < (0.12, 0.06)
+            below, before = not (near.all() and below), np.array(hit)
             ax.plot(*hit, "o", color="black", markersize=4)
             ax.annotate(
-                f"first {k}",
+                f"first {', '.join(map(str, first))}",
                 hit,
                 textcoords="offset points",
-                xytext=(-4, 5),
-                ha="right",
+                xytext=(4, -4 if below else 4),
+                ha="left" if hit[0] < 0.15 else "right",
+                va="top" if below else "bottom",
+                fontsize=8,
             )
         ax.set(
             xlabel="recall over cases",
-            ylabel="precision",
+            ylabel="precision over cases",
             xlim=(0, 1.02),
             ylim=(0, 1.05),
+            title="Precision and recall, the most suspicious cases first",
         )
-        ax.legend(loc="lower left")
+        ax.legend(loc="lower left", fontsize=8)
         return ax
 
 

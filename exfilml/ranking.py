@@ -13,7 +13,7 @@ import copy
 import os
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -228,7 +228,7 @@ def rank_flows(
             "suspicion": scored.suspicion[order],
             "p_value": scored.p_value[order],
             "alert": judged.alerted[scored.case[order]],
-            "case": _case_names(scored, order),
+            "case": case_names(scored, order),
             "capability": _capability(scored, order).tolist(),
             "not_visible": _not_visible(scored, order).tolist(),
             "reasons": judged.ruling.about_flows(
@@ -316,7 +316,7 @@ def case_table(
         "suspicion": scored.case_suspicion[order],
         "p_value": scored.case_p_value[order],
         "alert": judged.alerted[order],
-        "case": _case_names(scored, worst),
+        "case": case_names(scored, worst),
         "dst_port": leading["dst_port"].astype("Int64").mask(changing).array,
         "flows": np.bincount(code, minlength=n_cases)[order],
         "addresses": theirs["remote_ip"].groupby(rank).nunique().array,
@@ -719,7 +719,8 @@ def _alerts(
     return alerted, thresholds
 
 
-def _case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
+def case_names(scored: Scored, rows: NDArray[np.int64]) -> list[str]:
+    """Short names of the cases of some flows, the same from run to run."""
     return [case_name(key) for key in scored.case_key[rows].tolist()]
 
 
@@ -794,16 +795,40 @@ def _reasons(
     return text
 
 
-def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
+class Told(NamedTuple):
+    """What one family of evidence says of a flow.
+
+    Attributes
+    ----------
+    bits
+        What its columns add to the suspicion, as `Detector.explain` splits it, without
+        those that show too little to be a reason.
+    family
+        Index into `FAMILIES`.
+    worth
+        Whether it is worth a reader's time.
+    sentence
+        What its strongest column shows.
+    """
+
+    bits: float
+    family: int
+    worth: bool
+    sentence: str
+
+
+def told_by_family(
+    detector: Detector, asked: Asked, *, payload: bool
+) -> list[list[Told]]:
+    """Say of each flow, all of one capability, what each family of evidence shows."""
     features = detector.learned_["payload" if payload else "volume"].features
     share = detector.contributions(asked, payload=payload, exact=True)
     said = [feature.reason(asked.told) for feature in features.features]
     evidence = features.matrix(asked)
     least = LEAST_EVIDENCE_SHARE * features.worth_telling
-    sentences = []
+    flows: list[list[Told]] = []
     for row in range(asked.n_flows):
-        best: list[tuple[float, str]] = []
-        slight: list[tuple[float, str]] = []
+        told = []
         for family in range(len(FAMILIES)):
             columns = np.flatnonzero(
                 (features.families == family) & (evidence[row] >= least)
@@ -814,14 +839,24 @@ def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
             strongest = columns[np.argmax(share[row, columns])]
             worth = evidence[row, strongest] >= features.worth_telling[strongest]
             # Several columns of a family may make up what none of them shows alone.
-            told = bits >= (LEAST_REASON_BITS if worth else WORTH_TELLING_BITS)
-            (best if told else slight).append((bits, said[strongest][row]))
-        best.sort(key=lambda pair: -pair[0])
-        text = "; ".join(part for _, part in best)
-        if not text and slight:
-            text = f"slight evidence only: {max(slight)[1]}"
-        sentences.append(text or "nothing unusual")
-    return sentences
+            enough = bits >= (LEAST_REASON_BITS if worth else WORTH_TELLING_BITS)
+            told.append(Told(bits, family, enough, said[strongest][row]))
+        flows.append(told)
+    return flows
+
+
+def _sentences(detector: Detector, asked: Asked, *, payload: bool) -> list[str]:
+    return [in_words(told) for told in told_by_family(detector, asked, payload=payload)]
+
+
+def in_words(told: list[Told]) -> str:
+    """Put together what families of evidence say of a flow, the strongest first."""
+    best = sorted((t for t in told if t.worth), key=lambda t: -t.bits)
+    text = "; ".join(t.sentence for t in best)
+    if not text and told:
+        slight = max(told, key=lambda t: (t.bits, t.sentence))
+        text = f"slight evidence only: {slight.sentence}"
+    return text or "nothing unusual"
 
 
 def _case_reasons(

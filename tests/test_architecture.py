@@ -32,6 +32,8 @@ FLOORS = {
     "policy": 2,
     "sources": 2,
     "baseline": 2,
+    # Above export, for text that is shown as it stands.
+    "drawing": 2,
     "chunks": 2,
     "spool": 3,
     # Above sources: its logs are packed and cut into lines as theirs.
@@ -55,6 +57,7 @@ FLOORS = {
     "quarantine": 6,
     "triage": 6,
     "containment": 7,
+    "report": 7,
     "terminal": 7,
     "cli": 8,
     "__main__": 9,

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from exfilml.history import History
 
 TABLE_ROWS: Final = 20
-LONGEST: Final = 40
-# Of neighbours: for other programs.
-UNTOLD: Final = ("model", "uid", "shared", "direction", "down_bytes")
 
 HISTORY: Final = click.option(
     "--history",
@@ -238,53 +235,7 @@ def _check_apart(source: tuple[str, ...], folder: Path) -> None:
 
 def _show(table: pd.DataFrame, form: str) -> None:
     from exfilml.export import to_text
+    from exfilml.terminal import history_text
 
-    text = _laid_out(table) if form == "table" else to_text(table, form)
+    text = history_text(table) if form == "table" else to_text(table, form)
     click.echo(text, nl=False)
-
-
-def _laid_out(table: pd.DataFrame) -> str:
-    """Lay out an answer: a line for each row, and under it what agrees and differs."""
-    import textwrap
-
-    from exfilml.export import printable
-    from exfilml.terminal import INDENT, laid_out, width_of_terminal
-
-    if len(table) == 0:
-        return "nothing\n"
-    words = [name for name in ("agrees", "differs") if name in table]
-    shown = table.drop(columns=[*words, *(c for c in UNTOLD if c in table)])
-    cells = [[_cell(str(name), value) for value in shown[name]] for name in shown]
-    header, *rows = laid_out(
-        tuple(str(name) for name in shown), list(zip(*cells, strict=True))
-    )
-    lines = [header]
-    for at, row in enumerate(rows):
-        lines.append(row)
-        for name in words:
-            lines += textwrap.wrap(
-                printable(f"{name}: {table[name].iloc[at] or 'nothing'}"),
-                width_of_terminal(),
-                initial_indent=INDENT,
-                subsequent_indent=INDENT,
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _cell(name: str, value: Any) -> str:
-    """Write a value as a reader wants it; names come from packets."""
-    import pandas as pd
-
-    from exfilml.export import printable
-    from exfilml.features import human_bytes
-
-    if pd.isna(value):
-        return "-"
-    if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d}" if name == "day" else f"{value:%Y-%m-%d %H:%M}"
-    if name.endswith("_bytes"):
-        return human_bytes(value)
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    text = printable(str(value))
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

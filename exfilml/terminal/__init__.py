@@ -18,6 +18,7 @@ import pandas as pd
 from exfilml.export import printable
 from exfilml.features import human_bytes
 from exfilml.terminal._feedback import judgements_text, precision_text
+from exfilml.terminal._history import history_text
 from exfilml.terminal._layout import WIDTH, laid_out, width_of_terminal
 from exfilml.terminal._triage import triage_text
 
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
     from exfilml.evaluation import Evaluation
 
 __all__ = [
-    "INDENT",
     "blindspots_text",
     "card_text",
     "drift_text",
     "evaluation_text",
+    "history_text",
     "judgements_text",
-    "laid_out",
     "precision_text",
     "ranking_text",
     "survey_text",
