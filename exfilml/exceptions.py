@@ -48,6 +48,10 @@ class FeedbackError(ExfilmlError, ValueError):
     """A feedback store or a judgement cannot be read, written or understood."""
 
 
+class CarveError(ExfilmlError):
+    """A capture does not hold the packets that were asked for."""
+
+
 class ColumnMapError(ExfilmlError, ValueError):
     """A column map cannot be read, or says what no column map can say."""
 
@@ -70,6 +74,10 @@ class DependencyError(ExfilmlError):
 
 class OutputError(ExfilmlError):
     """A result cannot be written."""
+
+
+class ReportError(ExfilmlError, ValueError):
+    """What a report was asked of is neither a ranking nor a triage."""
 
 
 class ExfilmlWarning(UserWarning):
@@ -114,3 +122,7 @@ class AssetsWarning(ExfilmlWarning):
 
 class FeedbackWarning(ExfilmlWarning):
     """Some judgements cannot be read, or their clocks are wrong."""
+
+
+class CarveWarning(ExfilmlWarning):
+    """Flows of a case cannot be looked for in a capture."""

@@ -16,6 +16,8 @@ import click
 
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
+from exfilml.cli._carve import carve
+from exfilml.cli._decrypt import decrypt
 from exfilml.cli._doctor import doctor
 from exfilml.cli._extract import flows, sources
 from exfilml.cli._feedback import feedback
@@ -44,6 +46,8 @@ for _command in (
     train,
     rank,
     triage,
+    carve,
+    decrypt,
     evaluate,
     blindspots,
     drift,

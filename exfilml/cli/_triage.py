@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -26,6 +26,8 @@ from exfilml.exceptions import OptionError
 if TYPE_CHECKING:
     from exfilml.policy import Policy
     from exfilml.triage.case import Case, Triage
+
+PAGE: Final = ".html"
 
 
 @click.command()
@@ -71,7 +73,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How to print the triage.",
 )
-@click.option("--out", type=FILE, help="Write the answers to a .json file.")
+@click.option("--out", type=FILE, help="Write to .json, or to .html, a page to read.")
 @click.option(
     "--drafts",
     type=FILE,
@@ -108,6 +110,7 @@ def triage(
     from exfilml.ranking import check_options
 
     if out is not None:
+        _check_suffix(out)
         check_writable(out, source, model, policy, *intel, *assets, *event_logs())
     if drafts is not None:
         check_folder(drafts)
@@ -144,8 +147,13 @@ def triage(
         _check_case(case, [one.name for one in found])
     text = triage_text(found, case) if form == "table" else _json(found)
     if out is not None:
-        with complete_file(out) as part:
-            part.write_text(_json(found), encoding="utf-8")
+        if out.suffix.lower() == PAGE:
+            from exfilml.report.page.report import RankingReport
+
+            RankingReport(found, detector=detector, policy=declared).write(out)
+        else:
+            with complete_file(out) as part:
+                part.write_text(_json(found), encoding="utf-8")
         say(f"{len(found):,} cases written to {out}")
     else:
         click.echo(text, nl=False)
@@ -170,6 +178,13 @@ def _draft(
         f"{folder / REVIEW} says what is in them, and what is not and why "
         f"({len(drafted.left_out):,} entries)"
     )
+
+
+def _check_suffix(out: Path) -> None:
+    if out.suffix.lower() not in {".json", PAGE}:
+        raise OptionError(
+            f"--out {out}: expected .json for programs or .html, a page to read."
+        )
 
 
 def _check_case(case: str, names: list[str]) -> None:
