@@ -24,8 +24,8 @@ from exfilml.cli._output import check_folder, check_writable, say, working
 from exfilml.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from exfilml.policy import Policy
-    from exfilml.triage.case import Case, Triage
+    from exfilml.containment import Drafts
+    from exfilml.triage.case import Triage
 
 PAGE: Final = ".html"
 
@@ -159,19 +159,20 @@ def triage(
         click.echo(text, nl=False)
     _say_counts(found)
     if drafts is not None:
+        from exfilml.containment import draft_containment
         from exfilml.ranking import at_home
 
-        home_ = at_home(detector, declared).home_
-        _draft(found if case is None else found[case], drafts, home_, declared)
+        own = at_home(detector, declared).home_
+        drafted = draft_containment(
+            found, flows=table, case=case, home=own, policy=declared
+        )
+        _write_drafts(drafted, drafts)
 
 
-def _draft(
-    cases: Triage | Case, folder: Path, home: tuple[str, ...], policy: Policy | None
-) -> None:
+def _write_drafts(drafted: Drafts, folder: Path) -> None:
     """Write drafts for containment, and say where their reasons stand."""
-    from exfilml.containment import REVIEW, draft_containment
+    from exfilml.containment import REVIEW
 
-    drafted = draft_containment(cases, home=home, policy=policy)
     drafted.write(folder)
     say(
         f"{len(drafted.files):,} files for review in {folder}; nothing was applied. "
