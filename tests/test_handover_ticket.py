@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 
 import cases
@@ -14,7 +13,7 @@ from markdown_it import MarkdownIt
 from test_handover import HOSTILE, PLACE, full, plain, triage
 
 from exfilml.export import printable
-from exfilml.handover import _markdown, to_text
+from exfilml.handover import to_text
 from exfilml.handover._markdown import code, fenced, table, text
 from exfilml.triage.case import Fact, Step
 
@@ -139,10 +138,6 @@ def test_nothing_ends_a_block_of_code(given):
         ]
         lines = [printable(line) for line in given.split("\n")]
         assert tokens[0].content == "\n".join(lines) + "\n"
-
-
-def test_the_example_holds():
-    assert doctest.testmod(_markdown).failed == 0
 
 
 def test_what_others_make_links_of_is_none():
