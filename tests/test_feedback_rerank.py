@@ -84,6 +84,16 @@ def test_weights_of_a_case_on_itself_add_up_to_one():
         assert sum(worth[verdict] for worth in WEIGHTS.values()) == 1.0
 
 
+@pytest.mark.parametrize(("verdict", "most"), [("false", -3.0), ("true", 3.0)])
+def test_many_verdicts_move_no_case_by_more_than_three_bits(said, verdict, most):
+    cases = pd.concat([ranked(1)] * 40, ignore_index=True).assign(
+        case=[f"c{i}" for i in range(40)],
+        local_ip=[f"10.0.1.{i}" for i in range(40)],
+        rank=range(40),
+    )
+    assert set(bits(cases, said(cases, [verdict] * 40))) == {most}
+
+
 def test_a_verdict_fades_by_half_in_thirty_days(said):
     cases = ranked(1)
     store = said(cases, ["false"])
