@@ -238,6 +238,17 @@ def test_without_judgements_the_order_is_as_it_was(said):
     assert (found["feedback_bits"] == 0.0).all()
 
 
+def test_an_approved_case_that_was_judged_true_rises_above_none_that_is_not(said):
+    cases = ranked(N).assign(suspicion=np.linspace(3.0, 1.0, N))
+    cases["local_ip"] = [f"10.0.0.{i}" for i in range(N)]
+    cases["place"] = [f"p{i}.example" for i in range(N)]
+    cases.loc[N - 2 :, "reasons"] = "approved: backup"
+    store = said(cases, [None] * (N - 1) + ["true"])
+    found = rerank(cases, store, at=NOW)
+    assert found.index.tolist() == [*range(N - 2), N - 1, N - 2]
+    assert found["feedback_bits"].iloc[-2] == 1.0
+
+
 @ANY
 @given(VERDICTS)
 def test_what_came_last_stays_last(said, verdicts):
