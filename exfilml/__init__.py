@@ -16,6 +16,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from exfilml.blindspots import blindspots as blindspots
+    from exfilml.carve import carve_packets as carve_packets
+    from exfilml.carve import describe_streams as describe_streams
+    from exfilml.carve import find_opaque as find_opaque
+    from exfilml.carve import follow_streams as follow_streams
+    from exfilml.carve import packet_filters as packet_filters
+    from exfilml.carve import write_streams as write_streams
     from exfilml.containment import draft_containment as draft_containment
     from exfilml.detector import Detector as Detector
     from exfilml.drift import drift as drift
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from exfilml.feedback import Feedback as Feedback
     from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.handover import read_triage as read_triage
     from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     from exfilml.ranking import score_flows as score_flows
     from exfilml.report.display import show as show
     from exfilml.report.explanation import explain as explain
+    from exfilml.report.page.report import RankingReport as RankingReport
     from exfilml.report.plots import plot_calibration as plot_calibration
     from exfilml.report.plots import plot_scores as plot_scores
     from exfilml.report.plots import plot_volumes as plot_volumes
@@ -67,23 +75,29 @@ _HOME = {
     "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
+    "RankingReport": "report.page.report",
     "State": "state",
     "Transfer": "inject",
     "add_processes": "hosts",
     "apply_labels": "schema",
     "blindspots": "blindspots",
+    "carve_packets": "carve",
     "case_context": "hosts",
-    "draft_containment": "containment",
     "clean_baseline": "quarantine",
+    "describe_streams": "carve",
+    "draft_containment": "containment",
     "drift": "drift",
     "duplicate_flows": "schema",
     "evaluate": "evaluation",
     "explain": "report.explanation",
+    "find_opaque": "carve",
     "flows_of_case": "ranking",
+    "follow_streams": "carve",
     "inject": "inject",
     "iter_flows": "sources",
     "load_model": "persistence",
     "load_state": "persistence",
+    "packet_filters": "carve",
     "plot_calibration": "report.plots",
     "plot_scores": "report.plots",
     "plot_volumes": "report.plots",
@@ -94,6 +108,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "read_triage": "handover",
     "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
@@ -103,6 +118,7 @@ _HOME = {
     "try_keys": "triage.decrypt",
     "validate_flows": "schema",
     "write_flows": "sources",
+    "write_streams": "carve",
 }
 
 __all__ = [
@@ -113,23 +129,29 @@ __all__ = [
     "History",
     "Intel",
     "Policy",
+    "RankingReport",
     "State",
     "Transfer",
     "add_processes",
     "apply_labels",
     "blindspots",
+    "carve_packets",
     "case_context",
     "clean_baseline",
+    "describe_streams",
     "draft_containment",
     "drift",
     "duplicate_flows",
     "evaluate",
     "explain",
+    "find_opaque",
     "flows_of_case",
+    "follow_streams",
     "inject",
     "iter_flows",
     "load_model",
     "load_state",
+    "packet_filters",
     "plot_calibration",
     "plot_scores",
     "plot_volumes",
@@ -140,6 +162,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "read_triage",
     "rerank",
     "save_model",
     "save_state",
@@ -149,6 +172,7 @@ __all__ = [
     "try_keys",
     "validate_flows",
     "write_flows",
+    "write_streams",
 ]
 
 

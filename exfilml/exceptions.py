@@ -44,8 +44,16 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class TriageFileError(ExfilmlError, ValueError):
+    """A file of a triage is foreign, damaged or of a newer version."""
+
+
 class FeedbackError(ExfilmlError, ValueError):
     """A feedback store or a judgement cannot be read, written or understood."""
+
+
+class CarveError(ExfilmlError):
+    """A capture does not hold the packets that were asked for."""
 
 
 class ColumnMapError(ExfilmlError, ValueError):
@@ -70,6 +78,10 @@ class DependencyError(ExfilmlError):
 
 class OutputError(ExfilmlError):
     """A result cannot be written."""
+
+
+class ReportError(ExfilmlError, ValueError):
+    """What a report was asked of is neither a ranking nor a triage."""
 
 
 class ExfilmlWarning(UserWarning):
@@ -114,3 +126,7 @@ class AssetsWarning(ExfilmlWarning):
 
 class FeedbackWarning(ExfilmlWarning):
     """Some judgements cannot be read, or their clocks are wrong."""
+
+
+class CarveWarning(ExfilmlWarning):
+    """Flows of a case cannot be looked for in a capture."""

@@ -63,10 +63,15 @@ def ip6(
 
 
 def tcp(
-    sport: int, dport: int, data: bytes = b"", flags: int = ACK, options: int = 0
+    sport: int,
+    dport: int,
+    data: bytes = b"",
+    flags: int = ACK,
+    options: int = 0,
+    seq: int = 1,
 ) -> bytes:
     offset = (5 + options // 4) << 4
-    head = struct.pack(">HHIIBBHHH", sport, dport, 1, 1, offset, flags, 8192, 0, 0)
+    head = struct.pack(">HHIIBBHHH", sport, dport, seq, 1, offset, flags, 8192, 0, 0)
     return head + bytes([1]) * options + data
 
 

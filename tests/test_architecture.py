@@ -38,6 +38,8 @@ FLOORS = {
     "spool": 3,
     # Above sources: its logs are packed and cut into lines as theirs.
     "hosts": 3,
+    # Above sources: captures are told and unpacked as theirs.
+    "carve": 3,
     "_compiled": 1,
     "forest": 2,
     "calibration": 2,
@@ -56,6 +58,7 @@ FLOORS = {
     "drift": 6,
     "quarantine": 6,
     "triage": 6,
+    "handover": 7,
     "containment": 7,
     "report": 7,
     "terminal": 7,

@@ -16,9 +16,12 @@ import click
 
 from exfilml import __version__
 from exfilml.cli._assess import blindspots, drift, evaluate, inspect
+from exfilml.cli._carve import carve
+from exfilml.cli._decrypt import decrypt
 from exfilml.cli._doctor import doctor
 from exfilml.cli._extract import flows, sources
 from exfilml.cli._feedback import feedback
+from exfilml.cli._handover import handover
 from exfilml.cli._history import history
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
@@ -44,6 +47,9 @@ for _command in (
     train,
     rank,
     triage,
+    handover,
+    carve,
+    decrypt,
     evaluate,
     blindspots,
     drift,

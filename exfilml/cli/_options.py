@@ -124,6 +124,11 @@ def _sources(command: _Command, *, required: bool) -> _Command:
     return argument(command)
 
 
+CAPTURES = click.argument(
+    "capture", nargs=-1, required=True, metavar="CAPTURE...", callback=_expand
+)
+
+
 def asked() -> dict[str, Any]:
     """Return what was said of all sources."""
     meta = click.get_current_context().meta

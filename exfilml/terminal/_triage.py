@@ -28,6 +28,7 @@ HEADER: Final = (
 )
 LONGEST_PLACE: Final = 32
 LABEL: Final = 16
+MOST_LINKS: Final = 2
 _NAMES: Final = {
     "external_port": "odd port",
     "encryption_signs": "encryption",
@@ -61,9 +62,9 @@ def triage_text(triage: Triage, only: str | None = None) -> str:
     for incident in triage.incidents:
         names = ", ".join(incident.cases)
         lines += ["", *_wrapped(f"incident {incident.name}: {names}")]
-        lines += _under(
-            "", (fact.text for fact in (*incident.links[:2], *incident.scope))
-        )
+        # The links and the first facts say what it is; a hand-over holds them all.
+        lines += _under("", (fact.text for fact in incident.links[:MOST_LINKS]))
+        lines += _under("", (fact.text for fact in incident.scope[:MOST_LINKS]))
     for case in filter(_is_urgent, triage):
         lines += ["", *_card(case)]
     return "\n".join(lines) + "\n"

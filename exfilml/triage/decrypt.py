@@ -121,7 +121,7 @@ def try_keys(
     candidates = [
         k for text in keys for k in derived(text, salts=more, iterations=counts)
     ]
-    before = judge(data[:SEEN_BYTES])
+    encrypted = judge(data[:SEEN_BYTES]).p_random > MOST_FALSE
     found: list[tuple[float, Attempt]] = []
     tried = 0
     for attempt in _attempts(data, ciphers, candidates, list(ivs), where):
@@ -135,7 +135,7 @@ def try_keys(
         _hit(attempt, data, chance * tried, seen)
         for chance, attempt in found
         if chance * tried <= MOST_FALSE
-        and (seen := _convincing(attempt, data)) is not None
+        and (seen := _convincing(attempt, data, encrypted=encrypted)) is not None
     ]
     hits = sorted(fitting, key=_order)
     recovered = find_xor(data)
@@ -146,7 +146,6 @@ def try_keys(
                 *(XOR_RATE, False, "text", None, recovered.plain),
             )
         )
-    encrypted = before.p_random > MOST_FALSE
     return Attempts(tried, tuple(hits), tuple(missing), encrypted)
 
 
@@ -233,12 +232,20 @@ def _chance(attempt: Attempt, data: bytes) -> float:
     return min(2.0 * min(p_uniform(plain), rate), 1.0)
 
 
-def _convincing(attempt: Attempt, data: bytes) -> PayloadEvidence | None:
-    """Return what the plaintext is, if it is something and no random key does as well."""
+def _convincing(
+    attempt: Attempt, data: bytes, *, encrypted: bool
+) -> PayloadEvidence | None:
+    """Return what the plaintext is, if it is something and no random key does as well.
+
+    Data that were not random before stay a little less than random under most keys:
+    that alone is no plaintext.
+    """
     seen = judge(attempt.plain(data, SEEN_BYTES))
     if attempt.cipher.tag:
         return seen
     if seen.verdict == "opaque":
+        return None
+    if not encrypted and seen.verdict == "compressed" and seen.magic is None:
         return None
     # Of the attempt alone, so that the same attempts give the same hits.
     draw = random.Random(attempt.raw)  # noqa: S311 - nothing is kept secret with it
