@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from exfilml.feedback import Feedback as Feedback
     from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.handover import read_triage as read_triage
     from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from exfilml.ranking import score_flows as score_flows
     from exfilml.report.display import show as show
     from exfilml.report.explanation import explain as explain
+    from exfilml.report.page.report import RankingReport as RankingReport
     from exfilml.report.plots import plot_calibration as plot_calibration
     from exfilml.report.plots import plot_scores as plot_scores
     from exfilml.report.plots import plot_volumes as plot_volumes
@@ -73,6 +75,7 @@ _HOME = {
     "History": "history",
     "Intel": "triage.intel",
     "Policy": "policy",
+    "RankingReport": "report.page.report",
     "State": "state",
     "Transfer": "inject",
     "add_processes": "hosts",
@@ -105,6 +108,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "read_triage": "handover",
     "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
@@ -125,6 +129,7 @@ __all__ = [
     "History",
     "Intel",
     "Policy",
+    "RankingReport",
     "State",
     "Transfer",
     "add_processes",
@@ -157,6 +162,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "read_triage",
     "rerank",
     "save_model",
     "save_state",

@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class TriageFileError(ExfilmlError, ValueError):
+    """A file of a triage is foreign, damaged or of a newer version."""
+
+
 class FeedbackError(ExfilmlError, ValueError):
     """A feedback store or a judgement cannot be read, written or understood."""
 
@@ -74,6 +78,10 @@ class DependencyError(ExfilmlError):
 
 class OutputError(ExfilmlError):
     """A result cannot be written."""
+
+
+class ReportError(ExfilmlError, ValueError):
+    """What a report was asked of is neither a ranking nor a triage."""
 
 
 class ExfilmlWarning(UserWarning):

@@ -174,19 +174,18 @@ def complete_file(path: str | Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def output_format(path: str | Path) -> str:
+def output_format(path: str | Path, *others: str) -> str:
     """Return the format that a file's suffix names.
 
     Raises
     ------
     OptionError
-        If the suffix is none of `FORMATS`.
+        If the suffix is none of `FORMATS`, nor of `others` that are not for tables.
     """
     form = Path(path).suffix.lower().lstrip(".")
-    if form not in FORMATS:
+    known = (*FORMATS, *others)
+    if form not in known:
         raise OptionError(
-            f"{path}: the suffix must name a format, one of ."
-            + ", .".join(FORMATS)
-            + "."
+            f"{path}: the suffix must name a format, one of ." + ", .".join(known) + "."
         )
     return form

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from exfilml.state import State
 
 TABLE_ROWS: Final = 20
+PAGE: Final = "html"
 
 
 @click.command()
@@ -63,7 +64,11 @@ TABLE_ROWS: Final = 20
     show_default=True,
     help="How to print the ranking.",
 )
-@click.option("--out", type=FILE, help="Write to .csv, .json, .jsonl or .parquet.")
+@click.option(
+    "--out",
+    type=FILE,
+    help="Write to .csv, .json, .jsonl, .parquet or .html, a page to read.",
+)
 @click.option(
     "--state",
     type=FILE,
@@ -104,7 +109,7 @@ def rank(
     from exfilml.terminal import ranking_text
 
     if out is not None:
-        output_format(out)
+        output_format(out, PAGE)
         check_writable(out, source, model, policy, state, feedback, *event_logs())
     from exfilml.exceptions import OptionError
     from exfilml.ranking import check_options, rank_cases, rank_flows
@@ -139,7 +144,14 @@ def rank(
     ranking = with_context(ranking)
     try:
         if out is not None:
-            write_table(ranking, out)
+            if output_format(out, PAGE) == PAGE:
+                from exfilml.report.page.report import RankingReport
+
+                RankingReport(
+                    ranking, detector=detector, flows=table, policy=declared
+                ).write(out)
+            else:
+                write_table(ranking, out)
             say(f"{len(ranking):,} rows written to {out}")
         else:
             as_table = form == "table"

@@ -1,0 +1,1 @@
+"""The page of a ranking or a triage: facts, then dictionaries, then templates."""
