@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from cases import case, triage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ranked_cases import listed, ranked, unsynced
 
 from exfilml import Feedback
 from exfilml.exceptions import FeedbackError, FeedbackWarning
-from exfilml.export import FORMATS, printable, write_table
+from exfilml.export import FORMATS, json_text, printable, write_table
 from exfilml.feedback import _database, read_cases, read_judgements
 from exfilml.feedback._database import APPLICATION
 from exfilml.feedback._facts import COLUMNS, FACTS
@@ -403,7 +404,7 @@ def calls(store, cases):
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -518,12 +519,23 @@ def test_cases_are_read_as_they_were_written(cases, store, tmp_path, suffix):
     assert store.latest()["place"].iloc[2] == "=cmd.example"
 
 
-def test_a_triage_as_json_holds_cases_too(tmp_path):
+def test_a_triage_as_json_holds_cases_too(store, tmp_path):
+    """What the case was is kept as from a ranking; its answers are not looked at."""
     path = tmp_path / "triage.json"
-    path.write_text(
-        '{"format": "x", "cases": [{"case": "1", "scope": [1], "rank": 1}]}'
-    )
-    assert read_cases(path).to_dict("records") == [{"case": "1", "rank": 1}]
+    other = case({"src_ip": "10.20.0.9"}, name="a", rank=2)
+    found = triage(case(name="0012345678"), other)
+    path.write_text(json_text(found.to_dict()))
+    store.judge(read_cases(path), "0012345678", "true", **BY)
+    (row,) = store.latest().to_dict("records")
+    expected = found["0012345678"].row
+    for name in set(FACTS) & set(expected):
+        if pd.notna(expected[name]):
+            assert row[name] == expected[name], name
+
+
+def test_a_table_without_rows_is_read(tmp_path):
+    (tmp_path / "c.csv").write_text("case,rank\n")
+    assert read_cases(tmp_path / "c.csv").shape == (0, 2)
 
 
 def test_lines_that_are_no_cases_are_counted(tmp_path):
@@ -565,7 +577,7 @@ def test_files_that_hold_no_cases_are_told(tmp_path, name, data, text):
 
 
 @settings(
-    max_examples=80,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

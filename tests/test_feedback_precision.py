@@ -45,7 +45,7 @@ def wilson(k, n, z=1.6448536269514722):
 
 
 @settings(
-    max_examples=12,
+    max_examples=7,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -18,10 +18,10 @@ from exfilml.feedback._rerank import MOST_BITS, WEIGHTS
 
 NOW = "2026-04-01"
 BY = {"reason": "looked at", "analyst": "kim", "at": NOW}
-N = 15
+N = 12
 VERDICTS = st.lists(st.sampled_from(["true", "false", None]), min_size=N, max_size=N)
 ANY = settings(
-    max_examples=12,
+    max_examples=7,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -327,7 +327,7 @@ def test_only_judgements_that_count_are_approved(store):
 
 
 @settings(
-    max_examples=30,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -367,7 +367,7 @@ def test_each_approval_is_of_one_false_judgement_and_no_wider(
 
 
 @given(st.text(min_size=1, max_size=40), st.text(min_size=1, max_size=20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_any_text_is_a_text_of_the_draft(tmp_path_factory, reason, analyst):
     folder = tmp_path_factory.mktemp("texts")
     store = Feedback(folder / "store")

@@ -2,11 +2,13 @@
 
 import shlex
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
 from cases import case
 
+from exfilml.cli import app
 from exfilml.triage._steps import MOST_STEPS, next_steps
 from exfilml.triage.case import LEVELS, NO, NOT_VISIBLE, Answer, Case, Fact
 
@@ -117,3 +119,20 @@ def test_hostile_names_stay_one_argument(name, level):
             assert word == f"--place={name}" or name not in word
     for step in found:
         assert "\n" not in step.command
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_commands_are_those_of_the_command_line(level):
+    for asset in ({}, {"known": False}):
+        for step in steps(level=level, against=AGAINST, asset=asset):
+            words = shlex.split(step.command)[1:]
+            if not words:
+                continue
+            command, *rest = words
+            found = app.commands[command]
+            if isinstance(found, click.Group):
+                name = rest[0] if rest[0] in found.commands else "judge"
+                found = found.commands[name]
+            options = {o for param in found.params for o in param.opts}
+            given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+            assert given <= options, step.command

@@ -31,6 +31,7 @@ import pandas as pd
 from exfilml.containment import _nftables, _sigma, _suricata, _zeek
 from exfilml.containment._draft import Draft, stamp
 from exfilml.containment._gathering import targets_of
+from exfilml.containment._neighbours import NOT_ASKED, Neighbours
 from exfilml.containment._site import Site
 from exfilml.containment._texts import plain
 from exfilml.exceptions import OptionError, OutputError
@@ -104,6 +105,8 @@ class Drafts:
 def draft_containment(
     triage: Triage | Case,
     *,
+    flows: pd.DataFrame | None = None,
+    case: str | None = None,
     home: Iterable[str] | str | None = None,
     policy: Policy | str | os.PathLike[str] | None = None,
     expires: dt.datetime | dt.timedelta | str | None = None,
@@ -115,6 +118,11 @@ def draft_containment(
     ----------
     triage
         A triage, or one case of it.
+    flows
+        The flows that were triaged, to see who else uses the addresses: what other
+        hosts need is not blocked. Without them that is not known, and said so.
+    case
+        Name of the only case to draft for; the others still say what is known of it.
     home
         The site's own networks, never a target; those of the policy by default, else
         private networks.
@@ -129,8 +137,10 @@ def draft_containment(
 
     Raises
     ------
+    FlowsError
+        If the flows are no flows table.
     OptionError
-        If an option is out of range.
+        If an option is out of range, or no case has that name.
     PolicyError
         If the policy is none.
     """
@@ -143,14 +153,22 @@ def draft_containment(
     made = triage.about.get("made") if isinstance(triage, Triage) else None
     begin = _moment("at", at if at is not None else made)
     end = _end(begin, expires)
-    for case in cases:
-        if not _CASE_NAME.fullmatch(case.name):
+    for one in cases:
+        if not _CASE_NAME.fullmatch(one.name):
             raise OptionError(
-                f"case {plain(case.name)!r}: no name of a case, which is made of "
+                f"case {plain(one.name)!r}: no name of a case, which is made of "
                 "letters and digits; give cases of exfilml.triage_cases."
             )
-    site = _site(home, policy, begin)
-    found = [targets_of(case, site) for case in cases]
+    wanted = [one for one in cases if case in {None, one.name}]
+    if case is not None and not wanted:
+        raise OptionError(
+            f"case {plain(case)!r}: none of the {len(cases):,} cases has this name."
+        )
+    site, home_networks = _site(home, policy, begin)
+    neighbours = NOT_ASKED
+    if flows is not None:
+        neighbours = Neighbours.of(flows, home_networks, cases)
+    found = [targets_of(one, site, neighbours) for one in wanted]
     # Known from one case, it holds for all of them.
     shared = {t.value: t.shared for targets in found for t in targets.found if t.shared}
     return _drafted([Draft(t.sharing(shared), begin, end) for t in found], begin, end)
@@ -240,12 +258,13 @@ def _site(
     home: Iterable[str] | str | None,
     policy: Policy | str | os.PathLike[str] | None,
     at: pd.Timestamp,
-) -> Site:
+) -> tuple[Site, tuple[str, ...]]:
+    """Return what is never a target, and the home networks."""
     declared = Policy() if policy is None else Policy.of(policy)
     networks = parse_networks(declared.home if home is None else home)
     more = (declared.nat, declared.resolvers, declared.proxies, declared.mail_relays)
     own = (*networks, *(text for some in more for text in some.texts))
-    return Site(Networks(own), declared, at)
+    return Site(Networks(own), declared, at), networks
 
 
 def _moment(name: str, given: object) -> pd.Timestamp:

@@ -9,7 +9,8 @@ Nor is the resolver or the mail server that was given a name: the name is.
 
 *Shared* is what others need: what the policy approves, a place that several other hosts
 of the site used before, a web service (ATT&CK T1567), a network of a cloud or a CDN, a
-host for the sites of others (`exfilml.containment._sharing`). It is left to alerts about
+host for the sites of others (`exfilml.containment._sharing`), an address where other
+hosts reach other places (`exfilml.containment._neighbours`). It is left to alerts about
 this one host, and never blocked.
 """
 
@@ -28,6 +29,7 @@ from exfilml.containment._names import (
     why_many_owners,
     why_nobodys,
 )
+from exfilml.containment._neighbours import Neighbours
 from exfilml.containment._ports import streams_of
 from exfilml.containment._sharing import (
     others_told,
@@ -87,7 +89,7 @@ class _Gathered:
         return self.site.why_own(address)
 
 
-def targets_of(case: Case, site: Site) -> Targets:
+def targets_of(case: Case, site: Site, neighbours: Neighbours) -> Targets:
     """Say what of a case can be contained."""
     flows = case.flows[list(_ASKED)].reset_index(drop=True)
     # A proxy is named by its log, whatever network it stands in.
@@ -96,20 +98,29 @@ def targets_of(case: Case, site: Site) -> Targets:
     gathered = _Gathered(site, proxies, shared)
     remote = flows["remote_ip"].map(canonical)
     is_own = remote.map(lambda address: bool(gathered.why_own(address)))
-    _add_addresses(case, flows, remote, gathered)
+    _add_addresses(case, flows, remote, gathered, neighbours)
     _add_names(flows, gathered)
+    found = tuple(sorted(gathered.found.values(), key=_order))
+    others = others_told(case)
+    addresses = [target.value for target in found if not target.is_name]
+    if addresses:
+        others += f"; {neighbours.told(addresses, case)}"
     return Targets(
         case=case,
         hosts=tuple(sorted(set(flows["local_ip"].dropna().map(canonical)))),
-        found=tuple(sorted(gathered.found.values(), key=_order)),
+        found=found,
         streams=tuple(streams_of(flows, is_own)),
         left_out=tuple(gathered.left_out.items()),
-        others=others_told(case),
+        others=others,
     )
 
 
 def _add_addresses(
-    case: Case, flows: pd.DataFrame, remote: pd.Series, gathered: _Gathered
+    case: Case,
+    flows: pd.DataFrame,
+    remote: pd.Series,
+    gathered: _Gathered,
+    neighbours: Neighbours,
 ) -> None:
     shared = gathered.shared_place or why_address_is_shared(case)
     carries = flows["place"] != flows["remote_ip"]
@@ -129,7 +140,8 @@ def _add_addresses(
         if why:
             gathered.left_out[address] = why
         else:
-            gathered.add(_target(address, rows, shared=shared))
+            here = shared or neighbours.why_shared(address, case)
+            gathered.add(_target(address, rows, shared=here))
 
 
 def _order(target: Target) -> tuple[bool, int, str]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from exfilml.export import printable
 
-LONGEST: Final = 300
+LONGEST: Final = 600
 # A backslash before the end of a line would join the next one to it.
 _LAST: Final = re.compile(r"\\$")
 

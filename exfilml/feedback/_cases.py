@@ -143,13 +143,22 @@ def _csv(path: Path, data: bytes) -> pd.DataFrame:
     if table.num_columns > MOST_COLUMNS:
         raise FeedbackError(f"{path}: {table.num_columns:,} columns; no such table.")
     _tell(path, len(odd), "lines", odd[0] if odd else "")
-    columns = [column.to_pylist() for column in table.columns]
+    # The first of two columns of the same name stays.
     return pd.DataFrame(
         {
-            cells[0].strip(): pd.Series(map(as_written, cells[1:]), dtype="str")
-            for cells in reversed(columns)
+            str(column[0]).strip(): _disarmed(column.slice(1))
+            for column in reversed(table.columns)
         }
     )
+
+
+def _disarmed(column: pa.ChunkedArray) -> pd.Series:
+    """Return a column of texts, without the marks that disarm formulas."""
+    texts = pd.Series(column.to_pandas(), dtype="str")
+    marked = texts.str.startswith("'").to_numpy(dtype=bool, na_value=False)
+    if marked.any():
+        texts[marked] = texts[marked].map(as_written)
+    return texts
 
 
 def _json(path: Path, data: bytes) -> pd.DataFrame:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from exfilml.detector import Detector
 
 _DAY_US: Final = 86_400_000_000
+_ELSEWHERE: Final = (
+    "not among the flows given: give those that were ranked, with the same model and "
+    "home networks"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class JudgedFlows:
         at = self._place.get(judged["case"])
         begin, end = judged["first_seen"], judged["last_seen"]
         if at is None or pd.isna(begin) or pd.isna(end) or pd.isna(judged["up_bytes"]):
-            return "not among the flows given: give those that were ranked"
+            return _ELSEWHERE
         rows = self._order[slice(*np.searchsorted(self._code, [at, at + 1]))]
         first, last = (microseconds(t) for t in (begin, end))
         rows = rows[(self._start[rows] >= first) & (self._start[rows] <= last)]
@@ -98,7 +102,7 @@ class JudgedFlows:
         oriented = asked.oriented
         hosts = _distinct(oriented.names("local_ip").tolist())
         if hosts != (judged["local_ip"],):
-            return "not among the flows given: give those that were ranked"
+            return _ELSEWHERE
         up = float(oriented.numbers("up_bytes").sum())
         if up > judged["up_bytes"]:
             return (

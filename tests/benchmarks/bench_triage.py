@@ -8,6 +8,7 @@ time of `exfilml.triage_cases` alone, of its parts, and of what a run reads befo
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -101,10 +102,12 @@ def main(n: int) -> None:
         wall = time.perf_counter() - wall
     met = sum(len(case.intel) > 0 for case in found)
     seen = sum(int((case.history["flows"].fillna(0) > 0).any()) for case in found)
+    load, _, _ = os.getloadavg()
     print(
         f"{len(found):,} cases of {found.about['cases']:,} and {len(flows):,} flows, "
         f"{len(found.incidents)} incidents; {seen:,} with a past, {met:,} met by "
-        f"indicators: {'within' if wall <= MOST_S else 'OVER'} {MOST_S:.0f} s"
+        f"indicators: {'within' if wall <= MOST_S else 'OVER'} {MOST_S:.0f} s "
+        f"on the wall, at a load of {load:.1f} on {os.cpu_count()} cores"
     )
 
 
