@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from exfilml.feedback import Feedback as Feedback
     from exfilml.feedback import rerank as rerank
     from exfilml.forest import BaselineForest as BaselineForest
+    from exfilml.handover import read_triage as read_triage
     from exfilml.history import History as History
     from exfilml.hosts import add_processes as add_processes
     from exfilml.hosts import case_context as case_context
@@ -107,6 +108,7 @@ _HOME = {
     "read_host_events": "hosts",
     "read_intel": "triage.intel",
     "read_labels": "sources",
+    "read_triage": "handover",
     "rerank": "feedback",
     "save_model": "persistence",
     "save_state": "persistence",
@@ -160,6 +162,7 @@ __all__ = [
     "read_host_events",
     "read_intel",
     "read_labels",
+    "read_triage",
     "rerank",
     "save_model",
     "save_state",

@@ -44,6 +44,10 @@ class AssetsError(ExfilmlError, ValueError):
     """A file of assets cannot be read, or holds none."""
 
 
+class TriageFileError(ExfilmlError, ValueError):
+    """A file of a triage is foreign, damaged or of a newer version."""
+
+
 class FeedbackError(ExfilmlError, ValueError):
     """A feedback store or a judgement cannot be read, written or understood."""
 

@@ -58,6 +58,7 @@ FLOORS = {
     "drift": 6,
     "quarantine": 6,
     "triage": 6,
+    "handover": 7,
     "containment": 7,
     "report": 7,
     "terminal": 7,

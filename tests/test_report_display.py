@@ -254,6 +254,9 @@ def test_hostile_text_in_a_case_does_nothing(triage, text):
         techniques=(Technique("T0", text, text),),
         asset={"owner": text},
         next_steps=(Step(text, text),),
+        incident=text,
+        intel=pd.DataFrame({"indicator": pd.Series([text], dtype=object)}),
+        history=pd.DataFrame({"days": [3], "first": [pd.NaT], "share": [np.nan]}),
     )
     for thing in (hostile, replace(triage, cases=(hostile,) * 3)):
         html = exfilml.show(thing)._repr_html_()
@@ -313,7 +316,7 @@ print(shell.display_formatter.format(detector)[0]["text/html"])
 
 def test_without_ipython_nothing_is_registered():
     code = (
-        "import sys, exfilml; exfilml.Detector; "
+        "import sys, exfilml; exfilml.State; "
         "print('IPython' in sys.modules, 'exfilml.report' in sys.modules)"
     )
     done = subprocess.run(

@@ -19,6 +19,7 @@ from exfilml.exceptions import (
     FlowsError,
     OptionError,
 )
+from exfilml.policy import Policy
 from exfilml.report._plots_scores import chance_band
 
 PLOTS = (exfilml.plot_volumes, exfilml.plot_scores, exfilml.plot_calibration)
@@ -179,6 +180,28 @@ def test_a_budget_moves_the_drawn_threshold(detector, today, ax):
     cases = exfilml.rank_cases(detector, today, alerts_per_day=20)
     limit = cases.attrs["thresholds"]["payload"]["suspicion"]
     assert ax.lines[0].get_xdata()[0] == limit
+
+
+def test_home_networks_of_a_policy_count(detector, today, ax):
+    """Names of cases are then those that a ranking with the policy gives."""
+    policy = Policy.parse({"home": ["10.0.0.0/8", "203.0.113.0/24"]})
+    cases = exfilml.rank_cases(detector, today, policy=policy)
+    inside = cases[cases["place"] == "203.0.113.9"].iloc[0]
+    assert inside["direction"] == "internal"
+    exfilml.plot_volumes(detector, today, case=inside["case"], policy=policy, ax=ax)
+    for plot in (exfilml.plot_scores, exfilml.plot_calibration):
+        drawn = plot(detector, today, policy=policy, ax=Figure().subplots())
+        legend = " ".join(t.get_text() for t in drawn.get_legend().get_texts())
+        assert f"these {len(cases) - cases.attrs['inside']:,} cases" in legend
+
+
+def test_rules_of_a_policy_move_what_is_drawn(detector, today, ax):
+    policy = Policy.parse({"resolvers": ["10.20.0.53"]})
+    exfilml.plot_scores(detector, today, policy=policy, ax=ax)
+    plain = exfilml.plot_scores(detector, today, ax=Figure().subplots())
+    assert ax.patches[2].get_data().values.tolist() != (
+        plain.patches[2].get_data().values.tolist()
+    )
 
 
 def test_the_calibration_curve_counts_p_values(detector, ax):

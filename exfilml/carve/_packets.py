@@ -573,6 +573,10 @@ def _take(  # noqa: C901, PLR0911, PLR0912 - a call costs more than it clears up
                 return 2, code, False
             return 0, none, False
         found, way = _look_up(wanted, who, num, time)
+        if found < 0 and told[T_LAST] > time != NO_TIME:
+            # Where captures were joined, times go back; the packet engine's clock, which
+            # flows have their times from, stands still then.
+            found, way = _look_up(wanted, who, num, told[T_LAST])
         if found >= 0:
             if depth:
                 num[_BITS] |= TUNNEL

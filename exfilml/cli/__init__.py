@@ -21,6 +21,7 @@ from exfilml.cli._decrypt import decrypt
 from exfilml.cli._doctor import doctor
 from exfilml.cli._extract import flows, sources
 from exfilml.cli._feedback import feedback
+from exfilml.cli._handover import handover
 from exfilml.cli._history import history
 from exfilml.cli._output import drop_stdout, say, say_error, show_warning
 from exfilml.cli._rank import rank
@@ -46,6 +47,7 @@ for _command in (
     train,
     rank,
     triage,
+    handover,
     carve,
     decrypt,
     evaluate,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from exfilml.cli._handover import FORMS, TLP, chosen_form, hand_over, of_cases
 from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
 from exfilml.cli._options import (
     FILE,
@@ -26,8 +26,6 @@ from exfilml.exceptions import OptionError
 if TYPE_CHECKING:
     from exfilml.containment import Drafts
     from exfilml.triage.case import Triage
-
-PAGE: Final = ".html"
 
 
 @click.command()
@@ -68,12 +66,16 @@ PAGE: Final = ".html"
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print the triage.",
+    type=click.Choice(["table", *FORMS]),
+    help="How to show or hand over the triage.  [default: what --out ends with, else "
+    "table]",
 )
-@click.option("--out", type=FILE, help="Write to .json, or to .html, a page to read.")
+@click.option(
+    "--out",
+    type=FILE,
+    help="Write it to a file: .html, a page to read, .json, .csv, .md, .stix.json …",
+)
+@TLP
 @click.option(
     "--drafts",
     type=FILE,
@@ -95,8 +97,9 @@ def triage(
     fdr: float | None,
     home: tuple[str, ...],
     policy: Path | None,
-    form: str,
+    form: str | None,
     out: Path | None,
+    tlp: str | None,
     drafts: Path | None,
     *,
     quiet: bool,
@@ -110,14 +113,15 @@ def triage(
     from exfilml.ranking import check_options
 
     if out is not None:
-        _check_suffix(out)
         check_writable(out, source, model, policy, *intel, *assets, *event_logs())
+    if form == "table" and out is not None:
+        raise OptionError(f"--format table --out {out}: a table is for the terminal.")
+    made = form if form == "table" else chosen_form(form, out, tlp) or "table"
     if drafts is not None:
         check_folder(drafts)
     check_options(top=top, alerts_per_day=alerts_per_day, fdr=fdr)
     declared = declared_policy(policy, home)
     detector = load(model, home)
-    from exfilml.export import complete_file
     from exfilml.terminal import triage_text
     from exfilml.triage.assets import read_assets
     from exfilml.triage.intel import read_intel
@@ -143,20 +147,13 @@ def triage(
             assets=owners,
             history=past,
         )
-    if case is not None:
-        _check_case(case, [one.name for one in found])
-    text = triage_text(found, case) if form == "table" else _json(found)
-    if out is not None:
-        if out.suffix.lower() == PAGE:
-            from exfilml.report.page.report import RankingReport
-
-            RankingReport(found, detector=detector, policy=declared).write(out)
-        else:
-            with complete_file(out) as part:
-                part.write_text(_json(found), encoding="utf-8")
-        say(f"{len(found):,} cases written to {out}")
+    shown = of_cases(found, () if case is None else (case,))
+    if made == "table":
+        click.echo(triage_text(found, case), nl=False)
     else:
-        click.echo(text, nl=False)
+        hand_over(
+            shown, made, out, tlp, known={"detector": detector, "policy": declared}
+        )
     _say_counts(found)
     if drafts is not None:
         from exfilml.containment import draft_containment
@@ -179,32 +176,6 @@ def _write_drafts(drafted: Drafts, folder: Path) -> None:
         f"{folder / REVIEW} says what is in them, and what is not and why "
         f"({len(drafted.left_out):,} entries)"
     )
-
-
-def _check_suffix(out: Path) -> None:
-    if out.suffix.lower() not in {".json", PAGE}:
-        raise OptionError(
-            f"--out {out}: expected .json for programs or .html, a page to read."
-        )
-
-
-def _check_case(case: str, names: list[str]) -> None:
-    """Refuse a name that no case has, with those that are like it."""
-    if case in names:
-        return
-    like = get_close_matches(case, names, n=3)
-    near = f"; like it: {', '.join(like)}" if like else ""
-    raise OptionError(
-        f"--case {case}: none of the {len(names):,} cases has this name{near}. Names "
-        "depend on the model and the home networks: give those of the ranking, or a "
-        "larger --top."
-    )
-
-
-def _json(found: Triage) -> str:
-    from exfilml.export import json_text
-
-    return json_text(found.to_dict()) + "\n"
 
 
 def _say_counts(found: Triage) -> None:

@@ -87,7 +87,8 @@ def others_told(case: Case) -> str:
     elif others == 0:
         told = "no other host of the site used the place before, as far as is known"
     else:
-        told = f"{others:,} other hosts of the site used the place before"
+        hosts = "1 other host" if others == 1 else f"{others:,} other hosts"
+        told = f"{hosts} of the site used the place before"
     for fact in _destination(case):
         flows = fact.numbers.get("flows_of_host")
         if flows:

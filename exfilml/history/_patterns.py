@@ -18,7 +18,7 @@ from exfilml.exceptions import CalibrationWarning
 from exfilml.features.cases import largest_of_case
 from exfilml.history._engine import engine, frame
 from exfilml.history._manifest import DAY_US
-from exfilml.history._writing import Stage
+from exfilml.history._writing import Stage, told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,8 @@ class Patterns:
         parts = [rows] if self.kept is None else [self.kept, rows]
         self.kept = _worst(pd.concat(parts, ignore_index=True))
         if len(self.kept) > MOST_KEPT:
-            self.stage(stage)
+            with told(stage.folder):
+                self.stage(stage)
 
     def stage(self, stage: Stage) -> int:
         """Stage what is kept, merged with what the store has of the same days.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from exfilml.exceptions import HistoryError
-from exfilml.history._engine import engine, frame
+from exfilml.history._engine import damage, engine, frame
 from exfilml.history._locks import unread, unwritable
 from exfilml.history._manifest import (
     Manifest,
@@ -206,13 +206,23 @@ class Stage:
             self.replace(alike, [self._merged(day, alike)])
 
     def _merged(self, day: int, parts: list[Part]) -> Part:
+        import duckdb
+
         folder = self.folder / "flows" / f"day={day_name(day)}"
         path = folder / new_name()
         with engine(self.folder, parts) as connection:
             connection.execute("SET preserve_insertion_order = true")
-            connection.sql("SELECT * FROM flows ORDER BY start").write_parquet(
-                str(path.absolute()), compression="zstd", row_group_size=ROW_GROUP
-            )
+            ordered = connection.sql("SELECT * FROM flows ORDER BY start")
+            try:
+                ordered.write_parquet(
+                    str(path.absolute()), compression="zstd", row_group_size=ROW_GROUP
+                )
+            except duckdb.IOException as error:
+                path.unlink(missing_ok=True)
+                if any(damage(self.folder, part) for part in parts):
+                    raise
+                # What is read is whole: it is the writing that failed.
+                raise OSError(str(error)) from error
         sync(path)
         return Part(
             *("flows", day, path.name, sum(part.rows for part in parts)),

@@ -15,6 +15,7 @@ from exfilml.report._html import (
     bar,
     name,
     page,
+    plain_table,
     rows_of,
     told,
 )
@@ -99,6 +100,12 @@ def _answers(case: Case) -> str:
     )
     steps = (f"{s.text}: {s.command}" if s.command else s.text for s in case.next_steps)
     pieces.append(_listed("Next steps", steps))
+    if case.incident:
+        pieces.insert(0, f"<p>Part of incident {told(case.incident)}.</p>")
+    for title, table in (("Indicators", case.intel), ("History", case.history)):
+        if len(table):
+            shown = plain_table(table, MOST_ITEMS)
+            pieces.append(f"<details><summary>{title}</summary>{shown}</details>")
     return "".join(pieces)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,8 @@ from exfilml.blindspots import SEEING
 from exfilml.calibration import CONFIDENCE, Calibrator
 from exfilml.drawing import BLUE, GREY, RED, SKY, axes_for
 from exfilml.exceptions import FlowsError, OptionError
-from exfilml.ranking import judge
+from exfilml.policy import Policy
+from exfilml.ranking import at_home, judge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +35,7 @@ def plot_scores(
     by: str = "case",
     capability: str | None = None,
     alerts_per_day: float | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw how suspicious flows are, beside the calibration block's.
@@ -52,6 +55,9 @@ def plot_scores(
         ``payload`` or ``volume``; `None` for what most of them were scored by.
     alerts_per_day
         Alert budget in cases a day; `None` for the detector's own.
+    policy
+        What the site declares, as in `exfilml.rank_cases`: home networks, and rules,
+        which add bits to what breaks them.
     ax
         Where to draw; `None` for a new figure.
 
@@ -64,7 +70,7 @@ def plot_scores(
     """
     ax = axes_for(ax)
     _check_by(by)
-    judged = judge(detector, flows, alerts_per_day=alerts_per_day)
+    judged = judge(detector, flows, alerts_per_day=alerts_per_day, policy=policy)
     some = _Some.of(detector, judged.scored, by, capability)
     block = some.calibrator.suspicion(some.calibrator.block)
     new = some.suspicion
@@ -111,6 +117,7 @@ def plot_calibration(
     *,
     by: str = "case",
     capability: str | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw how often p-values are as small as they say, on flows of normal operation.
@@ -135,6 +142,8 @@ def plot_calibration(
         ``case`` or ``flow``.
     capability
         ``payload`` or ``volume``; `None` for what most of them were scored by.
+    policy
+        What the site declares, of which the home networks count here.
     ax
         Where to draw; `None` for a new figure.
 
@@ -147,7 +156,8 @@ def plot_calibration(
     """
     ax = axes_for(ax, (5.6, 5.0))
     _check_by(by)
-    scored = detector.score(flows)
+    declared = None if policy is None else Policy.of(policy)
+    scored = at_home(detector, declared).score(flows)
     some = _Some.of(detector, scored, by, capability)
     n, m = len(some.calibrator.block), len(some.p_value)
     ranks = np.unique(

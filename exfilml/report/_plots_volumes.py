@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,8 @@ from exfilml.drawing import (
 from exfilml.exceptions import FlowsError, OptionError
 from exfilml.features import human_bytes
 from exfilml.features.cases import largest_of_case
-from exfilml.ranking import case_names
+from exfilml.policy import Policy
+from exfilml.ranking import at_home, case_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +60,7 @@ def plot_volumes(
     *,
     case: str | None = None,
     local_ip: str | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw what a case or a host uploads over time, against what is usual.
@@ -93,7 +96,8 @@ def plot_volumes(
     if case is not None and local_ip is not None:
         raise OptionError("Both a case and a host were given; give one.")
     ax = axes_for(ax)
-    scored = detector.score(flows)
+    declared = None if policy is None else Policy.of(policy)
+    scored = at_home(detector, declared).score(flows)
     if scored.asked.n_flows == 0:
         raise FlowsError("There are no flows to draw.")
     rows = _chosen(scored, case, local_ip)

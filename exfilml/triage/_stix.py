@@ -24,18 +24,20 @@ from exfilml.triage._stix_pattern import NoPatternError, understand
 from exfilml.triage._texts import Text
 from exfilml.triage._times import time_of
 
+TLP_2_IDS: Final = {
+    "clear": "94868c89-83c2-464b-929b-a1a8aa3c8487",
+    "green": "bab4a63c-aed9-4cf5-a766-dfca5abac2bb",
+    "amber": "55d920b0-5e8b-4f79-9ee9-91f868d9b421",
+    "amber+strict": "939a9414-2ddd-4d32-a0cd-375ea402b003",
+    "red": "e828b379-4e03-4974-9ac4-e53a884c97c1",
+}
 _TLP_IDS: Final = {
     # TLP 1 of STIX 2.0 and 2.1.
     "613f2e26-407d-48c7-9eca-b8e91df99dc9": "clear",
     "34098fce-860f-48ae-8e50-ebd3cc5e41da": "green",
     "f88d31f6-486f-44da-b317-01333bde0b82": "amber",
     "5e57c739-391a-4eb3-b6be-7d15ca92d5ed": "red",
-    # TLP 2.
-    "94868c89-83c2-464b-929b-a1a8aa3c8487": "clear",
-    "bab4a63c-aed9-4cf5-a766-dfca5abac2bb": "green",
-    "55d920b0-5e8b-4f79-9ee9-91f868d9b421": "amber",
-    "939a9414-2ddd-4d32-a0cd-375ea402b003": "amber+strict",
-    "e828b379-4e03-4974-9ac4-e53a884c97c1": "red",
+    **{number: label for label, number in TLP_2_IDS.items()},
 }
 _MORE: Final = "STIX patterns that ask for more than one flow shows"
 _NOT_SEEN: Final = "STIX patterns for what flows do not show"

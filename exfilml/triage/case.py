@@ -271,7 +271,8 @@ class Case:
 # Columns of a flow that a case tells of.
 _TOLD: Final = (
     *("start", "duration_s", "src_ip", "src_port", "dst_ip", "dst_port", "protocol"),
-    *("app", "server_name", "uid", "local_ip", "remote_ip", "place", "service"),
+    *("app", "server_name", "fingerprint", "user_agent", "uid", "local_ip"),
+    *("remote_ip", "place", "service", "via", "process", "src_domain", "dst_domain"),
     *("direction", "up_bytes", "down_bytes", "suspicion", "concealed", "hidden_bytes"),
 )
 
