@@ -36,7 +36,8 @@ demo: $(VENV)/.core
 	$(BIN)/exfilml train $(SAMPLE)/baseline.pcap --model $(OUT)/office.exfilml
 	$(BIN)/exfilml rank $(SAMPLE)/test.pcap --model $(OUT)/office.exfilml --top 15
 	$(BIN)/exfilml rank $(SAMPLE)/test.pcap --model $(OUT)/office.exfilml --quiet \
-	    --out $(OUT)/cases.csv
+	    --out $(OUT)/cases.html
+	@echo "$(OUT)/cases.html is the same as a page: open it in a browser"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile

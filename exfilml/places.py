@@ -521,6 +521,12 @@ RELAYING: Final = frozenset(
     }
 )
 
+# Names asked of the neighbours, which nobody carries further: NetBIOS (RFC 1001),
+# LLMNR (RFC 4795), mDNS (RFC 6762). The name that is asked for is no place.
+NEARBY: Final = frozenset(
+    {"netbios-ns/udp", "netbios-dgm/udp", "llmnr/udp", "mdns/udp"}
+)
+
 
 def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
     """Say which flows end at a host of the site, shape (n_flows,).
@@ -544,7 +550,9 @@ def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
         dtype=bool,
     )
     relays = oriented.names("service").each(lambda s: s in RELAYING, missing=False)
-    inside: NDArray[np.bool_] = internal & (there[at] & ~relays | ~oriented.leaves)
+    nearby = oriented.names("service").each(lambda s: s in NEARBY, missing=False)
+    ends_here = there[at] & ~relays | ~oriented.leaves | nearby
+    inside: NDArray[np.bool_] = internal & ends_here
     return inside
 
 

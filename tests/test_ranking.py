@@ -165,6 +165,16 @@ def test_a_flow_is_alerted_when_its_case_is(detector, flows):
     assert scored["alert"].iloc[601:].all()
 
 
+def test_names_asked_of_the_neighbours_stay_inside(detector, flows):
+    """NetBIOS to all of a small network inside a home of /8: a name is no place."""
+    asked = theft(flows, up=10**6, dst_ip="10.20.1.255", dst_port=137)
+    asked = asked.assign(protocol=17, server_name="WORKGROUP")
+    cases = rank_cases(detector, pd.concat([flows, asked], ignore_index=True))
+    found = cases[cases["dst_port"] == 137]
+    assert found["alert"].tolist() == [False]
+    assert cases.attrs["inside"] == 1
+
+
 def test_what_stays_inside_comes_last_and_raises_no_alert(detector, flows):
     """The same upload to a file server and to the internet; through a relay it leaves."""
     inside = theft(flows, up=10**9, dst_ip="10.20.0.20", dst_port=445)

@@ -55,6 +55,17 @@ def triage(detector, flows):
     return exfilml.triage_cases(detector, flows)
 
 
+def test_a_triage_is_named_in_a_line(triage):
+    """Neither tells all it holds where a shell or a debugger shows it."""
+    case = triage[0]
+    levels = triage.table["level"].value_counts()
+    told = repr(triage)
+    assert told.startswith(f"<Triage: {len(triage):,} cases: ")
+    assert all(f"{count} {level}" in told for level, count in levels.items())
+    assert repr(case).startswith(f"<Case {case.name}: {case.row['local_ip']} → ")
+    assert "\n" not in told + repr(case)
+
+
 def of_flow(triage, label):
     """Return the case that a flow belongs to."""
     return next(case for case in triage if label in case.flows.index)

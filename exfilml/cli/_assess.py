@@ -97,6 +97,7 @@ def evaluate(
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
+    metavar="N",
     default=0,
     show_default=True,
     help="Of all draws.",

@@ -82,7 +82,7 @@ def add(
 ) -> None:
     """Add flows to a history, which is made if DIR is new or empty.
 
-    SOURCE is a capture, a log (README lists them), a flows file, a
+    SOURCE is a capture, a log (docs/logs.md lists them), a flows file, a
     folder of them, a pattern, or - for standard input. All of it is added or, after an
     error, nothing; what the history has already is left out.
     """

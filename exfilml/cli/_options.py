@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from exfilml.cli._output import say
+from exfilml.cli._output import be_quiet, say
 from exfilml.exceptions import SourceError
 
 if TYPE_CHECKING:
@@ -160,7 +160,13 @@ POLICY = click.option(
     help="What the site declares: home networks, approvals, rules (TOML).",
 )
 
-QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+QUIET = click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    callback=be_quiet,
+    help="Results, warnings and errors only: no progress, no summary.",
+)
 
 
 def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from exfilml.export import printable
 from exfilml.features import human_bytes
 from exfilml.terminal._feedback import judgements_text, precision_text
 from exfilml.terminal._history import history_text
-from exfilml.terminal._layout import WIDTH, laid_out, width_of_terminal
+from exfilml.terminal._layout import WIDTH, laid_out, line_of, width_of_terminal
 from exfilml.terminal._triage import triage_text
 
 if TYPE_CHECKING:
@@ -59,25 +59,25 @@ def ranking_text(ranking: pd.DataFrame) -> str:
     rows = [_facts(row) for row in ranking.to_dict("records")]
     # A row is a case or a flow; a flow shows which case it belongs to.
     header = (*HEADER, "flows" if "flows" in ranking else "case")
-    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    head, *told = laid_out(header, rows, right=RIGHT)
     width = width_of_terminal()
-    lines = [click.style(_line(header, widths), underline=True)]
+    lines = [head]
     contexts = ranking["context"] if "context" in ranking else [None] * len(rows)
     for row, reasons, context, judged, alert in zip(
-        rows,
+        told,
         ranking["reasons"],
         contexts,
         _judged(ranking),
         ranking["alert"],
         strict=True,
     ):
-        lines.append(click.style(_line(row, widths), bold=bool(alert)))
-        told = [reasons]
+        lines.append(click.style(row, bold=bool(alert)))
+        below = [reasons]
         if isinstance(context, str):
-            told.append(f"on the host: {context}")
+            below.append(f"on the host: {context}")
         if judged:
-            told.append(judged)
-        for text in told:
+            below.append(judged)
+        for text in below:
             lines += textwrap.wrap(
                 printable(text),
                 width,
@@ -113,18 +113,6 @@ def _facts(row: dict[Any, Any]) -> tuple[str, ...]:
         human_bytes(row["down_bytes"]),
         str(row["flows"] if "flows" in row else row["case"]),
     )
-
-
-def _line(
-    cells: tuple[str, ...],
-    widths: list[int],
-    header: tuple[str, ...] = (*HEADER, "flows"),
-) -> str:
-    padded = (
-        cell.rjust(width) if name in RIGHT else cell.ljust(width)
-        for cell, width, name in zip(cells, widths, header, strict=True)
-    )
-    return "  ".join(padded).rstrip()
 
 
 def evaluation_text(found: Evaluation) -> str:
@@ -174,15 +162,7 @@ def blindspots_text(found: Blindspots) -> str:
     rows = [
         (*key, *(of.get(column, "") for column in columns)) for key, of in cells.items()
     ]
-    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    ]
-    lines[0] = click.style(lines[0], underline=True)
+    lines = laid_out(header, rows, right=set(header[2:]))
     title = (
         "Smallest upload in a day that alerts 9 times of 10, cut into so many flows "
         f"({found.budget:g} alerts a day, {found.trials} trials of each)"
@@ -243,12 +223,12 @@ def survey_text(survey: pd.DataFrame) -> str:
     # A longer name has a line of its own, so that the others need not be as long.
     widths[0] = min(widths[0], max(width - sum(widths[1:]) - 2 * len(widths), 20))
     lines = [f"in {printable(folder)}"] if folder else []
-    lines.append(click.style(_line(SURVEY, widths, SURVEY), underline=True))
+    lines.append(click.style(line_of(SURVEY, widths, SURVEY, RIGHT), underline=True))
     for row, said in zip(rows, survey["warnings"], strict=True):
         if len(row[0]) > widths[0]:
-            lines += [row[0], _line(("", *row[1:]), widths, SURVEY)]
+            lines += [row[0], line_of(("", *row[1:]), widths, SURVEY, RIGHT)]
         else:
-            lines.append(_line(row, widths, SURVEY))
+            lines.append(line_of(row, widths, SURVEY, RIGHT))
         lines += textwrap.wrap(
             printable(said), width, initial_indent=INDENT, subsequent_indent=INDENT
         )

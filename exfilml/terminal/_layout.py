@@ -37,12 +37,20 @@ def laid_out(
         Headings of the columns whose cells stand at the right.
     """
     widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for cell, width, name in zip(row, widths, header, strict=True)
-        ).rstrip()
-        for row in (header, *rows)
-    ]
+    lines = [line_of(row, widths, header, right) for row in (header, *rows)]
     lines[0] = click.style(lines[0], underline=True)
     return lines
+
+
+def line_of(
+    cells: Sequence[str],
+    widths: Sequence[int],
+    header: Sequence[str],
+    right: AbstractSet[str],
+) -> str:
+    """Return cells as a line, each as wide as its column."""
+    padded = (
+        cell.rjust(width) if name in right else cell.ljust(width)
+        for cell, width, name in zip(cells, widths, header, strict=True)
+    )
+    return "  ".join(padded).rstrip()

@@ -10,6 +10,7 @@ One file because all of it is one shape, which is written as JSON and read again
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -198,6 +199,11 @@ class Case:
     incident: str = ""
     next_steps: tuple[Step, ...] = ()
 
+    def __repr__(self) -> str:
+        row = self.row
+        ends = f"{row['local_ip']} → {row['place']}"
+        return f"<Case {self.name}: {ends}, {row['suspicion']:.1f} bits, {self.decision.level}>"
+
     @property
     def name(self) -> str:
         """Name of the case, as in a ranking."""
@@ -377,6 +383,13 @@ class Triage:
     cases: tuple[Case, ...]
     incidents: tuple[Incident, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = Counter(case.decision.level for case in self.cases)
+        told = ", ".join(
+            f"{counts[level]:,} {level}" for level in reversed(LEVELS) if counts[level]
+        )
+        return f"<Triage: {len(self):,} cases{': ' * bool(told)}{told}>"
 
     def __len__(self) -> int:
         return len(self.cases)
