@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_handover import check_ecs, full, triage
+from test_handover import check_ecs, check_stix, full, ocsf_validator, triage
 
 import exfilml
 from exfilml import cli
@@ -104,7 +104,9 @@ def flows(tmp_path_factory):
 
 def test_triage_writes_what_handover_reads(flows, sample_model, tmp_path, capfd):
     """The real thing: the sample's triage, its file, and hand-overs of both alike."""
-    model = ("--model", str(sample_model), "-q")
+    (tmp_path / "feed.txt").write_text("203.0.113.200\n", encoding="utf-8")
+    intel = ("--intel", str(tmp_path / "feed.txt"))
+    model = ("--model", str(sample_model), "-q", *intel)
     path = tmp_path / "triage.json"
     status, _, err = run("triage", flows, *model, "--out", str(path), capfd=capfd)
     assert status == 0
@@ -118,6 +120,11 @@ def test_triage_writes_what_handover_reads(flows, sample_model, tmp_path, capfd)
         assert status == 0
         assert name in out
         assert "T1048.001" in out
+    for line in to_text(read, "ocsf").splitlines():
+        ocsf_validator("1.5.0").validate(json.loads(line))
+    for line in to_text(read, "ecs").splitlines():
+        check_ecs(json.loads(line))
+    check_stix(to_text(read, "stix"))
     told = json.loads(path.read_text(encoding="utf-8"))
     assert read.to_dict() == told
     # Bytes of a case are those of its flows, by plain addition.

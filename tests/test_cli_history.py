@@ -21,7 +21,7 @@ HOSTILE = "=cmd|'/c'!A1.\x1b[31m\u202eevil.example"
 def site(tmp_path_factory):
     """Flows of two days with two thefts, a model, and the most suspicious case."""
     folder = tmp_path_factory.mktemp("site")
-    detector = exfilml.Detector(random_state=0).fit(office(800))
+    detector = exfilml.Detector(n_estimators=40, random_state=0).fit(office(800))
     exfilml.save_model(detector, folder / "m.exfilml")
     day = office(200, seed=1, days=2, first_day="2026-03-09")
     other = theft(day, src_ip="10.20.0.14", dst_ip="203.0.113.77")

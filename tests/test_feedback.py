@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -465,6 +466,17 @@ def test_analysts_judge_at_the_same_time_and_nothing_is_lost(tmp_path):
     assert history["analyst"].value_counts().to_dict() == dict.fromkeys(
         ("a0", "a1", "a2", "a3"), 5
     )
+
+
+def test_who_finds_another_writing_waits_for_it(judged, cases):
+    base = sqlite3.connect(judged.path, isolation_level=None, check_same_thread=False)
+    base.execute("BEGIN IMMEDIATE")
+    done = threading.Timer(0.6, base.rollback)
+    done.start()
+    judged.judge(cases, cases["case"][1], "true", **BY)
+    done.join()
+    base.close()
+    assert len(judged.latest()) == 2
 
 
 def test_an_interrupted_list_is_not_written_at_all(judged, cases, monkeypatch):

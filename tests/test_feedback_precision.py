@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 
@@ -124,6 +125,16 @@ def test_alerts_of_which_nothing_is_known_are_counted_apart(store, cases):
     assert len(found.table) == 0
     assert found.lines()[0] == "no alert was judged: no precision"
     assert "1 judgements of cases of which it is not known" in found.notes[0]
+
+
+def test_alerts_without_a_time_are_of_no_week(store, cases):
+    cases.loc[0, "first_seen"] = pd.NaT
+    store.judge(cases, cases["case"].tolist()[:2], "true", **BY)
+    found = store.precision(cases)
+    assert found.table.loc["unknown", "judged"] == 1
+    assert found.table.loc["unknown", "judged_share"] == 1.0
+    assert found.table["judged"].sum() == found.total["judged"] == 2
+    assert json.dumps(found.to_dict()).count('"judged": 2,') == 1
 
 
 def test_without_judgements_there_is_a_table_without_rows(store, cases):

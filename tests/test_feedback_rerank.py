@@ -84,6 +84,16 @@ def test_weights_of_a_case_on_itself_add_up_to_one():
         assert sum(worth[verdict] for worth in WEIGHTS.values()) == 1.0
 
 
+@pytest.mark.parametrize(("verdict", "most"), [("false", -3.0), ("true", 3.0)])
+def test_many_verdicts_move_no_case_by_more_than_three_bits(said, verdict, most):
+    cases = pd.concat([ranked(1)] * 40, ignore_index=True).assign(
+        case=[f"c{i}" for i in range(40)],
+        local_ip=[f"10.0.1.{i}" for i in range(40)],
+        rank=range(40),
+    )
+    assert set(bits(cases, said(cases, [verdict] * 40))) == {most}
+
+
 def test_a_verdict_fades_by_half_in_thirty_days(said):
     cases = ranked(1)
     store = said(cases, ["false"])
@@ -226,6 +236,17 @@ def test_without_judgements_the_order_is_as_it_was(said):
     pd.testing.assert_frame_equal(found[cases.columns], cases)
     assert found.attrs == cases.attrs
     assert (found["feedback_bits"] == 0.0).all()
+
+
+def test_an_approved_case_that_was_judged_true_rises_above_none_that_is_not(said):
+    cases = ranked(N).assign(suspicion=np.linspace(3.0, 1.0, N))
+    cases["local_ip"] = [f"10.0.0.{i}" for i in range(N)]
+    cases["place"] = [f"p{i}.example" for i in range(N)]
+    cases.loc[N - 2 :, "reasons"] = "approved: backup"
+    store = said(cases, [None] * (N - 1) + ["true"])
+    found = rerank(cases, store, at=NOW)
+    assert found.index.tolist() == [*range(N - 2), N - 1, N - 2]
+    assert found["feedback_bits"].iloc[-2] == 1.0
 
 
 @ANY

@@ -449,6 +449,13 @@ def test_indicators_of_stix_intelligence_are_sighted_by_their_identifier():
     assert len(sighted) == 2
 
 
+def test_indicators_without_a_description_are_told_by_their_source():
+    of = cases.triage(cases.case({}, intel=intel()))
+    check_stix(to_text(of, "stix"))
+    told = {i["name"]: i["description"] for i in of_type("indicator", of)}
+    assert told["198.51.100.0/24"] == "network of feed.csv"
+
+
 def test_nobody_is_to_act_on_the_place_of_a_closed_case():
     case = cases.case({}, level="close")
     assert of_type("indicator", cases.triage(case)) == []

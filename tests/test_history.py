@@ -144,7 +144,7 @@ def history(tmp_path):
 
 fast = settings(
     deadline=None,
-    max_examples=8,
+    max_examples=5,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -294,8 +294,8 @@ def test_an_address_is_the_same_however_it_is_written(history):
 
 def test_many_small_adds_are_merged_and_lose_nothing(history, monkeypatch):
     """Files of a day grow with the logarithm of the adds, not with their number."""
-    flows = office(2_000, days=1)
-    for begin in range(0, 2_000, 20):
+    flows = office(1_000, days=1)
+    for begin in range(0, 1_000, 20):
         history.add(flows.iloc[begin : begin + 20])
     assert len(list(history.folder.rglob("*.parquet"))) < 3 * _writing.MOST_ALIKE
     rows = known([flows])
@@ -370,7 +370,7 @@ def test_home_networks_are_recorded_and_kept(tmp_path):
     assert exfilml.History.open(folder, home=["198.51.100.7/24"]).home == store.home
     with pytest.raises(HistoryError, match=r"--home 198\.51\.100\.0/24\), or make"):
         exfilml.History.open(folder, create=True, home="10.0.0.0/8")
-    detector = exfilml.Detector(random_state=0).fit(office(200))
+    detector = exfilml.Detector(n_estimators=40, random_state=0).fit(office(200))
     with pytest.raises(HistoryError, match="the model's are 10"):
         store.add(office(10), detector)
     with pytest.warns(SiteWarning, match=r"Only 0 of 200 flows .* \(198"):
@@ -411,7 +411,7 @@ def test_without_duckdb_it_says_what_to_install(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def scored():
     """A detector, and a day with two thefts that look alike."""
-    detector = exfilml.Detector(random_state=0).fit(office(1_500))
+    detector = exfilml.Detector(n_estimators=40, random_state=0).fit(office(1_500))
     day = office(300, seed=5, days=1, first_day="2026-03-09")
     other = theft(day, src_ip="10.20.0.14", dst_ip="203.0.113.77")
     day = pd.concat([day, theft(day), other], ignore_index=True)
@@ -441,6 +441,21 @@ def test_a_pattern_is_the_worst_flow_of_a_case(history, scored):
     names = [f"{k >> 24:010x}" for k in score.case_key[score.worst].tolist()]
     stored = rows.loc[names, [f"evidence_{name}" for name in features.names]]
     np.testing.assert_array_equal(stored.to_numpy(), evidence)
+
+
+def test_a_case_of_several_days_has_a_pattern_for_each(history, scored):
+    """The worst of its days is as suspicious as the case is in the ranking."""
+    detector, _ = scored
+    days = office(300, seed=5, days=4, first_day="2026-03-09")
+    history.add(days, detector)
+    rows = patterns_of(history)
+    ranking = exfilml.rank_cases(detector, days).set_index("case")
+    every = exfilml.rank_flows(detector, days)
+    assert len(rows) == len(every.groupby(["case", every["start"].dt.floor("D")]))
+    assert len(rows) > len(ranking)
+    by_case = rows.groupby("case")[["suspicion", "alerted"]].max().loc[ranking.index]
+    np.testing.assert_allclose(by_case["suspicion"], ranking["suspicion"], rtol=1e-12)
+    assert by_case["alerted"].tolist() == ranking["alert"].tolist()
 
 
 def test_patterns_do_not_depend_on_how_flows_come(tmp_path, scored):
@@ -509,7 +524,7 @@ def test_other_models_and_unknown_cases_are_no_neighbours(history, scored):
         history.similar("0123456789")
     case = exfilml.rank_cases(detector, day)["case"][0]
     before = history.similar(case, n=100)
-    another = exfilml.Detector(random_state=0).fit(office(500, seed=9))
+    another = exfilml.Detector(n_estimators=40, random_state=0).fit(office(500, seed=9))
     history.add(day, another)
     now = history.similar(case, n=100)
     assert len(set(now["model"])) == 1
@@ -524,7 +539,9 @@ def test_other_models_and_unknown_cases_are_no_neighbours(history, scored):
 
 
 def test_volumes_alone_have_patterns_too(history):
-    detector = exfilml.Detector(random_state=0).fit(office(1_500, payload=False))
+    detector = exfilml.Detector(n_estimators=40, random_state=0).fit(
+        office(1_500, payload=False)
+    )
     day = office(300, seed=5, days=2, first_day="2026-03-09", payload=False)
     day = pd.concat([day, theft(day)], ignore_index=True).sort_values("start")
     history.add(day, detector)

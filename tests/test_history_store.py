@@ -340,7 +340,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_manifest_says_what_it_may_or_is_refused(tmp_path_factory, data):
     """Whatever the manifest holds: a clear error, or a store inside its folder."""

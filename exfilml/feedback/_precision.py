@@ -86,7 +86,7 @@ class Precision:
         unknown = int(standing["alert"].isna().sum())
         judged = _alerts(standing[alerts])
         judged["true"] = judged["verdict"] == TRUE
-        judged["week"] = _weeks(judged["first_seen"].fillna(judged["judged_at"]))
+        judged["week"] = _weeks(judged["first_seen"])
         notes = []
         if quiet := int((~alerts).sum()) - unknown:
             notes.append(f"{quiet:,} judgements of cases without an alert: not counted")
@@ -108,12 +108,10 @@ class Precision:
                 )
         table = table.fillna(0).astype("int64")
         table.index = table.index.astype("str").rename("week")
+        (whole,) = _measured(table.sum().to_frame().T).to_dict("records")
         return cls(
             _measured(table),
-            {
-                str(name): value
-                for name, value in _measured(table.sum().to_frame().T).iloc[0].items()
-            },
+            {str(name): value for name, value in whole.items()},
             tuple(notes),
         )
 
@@ -221,7 +219,7 @@ def _raised(cases: pd.DataFrame, judged: pd.DataFrame) -> tuple[pd.DataFrame, in
 
 
 def _weeks(times: pd.Series) -> pd.Series:
-    """Name the week of each time: ISO 8601, UTC."""
+    """Name the week of each time, ISO 8601 in UTC; ``unknown`` where there is none."""
     weeks = times.dt.isocalendar()
     year, week = weeks["year"].astype("str"), weeks["week"].astype("str").str.zfill(2)
     named: pd.Series = (year + "-W" + week).fillna("unknown")

@@ -6,7 +6,7 @@ fence with at least as many (4.5). GitHub's tables and automatic links:
 https://github.github.com/gfm/.
 
 >>> text("<b> [here](http://203.0.113.9)")
-'\\<b\\> \\[here\\]\\(http\\://203.0.113.9\\)'
+'\\<b\\> \\[here\\](http\\://203.0.113.9)'
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from exfilml.export import printable
 
-_ACTIVE: Final = re.compile(r"[\\`*_{}\[\]()<>#|~!&$^]")
+# Parentheses mean nothing where no bracket stands before them.
+_ACTIVE: Final = re.compile(r"[\\`*_{}\[\]<>#|~!&$^]")
 # What GitHub makes a link of without being asked: schemes, www and mail addresses.
 _LINKED: Final = re.compile(
     r":(?=//)|(?<=www)\.|(?<=mailto):|(?<=xmpp):", re.IGNORECASE

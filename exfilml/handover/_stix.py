@@ -284,7 +284,9 @@ class _Bundle:
                     ("intel", source, pattern, self._time),
                     created_by_ref=self._me,
                     name=str(match["indicator"]),
-                    description=match.get("description"),
+                    description=match.get(
+                        "description", f"{match['kind']} of {source}"
+                    ),
                     pattern=pattern,
                     pattern_type="stix",
                     pattern_version="2.1",

@@ -32,6 +32,7 @@ from exfilml.triage.case import Answer, Case, Fact, Incident, Triage
 MOST_FLOWS: Final = 20
 """Flows in the table of a ticket."""
 MOST_PATHS: Final = 10
+MOST_HOURS: Final = 48
 _ASSET: Final = {
     "hostname": "Name",
     "owner": "Owner",
@@ -238,7 +239,7 @@ def _paths(case: Case) -> str:
     counts = Counter(zip(ends["service"], ends["direction"], strict=True))
     ways = sorted(counts.items(), key=lambda way: (-way[1], way[0]))
     told = [
-        f"{code(service)} {text(direction)} ({n:,} flows)"
+        f"{code(service)} {text(direction)} ({n:,} flow{'s' * (n > 1)})"
         for (service, direction), n in ways[:MOST_PATHS]
     ]
     if len(ways) > MOST_PATHS:
@@ -251,7 +252,9 @@ def _lessons(triage: Triage, case: Case) -> str:
     hours = (made(triage, case) - first).total_seconds() / 3600
     hidden = hidden_questions(case)
     told = {
-        "From the first flow to this triage": f"{hours:,.1f} hours",
+        "From the first flow to this triage": f"{hours:,.1f} hours"
+        if hours < MOST_HOURS
+        else f"{hours / 24:,.1f} days",
         "Rule that decided": code(deciding(case).name),
         "Techniques to plan for": ", ".join(text(t.id) for t in case.techniques),
         "Questions that could not be answered here": "; ".join(map(text, hidden)),

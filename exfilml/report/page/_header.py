@@ -281,9 +281,8 @@ def notices(subject: Subject) -> list[str]:
     left_out = subject.total - shown
     if left_out > 0:
         found.append(
-            f"The {shown:,} most suspicious of {subject.total:,} {subject.kind}s are "
-            f"shown; {left_out:,} are left out. A file .csv, .json or .parquet holds "
-            "all of them."
+            f"{shown:,} of {subject.total:,} {subject.kind}s are shown; {left_out:,} less "
+            "suspicious ones are left out. exfilml rank --out cases.csv lists all."
         )
     windows = subject.about.get("windows_not_covered")
     if windows:
