@@ -1,4 +1,4 @@
-"""What several files of tests share and takes seconds to make."""
+"""What all tests share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import exfilml
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
+LONGEST = 60
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,14 @@ def sample_model(tmp_path_factory):
             flows = exfilml.read_flows(SAMPLE / "baseline.pcap", progress=False)
             exfilml.save_model(exfilml.Detector(random_state=0).fit(flows), path)
     return path
+
+
+def pytest_make_parametrize_id(val):
+    """Name bytes and long texts by their length.
+
+    Archives hold the time at which they were made, and processes that share the tests
+    among them must give each the same name.
+    """
+    if isinstance(val, bytes) or (isinstance(val, str) and len(val) > LONGEST):
+        return f"{len(val)}-{type(val).__name__}"
+    return None
