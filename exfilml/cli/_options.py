@@ -164,7 +164,11 @@ QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
 def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
+    from exfilml._jit import is_first_use
     from exfilml.sources import read_flows
+
+    if not quiet and is_first_use():
+        say("first use after installation: code is compiled, for a minute or two")
 
     return read_flows(
         source[0] if len(source) == 1 else list(source),
