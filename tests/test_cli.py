@@ -543,19 +543,6 @@ def test_help_is_quick():
     assert min(times) < 0.4
 
 
-def test_quiet_leaves_results_warnings_and_errors(site, run):
-    """A cron job that finds nothing to complain about says nothing."""
-    asked = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
-    loud, quiet = run(*asked), run(*asked, "--quiet")
-    assert quiet[:2] == loud[:2]
-    assert "flows read" in loud[2]
-    assert quiet[2] == ""
-    status, _, err = run(*asked, "--quiet", "--fdr", 7)
-    assert (status, err.count("\n")) == (2, 1)
-    again = run("rank", site / "baseline.parquet", *asked[2:], "--quiet")
-    assert again[2].startswith("warning: ")
-
-
 def test_ctrl_c_leaves_no_output_and_says_so(site, tmp_path):
     """An interrupt in the middle of training writes no model, nor half of one."""
     big = tmp_path / "big.parquet"

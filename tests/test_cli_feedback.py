@@ -68,7 +68,7 @@ WHY = ("--reason", "nightly backup", "--analyst", "kim")
 
 def test_from_a_ranking_to_a_policy_and_back(site, run, tmp_path):
     """The case that was judged false alerts no more; the file says why."""
-    today = (site / "today.parquet", "--model", site / "m.exfilml")
+    today = (site / "today.parquet", "--model", site / "m.exfilml", "--quiet")
     cases = pd.read_csv(site / "cases.csv", dtype={"case": str})
     worst = cases.iloc[0]
     assert worst["alert"]
@@ -99,7 +99,7 @@ def test_from_a_ranking_to_a_policy_and_back(site, run, tmp_path):
 
 
 def test_rank_shows_feedback_and_changes_no_alert(site, run, tmp_path):
-    today = ("rank", site / "today.parquet", "--model", site / "m.exfilml")
+    today = ("rank", site / "today.parquet", "--model", site / "m.exfilml", "--quiet")
     _, plain, _ = run(*today, "--format", "json")
     plain = json.loads(plain)
     store = tmp_path / "store"

@@ -92,7 +92,7 @@ def test_names_of_attackers_do_not_reach_the_terminal(site, run, tmp_path):
 def test_with_a_model_cases_that_look_alike_are_found(site, run, tmp_path):
     folder, _, case = site
     history = ("--history", tmp_path / "h")
-    model = ("--model", folder / "m.exfilml")
+    model = ("--model", folder / "m.exfilml", "--quiet")
     status, _, err = run("add", folder / "today.parquet", *history, *model)
     assert status == 0, err
     assert "patterns of" in err
@@ -129,7 +129,7 @@ def test_old_days_are_dropped(site, run, tmp_path):
 def test_only_the_time_asked_for_is_added(site, run, tmp_path):
     folder, flows, _ = site
     since = pd.Timestamp("2026-03-10", tz="UTC")
-    for extra in ((), ("--model", folder / "m.exfilml")):
+    for extra in ((), ("--model", folder / "m.exfilml", "--quiet")):
         history = tmp_path / f"h{len(extra)}"
         _, _, err = run(
             *("add", folder / "today.parquet", "--history", history),

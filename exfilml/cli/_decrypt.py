@@ -14,7 +14,7 @@ import click
 from exfilml.cli._carve import CASE_FLOWS, CASE_MODEL, EVERY, HEX, case_flows
 from exfilml.cli._keys import from_hex, keys_of
 from exfilml.cli._options import FILE, OTHER_HOME, POLICY, QUIET
-from exfilml.cli._output import check_writable, say, tell
+from exfilml.cli._output import check_writable, say
 from exfilml.exceptions import OptionError, SourceError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def decrypt(
             elif not attempts.looked_encrypted:
                 click.echo(printable(f"  {_instead(piece.data)}"))
     if best is None:
-        tell(f"no key fits: {tried:,} attempts on {pieces:,} pieces of payload")
+        say(f"no key fits: {tried:,} attempts on {pieces:,} pieces of payload")
         return NO_KEY_FITS
     if out is not None:
         _write(out, best[1])

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from exfilml.cli._options import FILE, MAYBE_SOURCES, OTHER_HOME, QUIET, load, read
-from exfilml.cli._output import check_plottable, check_writable, draw, say, tell
+from exfilml.cli._output import check_plottable, check_writable, draw, say
 
 _JUDGE: Final = "judge"
 
@@ -237,14 +237,14 @@ def suppress(
         about = {"flows": read(source, quiet=quiet), "detector": detector}
     found = kept.suppressions(days=days, **about)
     for line in found.lines():
-        tell(printable(line))
+        say(printable(line))
     for case, reason in found.left_out.head(_MOST_NAMED).itertuples(index=False):
-        tell(printable(f"  {case}: {reason}"))
+        say(printable(f"  {case}: {reason}"))
     if len(found):
         found.write(out)
         say(f"draft written to {out}: read it before you give it to --policy")
     else:
-        tell(f"nothing to approve: {out} is not written")
+        say(f"nothing to approve: {out} is not written")
 
 
 _MOST_NAMED: Final = 20

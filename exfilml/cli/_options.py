@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from exfilml.cli._output import be_quiet, say
+from exfilml.cli._output import say
 from exfilml.exceptions import SourceError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def _expand(
 ) -> tuple[str, ...]:
     """Give the files that patterns match, and a file of standard input for ``-``."""
     sources: list[str] = []
+    context.meta["typed_sources"] = given
     for source in given:
         if source == "-":
             sources.append(_standard_input(context))
@@ -160,13 +161,7 @@ POLICY = click.option(
     help="What the site declares: home networks, approvals, rules (TOML).",
 )
 
-QUIET = click.option(
-    "--quiet",
-    "-q",
-    is_flag=True,
-    callback=be_quiet,
-    help="Results, warnings and errors only: no progress, no summary.",
-)
+QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
 def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:

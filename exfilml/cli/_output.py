@@ -32,21 +32,7 @@ def as_given(text: str) -> str:
     return _KEPT.sub("-", text)
 
 
-def be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> bool:
-    """Keep to oneself from here on what `say` is told, if asked to."""
-    context.meta["quiet"] = quiet
-    return quiet
-
-
 def say(text: str) -> None:
-    """Tell what a reader can do without, unless --quiet is given."""
-    context = click.get_current_context(silent=True)
-    if context is None or not context.meta.get("quiet"):
-        tell(text)
-
-
-def tell(text: str) -> None:
-    """Tell what matters, --quiet or not."""
     click.echo(text, err=True)
 
 
@@ -69,7 +55,7 @@ def working(what: str, *, quiet: bool) -> Iterator[None]:
 def say_error(text: str) -> None:
     from exfilml.export import printable
 
-    tell("error: " + "\n".join(printable(line) for line in as_given(text).splitlines()))
+    say("error: " + "\n".join(printable(line) for line in as_given(text).splitlines()))
 
 
 def show_warning(
@@ -79,7 +65,7 @@ def show_warning(
     if issubclass(category, ExfilmlWarning):
         from exfilml.export import printable
 
-        tell(f"warning: {printable(as_given(str(message)))}")
+        say(f"warning: {printable(as_given(str(message)))}")
 
 
 def drop_stdout() -> None:

@@ -20,7 +20,7 @@ from exfilml.cli._options import (
     load,
     read,
 )
-from exfilml.cli._output import check_writable, drop_stdout, say, tell, working
+from exfilml.cli._output import check_writable, drop_stdout, say, working
 from exfilml.cli._reranked import FEEDBACK, check_feedback, with_feedback
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _remember(
     if memory is None or path is None:
         return
     if not ranking.attrs["follows"]:
-        tell(f"{path}: left as it was; give --state another file for these flows")
+        say(f"{path}: left as it was; give --state another file for these flows")
         return
     if _stamp(path) != stamp:
         raise OutputError(

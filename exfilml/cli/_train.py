@@ -21,7 +21,7 @@ from exfilml.cli._options import (
     asked,
     declared_policy,
 )
-from exfilml.cli._output import check_writable, say, tell
+from exfilml.cli._output import check_writable, say
 
 if TYPE_CHECKING:
     from exfilml.detector import Detector
@@ -225,7 +225,7 @@ def _quarantined(
     ):
         click.echo(f"{title}\n")
         click.echo(ranking_text(cases) if len(cases) else "no cases\n")
-    tell(
+    say(
         f"{len(cleaned.cases):,} cases with {len(cleaned.quarantined):,} of "
         f"{cleaned.n_flows:,} flows are quarantined, {len(cleaned.left_in):,} suspicious "
         "cases of the calibration block are left in. Look at both: what is normal "
