@@ -324,7 +324,22 @@ def test_many_cases_are_cut_with_a_notice(site):
     drawn = html(many)
     assert len(drawn.encode()) < 3_000_000
     assert "The 1,000 most suspicious of 100,000 cases are shown" in drawn
-    assert "99,000 are left out" in drawn
+    assert "99,000 are left out. A file .csv" in drawn
+
+
+def test_a_triage_says_how_to_get_the_cases_that_it_leaves_out():
+    given = triage(case())
+    given = replace(given, about={**given.about, "cases": 683})
+    drawn = html(given)
+    assert "682 are left out. exfilml triage --top N" in drawn
+    assert "A file .csv" not in drawn
+
+
+def test_the_cases_come_before_the_incidents():
+    one, two = case(), case(name="00c0ffee18", rank=2)
+    drawn = html(triage(one, two, incidents=(incident(one, two),)))
+    assert drawn.index('id="cases"') < drawn.index('id="h-incidents"')
+    assert '<a href="#h-incidents">1 incident</a> below' in drawn
 
 
 def test_many_flows_are_drawn_as_the_largest_of_each_interval():
