@@ -183,7 +183,9 @@ def test_the_ticket_says_what_an_analyst_decides_by():
 def test_cases_come_before_incidents_and_an_overview_before_both():
     one, two = full("00c0ffee17"), full("00c0ffee18")
     headings = [
-        line for line in to_text(triage(one, two), "markdown").split("\n") if line[:2] == "# "
+        line
+        for line in to_text(triage(one, two), "markdown").split("\n")
+        if line[:2] == "# "
     ]
     assert headings == [
         "# 2 cases",

@@ -351,6 +351,17 @@ def test_every_rule_has_a_case_that_it_decides():
     assert decide(decided["approved"]).level == "close"
 
 
+def test_what_only_the_inside_of_the_site_keeps_quiet_is_watched():
+    """Nobody is told that 40 bits are too few where 20 alert."""
+    quiet = Situation(40.0, 20.0, False, True, False, dict.fromkeys(ANSWERS, YES))
+    assert decide(quiet).text == "watch: it would alert if it left the site"
+    assert "in spite of its 40.0 bits" in decide(quiet).rules[0].text
+    assert decide(changed(quiet, suspicion=18.0)).level == "close"
+    approved = changed(quiet, inside=False, approved=True)
+    assert decide(approved).level == "close"
+    assert "does not alert (from" not in decide(approved).rules[0].text
+
+
 def changed(case, **what):
     from dataclasses import replace
 

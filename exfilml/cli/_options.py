@@ -33,6 +33,7 @@ def _expand(
 ) -> tuple[str, ...]:
     """Give the files that patterns match, and a file of standard input for ``-``."""
     sources: list[str] = []
+    context.meta["typed_sources"] = given
     for source in given:
         if source == "-":
             sources.append(_standard_input(context))
