@@ -60,6 +60,18 @@ def test_triage_writes_a_page(site, tmp_path, capfd):
     assert "not visible</span> Does threat intelligence know" in drawn
 
 
+def test_a_triage_that_was_stored_is_made_a_page_later(site, tmp_path):
+    stored = tmp_path / "triage.json"
+    assert run("triage", site, stored, "--top", 3) == 0
+    assert cli.run(["handover", str(stored), "--out", str(tmp_path / "t.html")]) == 0
+    drawn = (tmp_path / "t.html").read_text(encoding="utf-8")
+    assert "<h3>Playbook</h3>" in drawn
+    assert '<svg class="plot"' in drawn
+    # What a stored triage does not know, its page does not make up.
+    assert "Payload along the stream" not in drawn
+    assert "Home networks" not in drawn
+
+
 @pytest.mark.parametrize("command", ["rank", "triage"])
 def test_another_suffix_is_refused_before_the_work(site, tmp_path, capfd, command):
     assert run(command, site, tmp_path / "cases.docx") == 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import shutil
 import subprocess
+import zipfile
 
 import numpy as np
 import pytest
@@ -198,6 +200,26 @@ def test_what_openssl_encrypts(options):
     assert best.cipher == "AES-CBC"
     assert best.offset == 16
     assert best.plaintext.startswith(TEXT)
+
+
+def test_the_hit_that_keeps_the_magic_number_comes_first():
+    """Of IVs that fit all blocks but the first, the one that fits that as well."""
+    salt = b"saltsal0"
+    stream = hashlib.pbkdf2_hmac("sha256", b"hunter2", salt, 10_000, 48)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        # Like a photo: nearly random, so that a spoilt first block does not stand out.
+        photo = np.random.default_rng(0).integers(0, 200, 2000, dtype=np.uint8)
+        file.writestr("photo.bin", photo.tobytes())
+    archive = packed.getvalue()
+    secret = sealed(
+        algorithms.AES(stream[:32]), modes.CBC(stream[32:]), padded(archive, 16)
+    )
+    found = try_keys(b"Salted__" + salt + secret, ["text:hunter2"])
+    assert len(found.hits) > 1
+    assert found.hits[0].iv_name == "derived with the key"
+    assert found.hits[0].plaintext.startswith(archive)
+    assert " of 0 at most" not in str(found)
 
 
 def test_offset_and_given_iv():

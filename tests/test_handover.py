@@ -551,6 +551,7 @@ def test_some_cases_alone_take_their_incidents_along():
     of = cases.triage(first, second, incidents=(cases.incident(first),))
     assert [i.name for i in only(of, [first.name]).incidents] == ["i00c0ffee17"]
     assert only(of, ["00c0ffee18"]).incidents == ()
+    assert [case.name for case in only(of, "00c0ffee18")] == ["00c0ffee18"]
     assert [case.name for case in only(of, ["00c0ffee18"])] == ["00c0ffee18"]
 
 

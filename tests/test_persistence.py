@@ -423,7 +423,6 @@ def zipped(**members) -> bytes:
         (zipped(**{MANIFEST: "null"}), "another manifest"),
         (zipped(**{MANIFEST: '{"format": "skops"}'}), "another manifest"),
     ],
-    ids=str,
 )
 def test_a_foreign_file_is_named_as_such(data, message, refused):
     refused(data, message)

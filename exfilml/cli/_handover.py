@@ -82,7 +82,7 @@ def chosen_form(form: str | None, out: Path | None, tlp: str | None) -> str | No
             raise OptionError(f"--format {form} --out {out}: {PAGE} is for a page.")
         return PAGE
     if form is None and out is not None:
-        form = form_of(out)
+        form = form_of(out, PAGE)
     if form is not None:
         check_form(form)
     return form

@@ -167,8 +167,10 @@ def check_tlp(label: str | None) -> None:
     Given(label)
 
 
-def form_of(path: str | os.PathLike[str]) -> str:
+def form_of(path: str | os.PathLike[str], *others: str) -> str:
     """Return the format that a file's suffix names.
+
+    `others` are suffixes that the caller takes besides; a refusal names them.
 
     Raises
     ------
@@ -179,5 +181,5 @@ def form_of(path: str | os.PathLike[str]) -> str:
     for form in FORMS:
         if name.endswith(form.suffixes):
             return form.name
-    known = ", ".join(form.suffixes[0] for form in FORMS)
+    known = ", ".join([*others, *(form.suffixes[0] for form in FORMS)])
     raise OptionError(f"{path}: the suffix must name a format, one of {known}.")

@@ -204,15 +204,23 @@ def deciding(case: Case) -> Rule:
     return rules[since]
 
 
-def only(triage: Triage, names: Iterable[str]) -> Triage:
+def only(triage: Triage, names: str | Iterable[str]) -> Triage:
     """Return a triage of some of its cases, with the incidents that they belong to.
+
+    Parameters
+    ----------
+    triage
+        The cases.
+    names
+        The name of one, or of several.
 
     Raises
     ------
     KeyError
         If no case has one of the names.
     """
-    cases = tuple(triage[name] for name in dict.fromkeys(names))
+    wanted = [names] if isinstance(names, str) else dict.fromkeys(names)
+    cases = tuple(triage[name] for name in wanted)
     chosen = {case.name for case in cases}
     incidents = tuple(i for i in triage.incidents if chosen.intersection(i.cases))
     return Triage(cases, incidents, triage.about)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from exfilml.triage._ciphers import Cipher
 from exfilml.triage._keys import Key
+
+_LEAST_SAID: Final = 1e-300
+"""Smaller bounds come out as 0, which no bound is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Attempts:
                 f"{best.cipher} with the key {best.key.hex()} ({best.key_name}){iv} from "
                 f"byte {best.offset:,} on gives {best.magic or best.verdict}; "
                 f"{self.tried:,} attempts, a false hit among them has a probability of "
-                f"{best.false_hit:.2g} at most."
+                f"{max(best.false_hit, _LEAST_SAID):.2g} at most."
             )
         else:
             text = f"No key fits: {self.tried:,} attempts."

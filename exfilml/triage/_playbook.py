@@ -3,7 +3,7 @@
 **Key indicators.** *External port*: opaque bytes leave over a service that is not used
 for encryption here; used for it is a service of which the baseline shows at least half
 the judged uploads encrypted, or, where it shows fewer than five, one that is registered
-for encrypted traffic. *Encryption signs*: uploads that look encrypted, or are obscured
+for encrypted traffic. Ephemeral ports are counted as one service and belong to nobody. *Encryption signs*: uploads that look encrypted, or are obscured
 with a repeating key, and no TLS, SSH, QUIC or other handshake explains it; or names in
 DNS and echo data that carry more than is usual. *Volume rise*: an upload, or a sum over
 a window, of four times (2 bits) or more what is usual for this host.
@@ -30,6 +30,7 @@ import pandas as pd
 from exfilml.baseline import BARE, MIN_JUDGED_BYTES
 from exfilml.features import FEATURES, human_bytes
 from exfilml.features.mismatch import SPEAKS
+from exfilml.places import EPHEMERAL_FROM
 from exfilml.tally import n_days
 from exfilml.triage.case import NO, NOT_VISIBLE, YES, Answer, Fact
 
@@ -257,7 +258,14 @@ def _external_port(
     ):
         sign = signs[case]
         numbers = {"service": service, "judged_flows": n, "encrypted_flows": k}
-        if n >= FEWEST_FLOWS:
+        if service.endswith("/high"):
+            # Counted as one service, and no port of it stands for anything.
+            used = False
+            text = (
+                f"the port is one of those from {EPHEMERAL_FROM:,} on, which are "
+                "nobody's for encryption"
+            )
+        elif n >= FEWEST_FLOWS:
             used = k >= n / 2
             text = (
                 f"{k:.0f} of {n:.0f} flows to {service} in the baseline are encrypted"

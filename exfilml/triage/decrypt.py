@@ -257,17 +257,18 @@ def _convincing(
     return seen
 
 
-def _order(hit: Hit) -> tuple[bool, bool, bool, int]:
+def _order(hit: Hit) -> tuple[bool, bool, bool, bool, int]:
     """Order hits: what a tag or a checksum proves, then the longest whose start is plaintext, too.
 
     A wrong IV spoils the first block of some modes and nothing behind it, and a block
-    that is taken for an IV is missing.
+    that is taken for an IV is missing. Where one of them begins like a file, the others
+    have lost its magic number.
     """
     magic = find_magic(hit.plaintext)
     spoilt = magic is None and not _begins_alike(hit.plaintext)
     whole = magic is not None and unpacks(hit.plaintext, magic)
     sure = hit.proven or whole or hit.false_hit < _SURE
-    return not hit.proven, not sure, spoilt, -len(hit.plaintext)
+    return not hit.proven, not sure, spoilt, magic is None, -len(hit.plaintext)
 
 
 def _begins_alike(plain: bytes) -> bool:

@@ -261,13 +261,6 @@ def _made(noted: Mapping[str, Any]) -> list[str]:
     return [f"{when}exfilml {name(noted.get('version', ''))}"]
 
 
-def _more(subject: Subject) -> str:
-    """Say where the rows are that a page leaves out."""
-    if subject.answered and subject.ranked == len(subject.rows):
-        return "exfilml triage --top N answers for more of them."
-    return "A file .csv, .json or .parquet holds all of them."
-
-
 def notices(subject: Subject) -> list[str]:
     """Say what a reader would otherwise take for complete."""
     found = []
@@ -275,8 +268,8 @@ def notices(subject: Subject) -> list[str]:
     left_out = subject.total - shown
     if left_out > 0:
         found.append(
-            f"The {shown:,} most suspicious of {subject.total:,} {subject.kind}s are "
-            f"shown; {left_out:,} are left out. {_more(subject)}"
+            f"{shown:,} of {subject.total:,} {subject.kind}s are shown; {left_out:,} less "
+            "suspicious ones are left out. exfilml rank --out cases.csv lists all."
         )
     windows = subject.about.get("windows_not_covered")
     if windows:
