@@ -181,7 +181,7 @@ def test_the_ticket_says_what_an_analyst_decides_by():
 
 
 def test_cases_come_before_incidents_and_an_overview_before_both():
-    one, two = full("00c0ffee17"), full("00c0ffee18")
+    one, two = full(name="00c0ffee17"), full(name="00c0ffee18")
     headings = [
         line
         for line in to_text(triage(one, two), "markdown").split("\n")
@@ -198,7 +198,7 @@ def test_cases_come_before_incidents_and_an_overview_before_both():
 
 
 def test_the_overview_is_a_row_for_each_case():
-    one, two = full("00c0ffee17"), full("00c0ffee18")
+    one, two = full(name="00c0ffee17"), full(name="00c0ffee18")
     (parser, _) = parsers()
     cells = said(parser.parse(to_text(triage(one, two), "markdown")))
     at = cells.index("Incident") + 1
