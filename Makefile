@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SAMPLE := datasets/sample
+LAB := datasets/lab/report
 OUT := demo-out
 
 .PHONY: help demo test test-slow lint format bench models notebooks docs clean
@@ -58,7 +59,7 @@ bench: $(VENV)/.dev
 	    echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 models: $(VENV)/.core
-	$(BIN)/exfilml train $(SAMPLE)/baseline.pcap --model models/default.exfilml
+	$(BIN)/exfilml train $(LAB)/baseline.pcap.gz --model models/default.exfilml --seed 0
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist

@@ -7,6 +7,8 @@ in one file.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -41,3 +43,17 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     except RuntimeError:
         made = numba.njit(**options)(function)
     return made
+
+
+def is_first_use() -> bool:
+    """Say whether the loops have yet to be compiled, which takes a minute or two.
+
+    Told from the cache beside the package, where one can be written there.
+    """
+    caches = [Path(__file__).parent / room / "__pycache__" for room in _ROOMS]
+    writable = all(os.access(cache.parent, os.W_OK) for cache in caches)
+    return writable and not all(any(cache.glob("*.nbi")) for cache in caches)
+
+
+# Of those with loops, the ones that every capture needs.
+_ROOMS = ("payload", "_compiled")

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+import exfilml
+
+SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
 LONGEST = 60
+
+
+@pytest.fixture(scope="session")
+def sample_model(tmp_path_factory):
+    """Return the path of a model of the sample's baseline, trained once for all tests.
+
+    Processes that run tests side by side share the folder above their own; the first
+    trains, the others wait.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "sample.exfilml"
+    with (folder / "sample.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            flows = exfilml.read_flows(SAMPLE / "baseline.pcap", progress=False)
+            exfilml.save_model(exfilml.Detector(random_state=0).fit(flows), path)
+    return path
 
 
 def pytest_make_parametrize_id(val):

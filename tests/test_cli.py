@@ -629,6 +629,13 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(run, monkeypatch, site):
     assert "says whether it still fits" in out
 
 
+def test_the_first_use_says_why_it_takes_so_long(site, run, monkeypatch):
+    monkeypatch.setattr("exfilml._jit.is_first_use", lambda: True)
+    arguments = ["rank", site / "today.parquet", "--model", site / "m.exfilml"]
+    assert "code is compiled, for a minute or two" in run(*arguments)[2]
+    assert "compiled" not in run(*arguments, "--quiet")[2]
+
+
 def test_colours_can_be_turned_off(site):
     """As https://no-color.org asks, also on a terminal."""
     import pty

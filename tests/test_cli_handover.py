@@ -14,7 +14,6 @@ from exfilml import cli
 from exfilml.handover import FORMATS, to_text, write
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
-MODEL = Path(__file__).parent.parent / "models" / "default.exfilml"
 OF = triage(full(), full(name="00c0ffee18"))
 
 
@@ -103,10 +102,11 @@ def flows(tmp_path_factory):
     return str(path)
 
 
-def test_triage_writes_what_handover_reads(flows, tmp_path, capfd):
+def test_triage_writes_what_handover_reads(flows, sample_model, tmp_path, capfd):
     """The real thing: the sample's triage, its file, and hand-overs of both alike."""
     (tmp_path / "feed.txt").write_text("203.0.113.200\n", encoding="utf-8")
-    model = ("--model", str(MODEL), "-q", "--intel", str(tmp_path / "feed.txt"))
+    intel = ("--intel", str(tmp_path / "feed.txt"))
+    model = ("--model", str(sample_model), "-q", *intel)
     path = tmp_path / "triage.json"
     status, _, err = run("triage", flows, *model, "--out", str(path), capfd=capfd)
     assert status == 0
@@ -132,8 +132,8 @@ def test_triage_writes_what_handover_reads(flows, tmp_path, capfd):
         assert case["up_bytes"] == sum(f["up_bytes"] for f in case["flow_table"])
 
 
-def test_triage_hands_over_one_case(flows, tmp_path, capfd):
-    model = ("--model", str(MODEL), "-q")
+def test_triage_hands_over_one_case(flows, sample_model, tmp_path, capfd):
+    model = ("--model", str(sample_model), "-q")
     path = tmp_path / "all.ocsf.jsonl"
     status, _, _ = run("triage", flows, *model, "--out", str(path), capfd=capfd)
     assert status == 0

@@ -12,7 +12,6 @@ import pytest
 from exfilml import cli
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
-MODEL = Path(__file__).parent.parent / "models" / "default.exfilml"
 
 
 @pytest.fixture(scope="module")
@@ -22,44 +21,54 @@ def flows(tmp_path_factory):
     return str(path)
 
 
-def run(*arguments, capfd):
-    status = cli.run(["triage", *arguments, "--model", str(MODEL), "-q"])
-    return status, *capfd.readouterr()
+@pytest.fixture
+def run(sample_model, capfd):
+    """Run `triage` with the sample's model; give status, standard output and error."""
+
+    def run(*arguments):
+        status = cli.run(["triage", *arguments, "--model", str(sample_model), "-q"])
+        return status, *capfd.readouterr()
+
+    return run
 
 
-def test_thefts_go_to_t2_and_hard_negatives_to_l1(flows, capfd):
+def test_thefts_go_to_t2_and_hard_negatives_to_l1(flows, run):
     """The sample's ten transfers, and its six hard negatives among what alerts."""
-    status, out, err = run(flows, capfd=capfd)
+    status, out, err = run(flows)
     assert status == 0
     assert "22 answered: 10 T2, 12 L1" in err
+    assert "knows 24 of 29 hosts and 19 of 22 services of these flows" in err
     assert out.count("T1048.001 Exfiltration Over Symmetric") == 10
     first = out.splitlines()[1]
     assert "T2" in first
     assert "goes to       T2: it alerts" in out
 
 
-def test_one_case_can_be_shown(flows, capfd):
-    _, out, _ = run(flows, "--format", "json", capfd=capfd)
+def test_one_case_can_be_shown(flows, run):
+    _, out, _ = run(flows, "--format", "json")
     told = json.loads(out)
     name = told["cases"][12]["case"]
-    status, out, _ = run(flows, "--case", name, capfd=capfd)
+    status, out, _ = run(flows, "--case", name)
     assert status == 0
     assert out.splitlines()[0].lstrip("\x1b[1m").startswith(f"case {name}: ")
-    status, _, err = run(flows, "--case", name[:-1] + "z", capfd=capfd)
+    status, _, err = run(flows, "--case", name[:-1] + "z")
     assert status == 2
     assert f"like it: {name}" in err
 
 
-def test_answers_are_written_whole(flows, tmp_path, capfd):
+def test_answers_are_written_whole(flows, tmp_path, run):
     path = tmp_path / "triage.json"
-    status, out, err = run(flows, "--out", str(path), capfd=capfd)
+    status, out, err = run(flows, "--out", str(path))
     assert status == 0
     assert out == ""
     assert f"22 cases written to {path}" in err
-    assert len(json.loads(path.read_text(encoding="utf-8"))["cases"]) == 22
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert len(told["cases"]) == 22
+    fit = {"hosts": 29, "new_hosts": 5, "services": 22, "new_services": 3}
+    assert told["about"]["fit"] == fit
 
 
-def test_intelligence_and_assets_are_told(flows, tmp_path, capfd):
+def test_intelligence_and_assets_are_told(flows, tmp_path, run):
     (tmp_path / "feed.txt").write_text("203.0.113.200\n", encoding="utf-8")
     (tmp_path / "cmdb.csv").write_text(
         "address,owner,criticality\n10.20.0.20,Bob,critical\n", encoding="utf-8"
@@ -68,7 +77,6 @@ def test_intelligence_and_assets_are_told(flows, tmp_path, capfd):
         flows,
         *("--intel", str(tmp_path / "feed.txt")),
         *("--assets", str(tmp_path / "cmdb.csv")),
-        capfd=capfd,
     )
     assert status == 0
     assert "2 incident" in err
@@ -77,21 +85,21 @@ def test_intelligence_and_assets_are_told(flows, tmp_path, capfd):
     assert "address 203.0.113.200 of feed.txt meets 1 flows" in out
 
 
-def test_mistakes_are_told_before_the_work(flows, tmp_path, capfd):
-    status, _, err = run(flows, "--out", str(tmp_path / "no" / "t.json"), capfd=capfd)
+def test_mistakes_are_told_before_the_work(flows, tmp_path, run):
+    status, _, err = run(flows, "--out", str(tmp_path / "no" / "t.json"))
     assert status == 2
     assert "the folder" in err
-    status, _, err = run(flows, "--intel", str(tmp_path / "none.txt"), capfd=capfd)
+    status, _, err = run(flows, "--intel", str(tmp_path / "none.txt"))
     assert status == 2
     assert "none.txt" in err
-    status, _, err = run(flows, "--top", "0", capfd=capfd)
+    status, _, err = run(flows, "--top", "0")
     assert status == 2
     assert "top: got 0" in err
 
 
-def test_drafts_for_containment_are_written_into_a_folder(flows, tmp_path, capfd):
+def test_drafts_for_containment_are_written_into_a_folder(flows, tmp_path, run):
     folder = tmp_path / "new" / "drafts"
-    status, out, err = run(flows, "--drafts", str(folder), capfd=capfd)
+    status, out, err = run(flows, "--drafts", str(folder))
     assert status == 0
     assert out
     assert "nothing was applied" in err
@@ -99,11 +107,11 @@ def test_drafts_for_containment_are_written_into_a_folder(flows, tmp_path, capfd
     assert told.count("\nCase ") == 22
     name = next(folder.glob("*.rules")).stem
     alone = tmp_path / "alone"
-    status, _, _ = run(flows, "--case", name, "--drafts", str(alone), capfd=capfd)
+    status, _, _ = run(flows, "--case", name, "--drafts", str(alone))
     assert status == 0
     assert {path.stem for path in alone.glob("*.rules")} == {name}
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    status, _, err = run(flows, "--drafts", str(tmp_path / "file"), capfd=capfd)
+    status, _, err = run(flows, "--drafts", str(tmp_path / "file"))
     assert status == 2
     assert "is no folder" in err
 

@@ -1046,13 +1046,15 @@ def test_texts_stay_inside_their_quotes(text):
 
 
 @pytest.mark.slow
-def test_drafts_of_the_sample_meet_its_cases_and_block_no_bystander(tmp_path):
+def test_drafts_of_the_sample_meet_its_cases_and_block_no_bystander(
+    sample_model, tmp_path
+):
     """Counted from the packets themselves, with dpkt and Suricata."""
     root = Path(__file__).parent.parent
     pcap = root / "datasets" / "sample" / "test.pcap"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", exfilml.exceptions.ExfilmlWarning)
-        detector = exfilml.load_model(root / "models" / "default.exfilml")
+        detector = exfilml.load_model(sample_model)
         flows = exfilml.read_flows(pcap)
         triage = exfilml.triage_cases(detector, flows)
     drafts = exfilml.draft_containment(triage, flows=flows, home=detector.home_)

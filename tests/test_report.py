@@ -126,6 +126,24 @@ def test_a_plain_ranking_says_who_sent_what_where_and_why(site, drawn):
     assert f"{first_learned:%Y-%m-%d %H:%M} to {last_learned:%Y-%m-%d %H:%M}" in text
     assert "before the first flow" in text
     assert "10.0.0.0/8" in text
+    hosts = set(ranking["local_ip"])
+    known = hosts & set(office(600)["src_ip"])
+    assert f"knows {len(known)} of {len(hosts)} hosts and " in text
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [None, "all", {}, {"hosts": 3}, {"hosts": "x", "new_hosts": 1}, {"hosts": None}],
+)
+def test_a_triage_that_does_not_say_what_was_known_is_drawn(fit):
+    """A stored triage may be of an earlier version, or of another hand."""
+    assert "of these flows" not in Read(html(triage(case(), fit=fit))).text
+
+
+def test_a_triage_says_how_much_the_model_knew():
+    fit = {"hosts": 1_029, "new_hosts": 5, "services": 22, "new_services": 3}
+    text = Read(html(triage(case(), fit=fit))).text
+    assert "knows 1,024 of 1,029 hosts and 19 of 22 services of these flows" in text
 
 
 def test_what_could_not_be_seen_is_counted(site, drawn):

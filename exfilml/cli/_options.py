@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -165,7 +165,11 @@ QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
 def read(source: tuple[str, ...], *, quiet: bool) -> pd.DataFrame:
+    from exfilml._jit import is_first_use
     from exfilml.sources import read_flows
+
+    if not quiet and is_first_use():
+        say("first use after installation: code is compiled, for a minute or two")
 
     return read_flows(
         source[0] if len(source) == 1 else list(source),
@@ -192,8 +196,8 @@ def load(model: Path | None, home: tuple[str, ...]) -> Detector:
     if model is None:
         model = default_model()
         say(
-            "no --model given: using the shipped model, which knows its own sample "
-            "site only; train one on your own traffic"
+            "no --model given: using the shipped model, which knows a made-up office "
+            "only: a first look; train one on your own traffic"
         )
     detector = load_model(model)
     if home:
@@ -201,3 +205,15 @@ def load(model: Path | None, home: tuple[str, ...]) -> Detector:
 
         detector.home_ = parse_networks(home)
     return detector
+
+
+def known_of(fit: Mapping[str, int], model: Path | None, detector: Detector) -> str:
+    """Say which model was asked, and how much of the flows it knows."""
+    first, last = detector.window_
+    name = "the shipped model" if model is None else str(model)
+    return (
+        f"{name} (learned {first:%Y-%m-%d} to {last:%Y-%m-%d}) knows "
+        f"{fit['hosts'] - fit['new_hosts']:,} of {fit['hosts']:,} hosts and "
+        f"{fit['services'] - fit['new_services']:,} of {fit['services']:,} services "
+        "of these flows"
+    )

@@ -16,6 +16,7 @@ from exfilml.cli._options import (
     QUIET,
     SOURCES,
     declared_policy,
+    known_of,
     load,
     read,
 )
@@ -158,7 +159,7 @@ def rank(
             text = ranking_text(ranking) if as_table else to_text(ranking, form)
             click.echo(text, nl=False)
         _say_counts(ranking, len(table), by, memory)
-        say(_fit(model, detector, ranking.attrs["fit"]))
+        say(known_of(ranking.attrs["fit"], model, detector))
     except BrokenPipeError:
         # Who reads only the first rows has seen the flows all the same.
         drop_stdout()
@@ -201,18 +202,6 @@ def _say_counts(
             since = datetime.fromtimestamp(memory.earliest, UTC)
             far = f"to {since:%Y-%m-%d %H:%M} UTC only"
         say(f"sums over {windows} reach back {far}")
-
-
-def _fit(model: Path | None, detector: Detector, fit: dict[str, int]) -> str:
-    """Say which model ranked, and how much of the flows it knows."""
-    first, last = detector.window_
-    name = "the shipped model" if model is None else str(model)
-    return (
-        f"{name} (learned {first:%Y-%m-%d} to {last:%Y-%m-%d}) knows "
-        f"{fit['hosts'] - fit['new_hosts']:,} of {fit['hosts']:,} hosts and "
-        f"{fit['services'] - fit['new_services']:,} of {fit['services']:,} services "
-        "of these flows"
-    )
 
 
 def _remembered(path: Path, detector: Detector, *, adopt: bool) -> State:

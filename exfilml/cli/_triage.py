@@ -18,6 +18,7 @@ from exfilml.cli._options import (
     QUIET,
     SOURCES,
     declared_policy,
+    known_of,
     load,
     read,
 )
@@ -160,6 +161,7 @@ def triage(
             shown, made, out, tlp, known={"detector": detector, "policy": declared}
         )
     _say_counts(found)
+    say(known_of(found.about["fit"], model, detector))
     if drafts is not None:
         from exfilml.containment import draft_containment
         from exfilml.ranking import at_home

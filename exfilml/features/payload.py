@@ -9,7 +9,7 @@ neither side showed a handshake.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -250,7 +250,7 @@ def _say_carried(asked: Asked) -> list[str]:
         carried, names, domain, duration, strict=True
     ):
         what = (
-            f"{count:.0f} names under {where} carry {human_bytes(size)}"
+            f"{count:.0f} names{_under(where)} carry {human_bytes(size)}"
             if count > 0
             else f"echo data that neither fill nor repeat carry {human_bytes(size)}"
         )
@@ -259,6 +259,11 @@ def _say_carried(asked: Asked) -> list[str]:
         )
         parts.append(what + rate)
     return parts
+
+
+def _under(domain: Any) -> str:
+    """Name the domain that names lie below, where they have one in common."""
+    return f" under {domain}" if isinstance(domain, str) and domain else ""
 
 
 def _say_misdeclared(asked: Asked) -> list[str]:

@@ -98,7 +98,10 @@ def _answers(case: Case) -> str:
     pieces.append(
         _listed("ATT&CK", (f"{t.id} {t.name}: {t.reason}" for t in case.techniques))
     )
-    steps = (f"{s.text}: {s.command}" if s.command else s.text for s in case.next_steps)
+    steps = (
+        f"{s.text.removesuffix('.')}: {s.command}" if s.command else s.text
+        for s in case.next_steps
+    )
     pieces.append(_listed("Next steps", steps))
     if case.incident:
         pieces.insert(0, f"<p>Part of incident {told(case.incident)}.</p>")

@@ -370,7 +370,7 @@ class Triage:
         What was read and what was known: ``flows``, ``cases`` (numbers), ``first``,
         ``last`` (of the flows), ``alerted``, ``baseline_first``, ``baseline_last``,
         ``intel``, ``assets`` (how many entries, `None` where not given), ``history``
-        (its first flow, `None` where there is none), ``thresholds`` (as in
+        (its first flow, `None` where there is none), ``thresholds`` and ``fit`` (as in
         `exfilml.rank_flows`), ``made`` (time of the triage), ``version`` (of exfilml).
     """
 

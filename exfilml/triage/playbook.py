@@ -20,6 +20,7 @@ from exfilml.ranking import (
     case_order,
     case_table,
     check_options,
+    how_well_it_fits,
     judged_here,
 )
 from exfilml.triage._against import arguments, habit
@@ -285,6 +286,7 @@ def _about(
         "baseline_first": first,
         "baseline_last": last,
         "thresholds": judged.thresholds,
+        "fit": how_well_it_fits(judged.scored.asked),
         "intel": None if intel is None else len(intel),
         "assets": None if assets is None else len(assets),
         "history": None if history is None else history.attrs["since"],

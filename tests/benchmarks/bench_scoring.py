@@ -34,7 +34,6 @@ import exfilml
 from exfilml.baseline import Observed
 from exfilml.features import Asked
 from exfilml.features.cases import Cases
-from exfilml.persistence import default_model
 from exfilml.places import orient
 from exfilml.schema import REQUIRED, validate_flows
 
@@ -236,7 +235,8 @@ def main() -> None:
     """Measure on one thread."""
     warnings.simplefilter("ignore")
     n = int(sys.argv[1].replace("_", "")) if len(sys.argv) > 1 else MANY
-    detector = exfilml.load_model(default_model())
+    baseline = exfilml.read_flows(SAMPLE / "baseline.pcap", progress=False)
+    detector = exfilml.Detector(random_state=0).fit(baseline)
     sample = exfilml.read_flows(str(SAMPLE / "test.pcap"))
     machine()
     with threadpool_limits(1):

@@ -178,7 +178,20 @@ def _baseline(subject: Subject, detector: Detector | None) -> list[str]:
             if first > end
             else "overlaps the time of the flows: what it learned from them is normal"
         )
-    return lines
+    return lines + _known(subject.about.get("fit"))
+
+
+def _known(fit: object) -> list[str]:
+    """Say how much of the flows the model knows; a stored triage may say anything."""
+    if not isinstance(fit, Mapping):
+        return []
+    parts = []
+    for what in ("hosts", "services"):
+        total, new = real(fit.get(what)), real(fit.get(f"new_{what}"))
+        if total is None or new is None:
+            return []
+        parts.append(f"{total - new:,.0f} of {total:,.0f} {what}")
+    return [f"knows {' and '.join(parts)} of these flows"]
 
 
 def _networks(home: tuple[str, ...] | None) -> list[str]:
