@@ -181,6 +181,14 @@ def test_order_and_labels_of_the_flows_change_nothing(detector, flows, triage):
     assert [case.name for case in doubled] == [case.name for case in triage]
 
 
+def test_a_case_and_a_triage_show_themselves_in_a_line(triage):
+    case = of_flow(triage, 600)
+    assert repr(case) == (
+        f"<Case {case.name}: {case.row['local_ip']} to {case.row['place']}, T2>"
+    )
+    assert repr(triage).startswith(f"<Triage: {len(triage)} cases, 1 T2")
+
+
 def test_no_flows_give_no_cases(detector, flows):
     found = exfilml.triage_cases(detector, flows.iloc[:0])
     assert len(found) == 0

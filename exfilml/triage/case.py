@@ -10,12 +10,15 @@ One file because all of it is one shape, which is written as JSON and read again
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+
+from exfilml.export import printable
 
 YES: Final = "yes"
 NO: Final = "no"
@@ -145,7 +148,7 @@ class Step:
     command: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Case:
     """A case with its answers.
 
@@ -197,6 +200,13 @@ class Case:
     scope: tuple[Fact, ...] = ()
     incident: str = ""
     next_steps: tuple[Step, ...] = ()
+
+    def __repr__(self) -> str:
+        row = self.row
+        return (
+            f"<Case {self.name}: {row['local_ip']} to {printable(str(row['place']))}, "
+            f"{self.decision.level}>"
+        )
 
     @property
     def name(self) -> str:
@@ -356,7 +366,7 @@ class Incident:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Triage:
     """The ranked cases of some flows, each with its answers.
 
@@ -377,6 +387,11 @@ class Triage:
     cases: tuple[Case, ...]
     incidents: tuple[Incident, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = Counter(case.decision.level for case in self.cases)
+        levels = [f"{counts[level]} {level}" for level in LEVELS[::-1] if counts[level]]
+        return f"<Triage: {len(self):,} cases, {', '.join(levels) or 'none'}>"
 
     def __len__(self) -> int:
         return len(self.cases)
