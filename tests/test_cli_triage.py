@@ -159,7 +159,9 @@ def test_a_ranked_case_that_is_not_answered_otherwise_can_be_asked_for(
     flows, run, sample_model, capfd
 ):
     """Every name that a ranking shows is one that can be asked about."""
-    status = cli.run(["rank", flows, "--model", str(sample_model), "-q", "--format", "csv"])
+    status = cli.run(
+        ["rank", flows, "--model", str(sample_model), "-q", "--format", "csv"]
+    )
     assert status == 0
     last = capfd.readouterr().out.splitlines()[400]
     name = re.search(r"\b[0-9a-f]{10}\b", last)[0]
