@@ -448,7 +448,10 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
     leaves = (remote_kind != _GROUP) & (remote_kind != _LOOPBACK)
     remote_ip = dst.where(~flipped, src)
     app = Names.of(flows["app"])
-    domain = Names.of(flows["server_name"]).map(registered_domain)
+    named = Names.of(flows["server_name"])
+    # Rulers of a banner, such as "220---------- Welcome", are no name.
+    said = named.each(lambda text: any(map(str.isalnum, text)), missing=False)
+    domain = named.map(registered_domain)
     address = remote_ip.map(lambda text: _address_name(text, kind(text)))
     oriented = Oriented(
         flows,
@@ -461,7 +464,7 @@ def orient(flows: pd.DataFrame, home: tuple[str, ...]) -> Oriented:
             "subnet": src.where(~flipped, dst).map(network_of),
             "conduct": Names.of(flows["conn_state"]),
             "speaker": _speaker(flows, flipped),
-            "place": domain.where(~domain.missing & leaves, address),
+            "place": domain.where(said & ~domain.missing & leaves, address),
             "service": _service(flows, app),
             "app": app,
         },
@@ -520,10 +523,9 @@ RELAYING: Final = frozenset(
         *("tcp/3128", "http-alt", "socks"),
     }
 )
-
-# Names asked of the neighbours, which nobody carries further: NetBIOS (RFC 1001),
-# LLMNR (RFC 4795), mDNS (RFC 6762). The name that is asked for is no place.
-NEARBY: Final = frozenset(
+# Names in these say who speaks, or who is looked for on the same link: nothing lies
+# behind the address that they are sent to (RFC 1001, RFC 4795, RFC 6762).
+LINK_ONLY: Final = frozenset(
     {"netbios-ns/udp", "netbios-dgm/udp", "llmnr/udp", "mdns/udp"}
 )
 
@@ -533,7 +535,8 @@ def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
 
     Not those whose place lies behind that host (a name asked of the site's resolver, a
     host reached through its proxy, a mail domain through its relay), nor those over
-    services that such hosts relay, where the source does not show the place.
+    services that such hosts relay, where the source does not show the place. Names of
+    NetBIOS and its like are no such places.
     """
     internal = oriented.names("direction").each(
         lambda way: way == "internal", missing=False
@@ -549,10 +552,12 @@ def stays_inside(oriented: Oriented) -> NDArray[np.bool_]:
         ],
         dtype=bool,
     )
-    relays = oriented.names("service").each(lambda s: s in RELAYING, missing=False)
-    nearby = oriented.names("service").each(lambda s: s in NEARBY, missing=False)
-    ends_here = there[at] & ~relays | ~oriented.leaves | nearby
-    inside: NDArray[np.bool_] = internal & ends_here
+    service = oriented.names("service")
+    relays = service.each(lambda s: s in RELAYING, missing=False)
+    on_link = service.each(lambda s: s in LINK_ONLY, missing=False)
+    inside: NDArray[np.bool_] = internal & (
+        there[at] & ~relays | ~oriented.leaves | on_link
+    )
     return inside
 
 

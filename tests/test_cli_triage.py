@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,57 @@ def test_drafts_for_containment_are_written_into_a_folder(flows, tmp_path, run):
     status, _, err = run(flows, "--drafts", str(tmp_path / "file"))
     assert status == 2
     assert "is no folder" in err
+
+
+def test_commands_of_next_steps_name_the_sources_and_the_model(
+    flows, run, sample_model
+):
+    """What can be copied asks the same question again, of the same model."""
+    _, out, _ = run(flows, "--home", "10.20.0.0/16")
+    commands = [line.strip()[2:] for line in out.splitlines() if " $ exfilml" in line]
+    assert commands
+    for command in commands:
+        words = shlex.split(command)
+        if words[1] in {"triage", "carve"}:
+            assert words[words.index("--model") + 1] == str(sample_model)
+            assert words[words.index("--home") + 1] == "10.20.0.0/16"
+            assert "SOURCE" not in words
+        if words[1] == "triage":
+            assert words[2] == flows
+        if words[1] == "carve":
+            # A table of flows holds no packets.
+            assert "CAPTURE" in words
+    _, out, _ = run(flows, "--format", "json")
+    assert str(sample_model) not in out
+
+
+def test_commands_of_next_steps_name_captures(run):
+    capture = str(SAMPLE / "test.pcap")
+    _, out, _ = run(capture)
+    carve = next(line for line in out.splitlines() if "$ exfilml carve" in line)
+    assert capture in shlex.split(carve)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m.parquet", "-x.parquet"])
+def test_commands_of_next_steps_leave_out_names_that_act(
+    flows, tmp_path, monkeypatch, name, sample_model, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(Path(flows).read_bytes())
+    assert cli.run(["triage", "--model", str(sample_model), "-q", "--", name]) == 0
+    assert "exfilml triage SOURCE " in capfd.readouterr().out
+
+
+def test_a_ranked_case_that_is_not_answered_otherwise_can_be_asked_for(
+    flows, run, sample_model, capfd
+):
+    """Every name that a ranking shows is one that can be asked about."""
+    status = cli.run(
+        ["rank", flows, "--model", str(sample_model), "-q", "--format", "csv"]
+    )
+    assert status == 0
+    last = capfd.readouterr().out.splitlines()[400]
+    name = re.search(r"\b[0-9a-f]{10}\b", last)[0]
+    status, out, _ = run(flows, "--case", name)
+    assert status == 0
+    assert f"case {name}: " in out

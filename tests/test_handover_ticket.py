@@ -180,6 +180,34 @@ def test_the_ticket_says_what_an_analyst_decides_by():
     assert "[T1048.001](<https://attack.mitre.org/techniques/T1048/001>)" in ticket
 
 
+def test_cases_come_before_incidents_and_an_overview_before_both():
+    one, two = full(name="00c0ffee17"), full(name="00c0ffee18")
+    headings = [
+        line
+        for line in to_text(triage(one, two), "markdown").split("\n")
+        if line[:2] == "# "
+    ]
+    assert headings == [
+        "# 2 cases",
+        "# Case 00c0ffee17: 10.20.0.17 to example.net",
+        "# Case 00c0ffee18: 10.20.0.17 to example.net",
+        "# Incident i00c0ffee17",
+    ]
+    alone = to_text(triage(one), "markdown")
+    assert alone.startswith("# Case 00c0ffee17")
+
+
+def test_the_overview_is_a_row_for_each_case():
+    one, two = full(name="00c0ffee17"), full(name="00c0ffee18")
+    (parser, _) = parsers()
+    cells = said(parser.parse(to_text(triage(one, two), "markdown")))
+    at = cells.index("Incident") + 1
+    assert [cells[at], cells[at + 8]] == ["00c0ffee17", "00c0ffee18"]
+    assert cells[at + 1] == one.decision.level
+    assert cells[at + 3] == str(one.row["local_ip"])
+    assert cells[at + 4] == str(one.row["place"])
+
+
 def test_the_table_of_flows_is_that_of_the_flows():
     flows = [{"src_port": 1024 + n, "src_bytes": 100 * n + 1} for n in range(5)]
     case = cases.case(*flows)

@@ -18,6 +18,7 @@ from exfilml.places import (
     is_registered,
     orient,
     parse_networks,
+    stays_inside,
 )
 from exfilml.schema import validate_flows
 from exfilml.services import iana_services
@@ -224,3 +225,22 @@ def test_where_no_few_networks_explain_the_flows_nothing_is_guessed():
             [f"{a}.{b}.{c}.{d}" for a, b, c, d in ends], "str"
         )
     assert infer_networks(flows) == PRIVATE_NETWORKS
+
+
+def test_names_of_the_link_lie_behind_no_host():
+    """A NetBIOS broadcast is not data that leaves, whatever name it holds."""
+    rows = [
+        flow(dst="10.0.3.255", port=138, protocol=17, server_name="user-pc"),
+        flow(dst="10.0.3.255", port=137, protocol=17, server_name="isatap"),
+        flow(dst="203.0.113.7", port=138, protocol=17, server_name="user-pc"),
+        flow(dst="10.0.0.53", port=53, protocol=17, server_name="a.example"),
+    ]
+    oriented = orient(pd.concat(rows, ignore_index=True), PRIVATE_NETWORKS)
+    assert stays_inside(oriented).tolist() == [True, True, False, False]
+
+
+def test_a_name_without_letters_or_digits_is_none():
+    """As nDPI takes one from an FTP banner that begins with a ruler."""
+    rows = [flow(server_name="---------"), flow(server_name="a-b.example")]
+    oriented = orient(pd.concat(rows, ignore_index=True), PRIVATE_NETWORKS)
+    assert oriented["place"].tolist() == ["203.0.113.7", "a-b.example"]

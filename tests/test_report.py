@@ -345,6 +345,13 @@ def test_many_cases_are_cut_with_a_notice(site):
     assert "99,000 less suspicious ones are left out" in drawn
 
 
+def test_the_cases_come_before_the_incidents():
+    one, two = case(), case(name="00c0ffee18", rank=2)
+    drawn = html(triage(one, two, incidents=(incident(one, two),)))
+    assert drawn.index('id="cases"') < drawn.index('id="h-incidents"')
+    assert '<a href="#h-incidents">1 incident</a> below' in drawn
+
+
 def test_many_flows_are_drawn_as_the_largest_of_each_interval():
     start = pd.Timestamp("2026-03-04", tz="UTC")
     many = case().flows.iloc[np.zeros(5000, dtype=int)].reset_index(drop=True)

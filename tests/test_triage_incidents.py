@@ -187,8 +187,9 @@ def test_a_proxy_does_not_join_what_it_forwards():
     assert two(host, host, policy=policy) == []
 
 
-def test_the_same_indicator_joins():
-    match = pd.DataFrame({"indicator": ["bad.example"]}, index=[0])
+@pytest.mark.parametrize(("kind", "joined"), [("domain", True), ("network", False)])
+def test_the_same_indicator_joins_unless_it_is_a_network(kind, joined):
+    match = pd.DataFrame({"indicator": ["bad.example"], "kind": [kind]}, index=[0])
     cases = [
         case(
             {"src_ip": f"10.20.0.{i}", "dst_ip": f"198.51.{i}.1"},
@@ -198,9 +199,11 @@ def test_the_same_indicator_joins():
         )
         for i, c in ((1, "a"), (2, "b"))
     ]
-    (found,) = incidents(cases)
-    assert found.name == "ia"
-    (link,) = found.links
+    found = incidents(cases)
+    assert [incident.name for incident in found] == ["ia"] * joined
+    if not joined:
+        return
+    (link,) = found[0].links
     assert (link.name, link.source) == ("link.indicator", "intel")
     assert "bad.example" in link.text
 

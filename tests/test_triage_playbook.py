@@ -55,17 +55,6 @@ def triage(detector, flows):
     return exfilml.triage_cases(detector, flows)
 
 
-def test_a_triage_is_named_in_a_line(triage):
-    """Neither tells all it holds where a shell or a debugger shows it."""
-    case = triage[0]
-    levels = triage.table["level"].value_counts()
-    told = repr(triage)
-    assert told.startswith(f"<Triage: {len(triage):,} cases: ")
-    assert all(f"{count} {level}" in told for level, count in levels.items())
-    assert repr(case).startswith(f"<Case {case.name}: {case.row['local_ip']} → ")
-    assert "\n" not in told + repr(case)
-
-
 def of_flow(triage, label):
     """Return the case that a flow belongs to."""
     return next(case for case in triage if label in case.flows.index)
@@ -190,6 +179,14 @@ def test_order_and_labels_of_the_flows_change_nothing(detector, flows, triage):
     twins = flows.set_axis(np.zeros(len(flows), dtype=np.int64))
     doubled = exfilml.triage_cases(detector, twins)
     assert [case.name for case in doubled] == [case.name for case in triage]
+
+
+def test_a_case_and_a_triage_show_themselves_in_a_line(triage):
+    case = of_flow(triage, 600)
+    assert repr(case) == (
+        f"<Case {case.name}: {case.row['local_ip']} to {case.row['place']}, T2>"
+    )
+    assert repr(triage).startswith(f"<Triage: {len(triage)} cases, 1 T2")
 
 
 def test_no_flows_give_no_cases(detector, flows):
@@ -360,6 +357,17 @@ def test_every_rule_has_a_case_that_it_decides():
     assert decide(decided["habit"]).level == "L1"
     assert decide(decided["critical-asset"]).level == "T2"
     assert decide(decided["approved"]).level == "close"
+
+
+def test_what_only_the_inside_of_the_site_keeps_quiet_is_watched():
+    """Nobody is told that 40 bits are too few where 20 alert."""
+    quiet = Situation(40.0, 20.0, False, True, False, dict.fromkeys(ANSWERS, YES))
+    assert decide(quiet).text == "watch: it would alert if it left the site"
+    assert "in spite of its 40.0 bits" in decide(quiet).rules[0].text
+    assert decide(changed(quiet, suspicion=18.0)).level == "close"
+    approved = changed(quiet, inside=False, approved=True)
+    assert decide(approved).level == "close"
+    assert "does not alert (from" not in decide(approved).rules[0].text
 
 
 def changed(case, **what):

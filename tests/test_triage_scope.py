@@ -13,6 +13,7 @@ from exfilml.triage._traffic import Traffic
 
 START = pd.Timestamp("2026-03-04T22:10:00Z")
 PROXY = "10.20.0.80"
+SEEN = {"src_payload_bytes": 9, "src_sampled_bytes": 9}
 
 
 def fact(facts, name):
@@ -91,7 +92,7 @@ def test_hidden_bytes_and_what_was_not_seen():
     facts = scope(
         {"src_payload_bytes": 900, "hidden_bytes": 900},
         {"concealed": False},
-        {"concealed": False, "src_payload_bytes": 10},
+        {"concealed": False, **SEEN},
     )
     hidden = fact(facts, "scope.hidden")
     assert hidden.numbers == {"hidden_bytes": 900, "hidden_flows": 1, "unseen_flows": 1}
@@ -104,15 +105,24 @@ def test_no_payload_is_not_visible_and_never_none():
     assert "none of what" not in text
 
 
+def test_payload_that_a_log_only_counts_is_not_seen():
+    """Zeek's conn.log says how much there was, not what."""
+    facts = scope({"concealed": False, "src_payload_bytes": 900})
+    assert "no payload was seen" in fact(facts, "scope.hidden").text
+    assert paths(facts) == ["TCP, payload not visible"]
+    empty = scope({"concealed": False, "src_payload_bytes": 0})
+    assert paths(empty) == ["bare TCP"]
+
+
 @pytest.mark.parametrize(
     ("flow", "carrier"),
     [
-        ({"src_payload_bytes": 9}, "bare TCP"),
-        ({"protocol": 17, "dst_port": 53, "src_payload_bytes": 9}, "bare UDP"),
-        ({"src_handshake": "tls", "src_payload_bytes": 9}, "inside TLS"),
-        ({"dst_handshake": "ssh", "src_payload_bytes": 9}, "inside SSH"),
-        ({"src_protocol": "http", "src_payload_bytes": 9}, "HTTP"),
-        ({"src_protocol": "smtp", "src_payload_bytes": 9}, "mail"),
+        ({**SEEN}, "bare TCP"),
+        ({"protocol": 17, "dst_port": 53, **SEEN}, "bare UDP"),
+        ({"src_handshake": "tls", **SEEN}, "inside TLS"),
+        ({"dst_handshake": "ssh", **SEEN}, "inside SSH"),
+        ({"src_protocol": "http", **SEEN}, "HTTP"),
+        ({"src_protocol": "smtp", **SEEN}, "mail"),
         ({"concealed": False}, "TCP, payload not visible"),
         (
             {"protocol": 1, "src_port": 0, "dst_port": 0, "src_carried_bytes": 90},
@@ -120,7 +130,7 @@ def test_no_payload_is_not_visible_and_never_none():
         ),
         ({"protocol": 17, "dst_port": 53, "src_carried_bytes": 90}, "names in DNS"),
         (
-            {"protocol": 47, "src_port": 0, "dst_port": 0, "src_payload_bytes": 9},
+            {"protocol": 47, "src_port": 0, "dst_port": 0, **SEEN},
             "bare IP protocol 47",
         ),
     ],
@@ -131,7 +141,7 @@ def test_the_carrier_is_what_was_seen(flow, carrier):
 
 
 def test_a_port_alone_verifies_no_application():
-    raw = {"app": "DNS", "protocol": 17, "dst_port": 53, "src_payload_bytes": 9}
+    raw = {"app": "DNS", "protocol": 17, "dst_port": 53, **SEEN}
     assert paths(scope(raw)) == ["bare UDP, application DNS unverified"]
     real = {**raw, "app_verified": True, "concealed": False}
     assert paths(scope(real)) == ["DNS, application DNS"]
@@ -145,6 +155,7 @@ def test_inbound_flows_are_read_from_the_other_side():
             "src_bytes": 7,
             "dst_bytes": 8000,
             "dst_payload_bytes": 7900,
+            "dst_sampled_bytes": 7900,
             "concealed": False,
         }
     )

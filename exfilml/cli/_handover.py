@@ -99,8 +99,8 @@ def of_cases(found: Triage, names: tuple[str, ...]) -> Triage:
             near = f"; like it: {', '.join(like)}" if like else ""
             raise OptionError(
                 f"--case {name}: none of the {len(known):,} cases has this name{near}. "
-                "Names depend on the model and the home networks: give those of the "
-                "ranking, or a larger --top."
+                "Names depend on the home networks: give those of the ranking, with the "
+                "same --model, --home and --policy."
             )
     return only(found, names) if names else found
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exfilml.cli._handover import FORMS, TLP, chosen_form, hand_over, of_cases
+from exfilml.cli._commands import with_sources
+from exfilml.cli._handover import FORMS, PAGE, TLP, chosen_form, hand_over, of_cases
 from exfilml.cli._hosts import HOST_EVENTS, event_logs, with_processes
 from exfilml.cli._options import (
     FILE,
@@ -141,6 +142,7 @@ def triage(
             detector,
             table,
             top=top,
+            cases=() if case is None else (case,),
             alerts_per_day=alerts_per_day,
             fdr=fdr,
             policy=declared,
@@ -149,8 +151,11 @@ def triage(
             history=past,
         )
     shown = of_cases(found, () if case is None else (case,))
+    if made in {"table", "markdown", PAGE}:
+        # Who reads these sits at this machine; other formats travel without its paths.
+        shown = with_sources(shown, source, model, home, policy)
     if made == "table":
-        click.echo(triage_text(found, case), nl=False)
+        click.echo(triage_text(shown, case), nl=False)
     else:
         hand_over(
             shown, made, out, tlp, known={"detector": detector, "policy": declared}
@@ -189,7 +194,8 @@ def _say_counts(found: Triage) -> None:
     ]
     about = found.about
     say(
-        f"{about['flows']:,} flows read, {about['cases']:,} cases; "
+        f"{about['flows']:,} flow{'s' * (about['flows'] != 1)} read, "
+        f"{about['cases']:,} case{'s' * (about['cases'] != 1)}; "
         f"{about['alerted']:,} alerted; {len(found):,} answered: "
         f"{', '.join(parts) or 'none'}"
     )

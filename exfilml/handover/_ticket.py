@@ -46,12 +46,34 @@ _CONTENT: Final = frozenset({"encryption_signs", "nonstandard_encryption"})
 
 
 def ticket(triage: Triage, given: Given) -> str:
-    """Return the tickets, after the incidents that cases belong to."""
-    parts = [_incident(incident) for incident in triage.incidents]
+    """Return an overview, the tickets, and the incidents that cases belong to."""
+    parts = [_overview(triage)] if len(triage) > 1 else []
     parts += ["\n\n".join(_case(triage, case, given)) for case in triage]
+    parts += [_incident(incident) for incident in triage.incidents]
     if not parts:
         parts = ["No case was handed over."]
     return "\n\n---\n\n".join(parts) + "\n"
+
+
+def _overview(triage: Triage) -> str:
+    """Return a line for each case, in the order of the tickets below."""
+    rows = []
+    for case in triage:
+        row = row_of(case)
+        rows.append(
+            [
+                code(case.name),
+                text(case.decision.level),
+                f"{row['suspicion']:.1f}" if "suspicion" in row else "—",
+                code(row["local_ip"]),
+                code(row.get("place", "")),
+                _count(row.get("up_bytes")),
+                ", ".join(text(t.id) for t in case.techniques[:1]) or "—",
+                code(case.incident),
+            ]
+        )
+    header = ("Case", "Decision", "Bits", "Host", "Place", "Sent", "Technique")
+    return f"# {len(rows):,} cases\n\n" + table((*header, "Incident"), rows)
 
 
 def _incident(incident: Incident) -> str:

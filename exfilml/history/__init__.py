@@ -482,8 +482,8 @@ class History:
         """
         if keep_days is None and not damaged:
             raise OptionError(
-                "Nothing was asked for: give days to keep (--keep-days N), or have "
-                "damaged files dropped (--damaged)."
+                "Expected days to keep (--keep-days N), or that damaged files be "
+                "dropped (--damaged)."
             )
         if keep_days is not None and (isinstance(keep_days, bool) or keep_days < 1):
             raise OptionError(f"keep_days={keep_days!r}: expected days, 1 or more.")

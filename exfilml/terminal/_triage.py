@@ -102,7 +102,8 @@ def _card(case: Case) -> list[str]:
     row = case.row
     head = (
         f"case {case.name}: {row['local_ip']} → {row['place']}, {_service(case)}, "
-        f"{human_bytes(row['up_bytes'])} up in {row['flows']:,} flows, "
+        f"{human_bytes(row['up_bytes'])} up in {row['flows']:,} flow"
+        f"{'s' * (row['flows'] != 1)}, "
         f"{row['first_seen']:%Y-%m-%d %H:%M} UTC"
     )
     lines = [click.style(printable(head), bold=True)]

@@ -6,7 +6,7 @@ whatever they connect:
 ==========  ==================================================================
 relay       one case shows what the other sent through a proxy, resolver or mail
             relay: the same place, the same time, similar bytes
-indicator   both meet the same indicator of compromise
+indicator   both meet the same indicator of compromise, other than a network
 place       both sent to the same place that fewer than `COMMON_HOSTS` hosts of the
             baseline used, or to the same address that the baseline does not know, no
             more than `PLACE_DAYS` apart

@@ -243,7 +243,9 @@ def _indicators(cases: Sequence[Case]) -> dict[str, Shown]:
     found: dict[str, dict[int, tuple[Hashable, ...]]] = defaultdict(dict)
     for row, case in enumerate(cases):
         if len(case.intel):
-            for indicator, rows in case.intel.groupby("indicator", sort=True):
+            # A network holds the servers of many: it says nothing of one event.
+            single = case.intel[case.intel["kind"] != "network"]
+            for indicator, rows in single.groupby("indicator", sort=True):
                 found[str(indicator)][row] = tuple(rows.index)
     return {name: by for name, by in found.items() if len(by) > 1}
 

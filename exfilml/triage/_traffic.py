@@ -142,7 +142,9 @@ class Traffic:
         through = _through(
             column["via"], column["remote_ip"], column["place"], internal
         )
-        seen = _there(up["payload_bytes"]) | _there(up["sampled_bytes"])
+        # Logs count payload bytes that they do not show.
+        seen = np.nan_to_num(_floats(up["sampled_bytes"])) > 0
+        seen |= _floats(up["payload_bytes"]) == 0
         carried = np.nan_to_num(_floats(up["carried_bytes"])) > 0
         key = (
             *(column["protocol"], column["service"], column["app"]),

@@ -18,6 +18,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from exfilml.export import printable
+
 YES: Final = "yes"
 NO: Final = "no"
 NOT_VISIBLE: Final = "not visible"
@@ -146,7 +148,7 @@ class Step:
     command: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Case:
     """A case with its answers.
 
@@ -201,8 +203,10 @@ class Case:
 
     def __repr__(self) -> str:
         row = self.row
-        ends = f"{row['local_ip']} → {row['place']}"
-        return f"<Case {self.name}: {ends}, {row['suspicion']:.1f} bits, {self.decision.level}>"
+        return (
+            f"<Case {self.name}: {row['local_ip']} to {printable(str(row['place']))}, "
+            f"{self.decision.level}>"
+        )
 
     @property
     def name(self) -> str:
@@ -362,7 +366,7 @@ class Incident:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Triage:
     """The ranked cases of some flows, each with its answers.
 
@@ -386,10 +390,8 @@ class Triage:
 
     def __repr__(self) -> str:
         counts = Counter(case.decision.level for case in self.cases)
-        told = ", ".join(
-            f"{counts[level]:,} {level}" for level in reversed(LEVELS) if counts[level]
-        )
-        return f"<Triage: {len(self):,} cases{': ' * bool(told)}{told}>"
+        levels = [f"{counts[level]} {level}" for level in LEVELS[::-1] if counts[level]]
+        return f"<Triage: {len(self):,} cases, {', '.join(levels) or 'none'}>"
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -92,6 +92,12 @@ def _quiet(case: Situation, _: str) -> str:
         return ""
     if case.threshold is None:
         return f"suspicion is {case.suspicion:.1f} bits, and no case alerts"
+    if case.suspicion >= case.threshold:
+        # An approval or the inside of the site keeps it quiet, not its suspicion.
+        return (
+            f"it does not alert, in spite of its {case.suspicion:.1f} bits (others alert "
+            f"from {case.threshold:.1f} bits on)"
+        )
     return (
         f"suspicion of {case.suspicion:.1f} bits does not alert (from "
         f"{case.threshold:.1f} bits on)"
@@ -99,12 +105,12 @@ def _quiet(case: Situation, _: str) -> str:
 
 
 def _near(case: Situation, _: str) -> str:
-    near = (
-        not case.alert
-        and not case.inside
-        and case.threshold is not None
-        and case.suspicion >= case.threshold - NEAR_BITS
-    )
+    if case.alert or case.threshold is None:
+        return ""
+    if case.inside:
+        would = case.suspicion >= case.threshold
+        return "it would alert if it left the site" if would else ""
+    near = case.suspicion >= case.threshold - NEAR_BITS
     return f"within {NEAR_BITS:.0f} bits of the threshold" if near else ""
 
 
@@ -118,8 +124,8 @@ def _alert(case: Situation, _: str) -> str:
 def _opaque_to_new(case: Situation, _: str) -> str:
     holds = case.alert and case.says("nonstandard_encryption", "unexpected_transfer")
     return (
-        "it alerts, the encryption is not what is usual here, and the transfer is not "
-        "expected"
+        "it alerts, it is encrypted or hidden in a way that is not usual here, and the "
+        "transfer is not expected"
         if holds
         else ""
     )
@@ -128,8 +134,8 @@ def _opaque_to_new(case: Situation, _: str) -> str:
 def _opaque_rise(case: Situation, _: str) -> str:
     holds = case.alert and case.says("nonstandard_encryption", "volume_rise")
     return (
-        "it alerts, the encryption is not what is usual here, and the host sends more "
-        "than ever"
+        "it alerts, it is encrypted or hidden in a way that is not usual here, and the "
+        "host sends more than ever"
         if holds
         else ""
     )
@@ -152,8 +158,8 @@ def _intel_and_encryption(case: Situation, _: str) -> str:
     known = case.confidence is not None and case.alert
     if known and case.says("nonstandard_encryption"):
         return (
-            "it alerts, threat intelligence knows the destination, and the encryption "
-            "is not what is usual here"
+            "it alerts, threat intelligence knows the destination, and it is encrypted or "
+            "hidden in a way that is not usual here"
         )
     return ""
 
@@ -188,7 +194,8 @@ RULES: Final = (
         "at least",
         "watch",
         _near,
-        f"It does not alert, by no more than {NEAR_BITS:.0f} bits.",
+        f"It does not alert, by no more than {NEAR_BITS:.0f} bits, or only because it stays "
+        "inside the site.",
     ),
     Standing("alert", "at least", "L1", _alert, "It alerts."),
     Standing(

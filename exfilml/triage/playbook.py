@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from exfilml.detector import Detector
 from exfilml.policy import Policy
 from exfilml.ranking import (
     Judged,
+    case_names,
     case_order,
     case_table,
     check_options,
@@ -50,6 +51,7 @@ def triage_cases(
     flows: pd.DataFrame,
     *,
     top: int = TOP,
+    cases: Iterable[str] = (),
     state: State | None = None,
     alerts_per_day: float | None = None,
     fdr: float | None = None,
@@ -67,6 +69,8 @@ def triage_cases(
     top
         How many cases to answer for at least. All that alert, and all that a valid
         indicator meets, are answered for beyond that.
+    cases
+        Names of cases to answer for in any event; names that no case has are left out.
     intel
         Indicators, as `exfilml.read_intel` gives them.
     assets
@@ -99,7 +103,7 @@ def triage_cases(
     )
     matches = None if intel is None else intel.match(_numbered(judged))
     order = case_order(judged)
-    chosen = _chosen(judged, order, top, matches)
+    chosen = _chosen(judged, order, top, matches, frozenset(cases))
     table = case_table(detector, judged, order[chosen]).assign(rank=chosen + 1)
     rows = _records(table)
     material = Material.of(detector, judged, order[chosen])
@@ -120,7 +124,7 @@ def triage_cases(
         material.tables(),
         material.traffic(),
     )
-    cases = tuple(
+    answered = tuple(
         Case(
             row=row,
             flows=tables[case],
@@ -138,7 +142,7 @@ def triage_cases(
         for case, row in enumerate(rows)
     )
     declared = None if policy is None else Policy.of(policy)
-    found = incidents(cases, traffic, baseline=detector.known_, policy=declared)
+    found = incidents(answered, traffic, baseline=detector.known_, policy=declared)
     whose = {name: incident.name for incident in found for name in incident.cases}
     return Triage(
         tuple(
@@ -147,7 +151,7 @@ def triage_cases(
                 incident=whose.get(case.name, ""),
                 next_steps=next_steps(case),
             )
-            for case in cases
+            for case in answered
         ),
         found,
         _about(detector, judged, intel=intel, assets=assets, history=seen),
@@ -190,13 +194,18 @@ def _chosen(
     order: NDArray[np.int64],
     top: int,
     matches: pd.DataFrame | None,
+    names: frozenset[str],
 ) -> NDArray[np.int64]:
     """Return the places in the order of the cases to answer for."""
     wanted = judged.alerted.copy()
     wanted[order[:top]] = True
     if matches is not None:
         wanted[judged.scored.case[matches.index.to_numpy(dtype=np.int64)]] = True
-    return np.flatnonzero(wanted[order])
+    answered = wanted[order]
+    if names:
+        known = case_names(judged.scored, judged.scored.worst[order])
+        answered |= np.isin(known, sorted(names))
+    return np.flatnonzero(answered)
 
 
 def _situations(
