@@ -168,3 +168,14 @@ def test_a_ranked_case_that_is_not_answered_otherwise_can_be_asked_for(
     status, out, _ = run(flows, "--case", name)
     assert status == 0
     assert f"case {name}: " in out
+
+
+def test_a_terminal_shows_no_more_cards_than_are_read(
+    monkeypatch, flows, capfd, sample_model
+):
+    monkeypatch.setattr("exfilml.terminal._triage.MOST_CARDS", 3)
+    status = cli.run(["triage", flows, "--model", str(sample_model), "-q"])
+    out, _ = capfd.readouterr()
+    assert status == 0
+    assert out.count("\n  goes to ") == 3
+    assert "7 more cases go to T2 or higher: --case NAME shows one" in out

@@ -29,6 +29,8 @@ HEADER: Final = (
 LONGEST_PLACE: Final = 32
 LABEL: Final = 16
 MOST_LINKS: Final = 2
+# Nobody reads further at a terminal.
+MOST_CARDS: Final = 20
 _NAMES: Final = {
     "external_port": "odd port",
     "encryption_signs": "encryption",
@@ -65,8 +67,12 @@ def triage_text(triage: Triage, only: str | None = None) -> str:
         # The links and the first facts say what it is; a hand-over holds them all.
         lines += _under("", (fact.text for fact in incident.links[:MOST_LINKS]))
         lines += _under("", (fact.text for fact in incident.scope[:MOST_LINKS]))
-    for case in filter(_is_urgent, triage):
+    urgent = list(filter(_is_urgent, triage))
+    for case in urgent[:MOST_CARDS]:
         lines += ["", *_card(case)]
+    if len(urgent) > MOST_CARDS:
+        more = f"{len(urgent) - MOST_CARDS:,} more cases go to T2 or higher: "
+        lines += ["", more + "--case NAME shows one, --out FILE.html all"]
     return "\n".join(lines) + "\n"
 
 
