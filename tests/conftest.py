@@ -7,8 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import exfilml
+
+# A busy machine is slow, and that says nothing of a property.
+settings.register_profile(
+    "exfilml", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("exfilml")
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "sample"
 LONGEST = 60

@@ -292,7 +292,7 @@ def test_ctrl_c_while_another_holds_the_store(files, run, tmp_path):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=4)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=4)
+        _, err = process.communicate(timeout=60)
     base.rollback()
     base.close()
     assert process.returncode == 130

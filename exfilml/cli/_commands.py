@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from exfilml.cli._options import asked
-from exfilml.export import printable
 
 if TYPE_CHECKING:
     from exfilml.triage.case import Step, Triage
@@ -86,6 +85,8 @@ def _option(name: str, value: object) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> bool:
+    from exfilml.export import printable
+
     return name == printable(name) and not name.startswith("-")
 
 
